@@ -1,0 +1,56 @@
+"""The base of all API models, and rules that hold both in Python and in the API server."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic.alias_generators import to_camel
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A cross-field rule, written once for each side: `cel` for the API server, `holds` for everyone else.
+
+    `holds` takes the validated model. `message` names the remedy; it is what a user reads in the terminal.
+    """
+
+    cel: str
+    message: str
+    holds: Callable[[Any], bool]
+
+
+class ApiModel(BaseModel):
+    """Camel case on the wire, snake case in Python; unknown fields are errors, never ignored."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _rules_hold(self) -> Self:
+        broken = [rule.message for rule in self.rules if not rule.holds(self)]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return self
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON-ready form: camel case, absent rather than null."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# JSON has no NaN and no Infinity: a measurement that is neither is absent.
+FiniteFloat = Annotated[float | None, BeforeValidator(_finite_or_none)]

@@ -1,0 +1,75 @@
+"""Every name that two parts of the system must spell alike."""
+
+GROUP = "finetune.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "FineTuneJob"
+PLURAL = "finetunejobs"
+SINGULAR = "finetunejob"
+SHORT_NAMES = ("ftj",)
+CRD_NAME = f"{PLURAL}.{GROUP}"
+
+# Labels that every object of a job carries. The job's name is bounded (see spec.MAX_NAME_LENGTH) so that it fits.
+LABEL_JOB = f"{GROUP}/job"
+LABEL_ATTEMPT = f"{GROUP}/attempt"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGED_BY = "finetune-operator"
+
+# The container that trains; its termination message is the authority on how an attempt ended.
+TRAINER_CONTAINER = "trainer"
+
+# Rendezvous: pod 0's torchrun listens here.
+MASTER_PORT = 29500
+ENV_ATTEMPT = "FINETUNE_ATTEMPT"
+ENV_POD_NAME = "FINETUNE_POD_NAME"
+
+# Inside a training pod.
+RUN_CONFIG_DIR = "/etc/finetune"
+RUN_CONFIG_FILE = "run.json"
+REPORT_CA_FILE = "ca.crt"
+TOKEN_AUDIENCE = GROUP
+TOKEN_DIR = f"/var/run/secrets/{GROUP}"
+TOKEN_FILE = "token"
+MODEL_MOUNT = "/volumes/model"
+TRAIN_MOUNT = "/volumes/train"
+STORAGE_MOUNT = "/volumes/storage"
+TERMINATION_LOG = "/dev/termination-log"
+
+# Under a job's directory on its storage claim. Users find these in status, so they are part of the contract.
+OUTPUT_DIR = "output"
+CHECKPOINTS_DIR = "checkpoints"
+RESUME_DIR = "resume"
+PREPARED_DATA_DIR = "data"
+LOGS_DIR = "logs"
+METRICS_FILE = "metrics.jsonl"
+RUN_IDENTITY_FILE = "run.json"
+
+
+def report_path(namespace: str, name: str) -> str:
+    """The path, on the operator's report endpoint, that takes the Reports of one FineTuneJob."""
+    return f"/v1/namespaces/{namespace}/{PLURAL}/{name}/report"
+
+
+def attempt_job_name(name: str, attempt: int) -> str:
+    """The batch/v1 Job of one attempt (numbered from 1)."""
+    return f"{name}-{attempt}"
+
+
+def service_name(name: str) -> str:
+    """The headless Service by which the pods of every attempt find pod 0."""
+    return f"{name}-gang"
+
+
+def run_config_name(name: str, digest: str) -> str:
+    """The immutable ConfigMap that holds a RunConfig, named by its content."""
+    return f"{name}-run-{digest[:10]}"
+
+
+def network_policy_name(name: str) -> str:
+    """The NetworkPolicy that keeps strangers from the rendezvous port."""
+    return f"{name}-gang"
+
+
+def master_address(name: str, attempt: int) -> str:
+    """The host name of pod 0 of an attempt, as the gang's headless Service publishes it."""
+    return f"{attempt_job_name(name, attempt)}-0.{service_name(name)}"

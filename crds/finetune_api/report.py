@@ -1,0 +1,127 @@
+"""The Report: what rank 0 of the trainer tells the operator. Always the whole state, so a lost one costs nothing."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.model import ApiModel, FiniteFloat
+from finetune_api.status import (
+    MAX_LISTED_CHECKPOINTS,
+    Checkpoint,
+    DatasetStatus,
+    Message,
+    Output,
+    Plan,
+)
+
+# What the operator's endpoint reads of one request at most.
+MAX_REPORT_BYTES = 64 * 1024
+# What the kubelet keeps of a termination message.
+MAX_TERMINATION_BYTES = 4096
+
+
+class Stage(StrEnum):
+    """What the trainer is doing."""
+
+    STARTING = "Starting"
+    PREPARING = "Preparing"
+    LOADING = "Loading"
+    TRAINING = "Training"
+    SAVING = "Saving"
+    FINISHED = "Finished"
+    FAILED = "Failed"
+
+
+class Failure(ApiModel):
+    """Why an attempt ended without a result."""
+
+    exit_code: int
+    """The container's exit code (see finetune_api.failure)."""
+    reason: Annotated[str, Field(max_length=128)]
+    """The cause in one word."""
+    message: Message
+    """The cause in a sentence, with what to do."""
+
+
+class Metrics(ApiModel):
+    """Measurements of the last optimizer step."""
+
+    step: int
+    """Optimizer steps done."""
+    epoch: FiniteFloat = None
+    """Epochs done, with their fraction."""
+    loss: FiniteFloat = None
+    """Mean loss per token, over all processes, before the step."""
+    learning_rate: FiniteFloat = None
+    """Learning rate of the step."""
+    grad_norm: FiniteFloat = None
+    """Global gradient norm before clipping."""
+    tokens_per_second: FiniteFloat = None
+    """Tokens trained on per second, over all processes."""
+    samples_seen: int = 0
+    """Samples trained on so far, all epochs counted."""
+    peak_memory: int | None = None
+    """Largest memory use of one process, in bytes."""
+
+
+class Report(ApiModel):
+    """The trainer's whole state. Of two Reports of one attempt, the higher sequence is the newer."""
+
+    attempt: int
+    """Attempt that reports."""
+    sequence: int
+    """Rises while anything happens; it standing still means a hang."""
+    stage: Stage
+    """What the trainer is doing."""
+    resumed_from_step: int | None = None
+    """Step of the checkpoint that this attempt went on from."""
+    metrics: Metrics | None = None
+    """Measurements of the last step."""
+    initial_loss: FiniteFloat = None
+    """Loss of the very first step of the run."""
+    seconds_remaining: FiniteFloat = None
+    """Time to the end of training at the present speed."""
+    plan: Plan | None = None
+    """What is trained, in numbers."""
+    dataset: DatasetStatus | None = None
+    """What was found in the training data."""
+    checkpoints: Annotated[list[Checkpoint], Field(max_length=MAX_LISTED_CHECKPOINTS)] = []
+    """Complete checkpoints, oldest first."""
+    output: Output | None = None
+    """The result."""
+    failure: Failure | None = None
+    """Why the attempt ended without one."""
+
+    def to_json(self) -> str:
+        """The Report as it travels: camel case, absent rather than null."""
+        return self.model_dump_json(by_alias=True, exclude_none=True)
+
+    def to_termination_message(self) -> str:
+        """JSON of at most MAX_TERMINATION_BYTES.
+
+        What does not fit is left out, the least needed first: the oldest checkpoints, reasons of the plan,
+        plan and dataset (the operator has had them from earlier Reports, if it had any).
+        """
+        lean = self
+        while len((text := lean.to_json()).encode()) > MAX_TERMINATION_BYTES:
+            if len(lean.checkpoints) > 1:
+                lean = lean.model_copy(update={"checkpoints": lean.checkpoints[1:]})
+            elif lean.plan and lean.plan.chosen:
+                lean = lean.model_copy(update={"plan": lean.plan.model_copy(update={"chosen": []})})
+            elif lean.plan or lean.dataset:
+                lean = lean.model_copy(update={"plan": None, "dataset": None})
+            else:
+                # Only a message in a multi-byte script gets here.
+                assert lean.failure is not None
+                shorter = lean.failure.message[: len(lean.failure.message) // 2]
+                failure = lean.failure.model_copy(update={"message": shorter})
+                lean = lean.model_copy(update={"failure": failure, "checkpoints": []})
+        return text
+
+
+class ReportReply(ApiModel):
+    """The operator's answer to a Report: its back-pressure."""
+
+    next_report_seconds: Annotated[float, Field(ge=0.1, le=3600)]
+    """Seconds after which the next Report is wanted, unless something changed that matters."""

@@ -1,0 +1,85 @@
+"""The RunConfig: everything a training pod needs to know, the same for every pod and attempt of a job."""
+
+import hashlib
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.model import ApiModel
+from finetune_api.spec import Checkpoints, FineTuneJob, Hyperparameters
+
+
+class Locations(ApiModel):
+    """Where a process finds and leaves things, as absolute paths of its own file system."""
+
+    model: str
+    """Directory of the base model."""
+    train: str
+    """File of the training data."""
+    storage: str
+    """This job's own directory; made if it is missing."""
+
+
+class RunConfig(ApiModel):
+    """What the trainer is started with."""
+
+    namespace: str
+    """Namespace of the FineTuneJob."""
+    name: str
+    """Name of the FineTuneJob."""
+    uid: Annotated[str, Field(min_length=1)]
+    """Identity of the run: a storage directory that belongs to another one is not touched."""
+    method: Literal["sft"]
+    """Training method."""
+    locations: Locations
+    """Where things are."""
+    hyperparameters: Hyperparameters
+    """As stated in the spec; what is open is chosen once the data is known."""
+    checkpoints: Checkpoints
+    """What is kept along the way."""
+    nodes: int
+    """Pods of the gang."""
+    processes_per_node: int
+    """Training processes of each pod."""
+    use_gpu: bool
+    """Whether each process has a GPU of its own."""
+    grace_period_seconds: int
+    """Time between SIGTERM and SIGKILL."""
+    report_url: str | None = None
+    """Where Reports are posted; None where nobody listens."""
+
+    @property
+    def world_size(self) -> int:
+        """Training processes over all pods."""
+        return self.nodes * self.processes_per_node
+
+    def to_json(self) -> str:
+        """Canonical JSON: equal configurations have equal text."""
+        return self.model_dump_json(by_alias=True, exclude_none=True)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def run_config(job: FineTuneJob, locations: Locations, report_url: str | None) -> RunConfig:
+    """The RunConfig of a job whose volumes appear at `locations`.
+
+    Only settings that decide the result are in it, and the grace period that applies when the pods are made.
+    """
+    resources = job.spec.resources
+    return RunConfig(
+        namespace=job.metadata.namespace,
+        name=job.metadata.name,
+        uid=job.metadata.uid,
+        method=job.spec.method,
+        locations=locations,
+        hyperparameters=job.spec.hyperparameters,
+        checkpoints=job.spec.checkpoints,
+        nodes=resources.nodes,
+        processes_per_node=max(1, resources.gpus_per_node),
+        use_gpu=resources.gpus_per_node > 0,
+        grace_period_seconds=job.spec.failure_policy.grace_period_seconds,
+        report_url=report_url,
+    )

@@ -1,0 +1,239 @@
+"""The status of a FineTuneJob: what the operator observed, and what the trainer reported."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from finetune_api.model import ApiModel, FiniteFloat
+
+# Long runs make many: the newest are listed, all of them lie on the volume.
+MAX_LISTED_CHECKPOINTS = 50
+MAX_LISTED_ATTEMPTS = 50
+MAX_MESSAGE_LENGTH = 1024
+# A job that was never reconciled must not look up to date (kstatus compares it with metadata.generation).
+NEVER_OBSERVED = -1
+
+
+def _shortened(message: str) -> str:
+    """A long message keeps both ends: what happened stands first, what to do last."""
+    if len(message) <= MAX_MESSAGE_LENGTH:
+        return message
+    half = (MAX_MESSAGE_LENGTH - 5) // 2
+    return f"{message[:half]} ... {message[-half:]}"
+
+
+Message = Annotated[str, AfterValidator(_shortened), Field(max_length=MAX_MESSAGE_LENGTH)]
+
+
+def _list_map(*keys: str) -> dict[str, Any]:
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
+
+
+class Phase(StrEnum):
+    """Where a job stands, derived from what is observed."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    PREPARING = "Preparing"
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the job is over: such a phase is never left."""
+        return self in (Phase.SUCCEEDED, Phase.FAILED)
+
+
+class Condition(ApiModel):
+    """A condition as metav1.Condition defines it."""
+
+    type: Annotated[str, Field(max_length=316)]
+    """Name of the condition."""
+    status: Literal["True", "False", "Unknown"]
+    """True, False or Unknown."""
+    reason: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Why, in one word."""
+    message: Message = ""
+    """Why, in a sentence."""
+    observed_generation: int | None = None
+    """Generation of the spec that this speaks of."""
+    last_transition_time: datetime
+    """When the status last changed."""
+
+
+class Choice(ApiModel):
+    """A value that the guide chose because the spec leaves it open."""
+
+    field: Annotated[str, Field(max_length=128)]
+    """The field of spec.hyperparameters."""
+    value: float
+    """What was chosen."""
+    reason: Annotated[str, Field(max_length=512)]
+    """Why."""
+
+
+class Plan(ApiModel):
+    """What will be trained, in numbers."""
+
+    learning_rate: float
+    """Peak learning rate."""
+    effective_batch_size: int
+    """Samples per optimizer step over all processes."""
+    num_epochs: int
+    """Passes over the training data."""
+    max_seq_len: int
+    """Longest sample in tokens."""
+    max_tokens_per_gpu: int
+    """Token budget of one micro-batch of one process."""
+    world_size: int
+    """Training processes over all pods."""
+    steps_per_epoch: int
+    """Optimizer steps of one epoch."""
+    total_steps: int
+    """Optimizer steps of the whole run."""
+    trainable_parameters: int
+    """Number of weights that training changes."""
+    chosen: Annotated[list[Choice], Field(max_length=32, json_schema_extra=_list_map("field"))] = []
+    """Values that the guide chose, with reasons."""
+
+
+class DatasetStatus(ApiModel):
+    """What was found in the training data."""
+
+    samples: int
+    """Samples that are trained on."""
+    dropped: int
+    """Samples left out because they are longer than maxSeqLen."""
+    tokens: int
+    """Tokens of all samples trained on."""
+    loss_tokens: int
+    """Those of them that loss is taken on."""
+    longest: int
+    """Tokens of the longest sample trained on."""
+    digest: Annotated[str, Field(max_length=128)]
+    """Digest of data, tokenizer and settings; names the prepared data on the volume."""
+
+
+class Progress(ApiModel):
+    """How far training has come."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    total_steps: int | None = None
+    """Optimizer steps to do."""
+    epoch: FiniteFloat = None
+    """Epochs done, with their fraction."""
+    percent: int | None = None
+    """Steps done, in percent."""
+    summary: Annotated[str, Field(max_length=64)] | None = None
+    """Steps done, for people."""
+    loss: FiniteFloat = None
+    """Mean loss per token of the last step."""
+    initial_loss: FiniteFloat = None
+    """Mean loss per token of the first step, before any weight was changed."""
+    learning_rate: FiniteFloat = None
+    """Learning rate of the last step."""
+    grad_norm: FiniteFloat = None
+    """Global gradient norm of the last step, before clipping."""
+    tokens_per_second: FiniteFloat = None
+    """Tokens trained on per second, over all processes."""
+    samples_seen: int | None = None
+    """Samples trained on so far, all epochs counted."""
+    peak_memory: int | None = None
+    """Largest memory use of one process, in bytes: of the GPU, or of the process itself without one."""
+    estimated_finish: datetime | None = None
+    """When training will end at the present speed."""
+    remaining: Annotated[str, Field(max_length=32)] | None = None
+    """Time to the estimated finish, for people."""
+    last_report_time: datetime | None = None
+    """When the trainer was last heard of."""
+
+
+class Checkpoint(ApiModel):
+    """A complete checkpoint on the storage volume."""
+
+    name: Annotated[str, Field(max_length=128)]
+    """Name of its directory."""
+    step: int
+    """Optimizer steps that it holds."""
+    epoch: FiniteFloat = None
+    """Epochs that it holds."""
+    kind: Literal["weights", "resume"]
+    """weights: a model to load. resume: the state from which a restart goes on."""
+    path: Annotated[str, Field(max_length=1024)]
+    """Where it lies on the storage claim."""
+    bytes: int
+    """Size of all its files."""
+    time: datetime
+    """When it was complete."""
+
+
+class Attempt(ApiModel):
+    """One run of the gang, from its Job's creation to its end."""
+
+    number: int
+    """Counts from 1."""
+    start_time: datetime
+    """When the operator decided to start it."""
+    end_time: datetime | None = None
+    """When its end was seen."""
+    resumed_from_step: int | None = None
+    """Step of the checkpoint that it went on from."""
+    reason: Annotated[str, Field(max_length=128)] | None = None
+    """How it ended, in one word."""
+    message: Message | None = None
+    """How it ended, in a sentence."""
+    exit_code: int | None = None
+    """Exit code of the pod that tells most."""
+    node: Annotated[str, Field(max_length=253)] | None = None
+    """Node of that pod."""
+    counted: bool | None = None
+    """Whether its end used up one of failurePolicy.maxRestarts."""
+
+
+class Output(ApiModel):
+    """The result of a successful job."""
+
+    path: Annotated[str, Field(max_length=1024)]
+    """Where it lies on the storage claim."""
+    format: Literal["model"]
+    """model: a directory that transformers loads."""
+    bytes: int
+    """Size of all its files."""
+
+
+class FineTuneJobStatus(ApiModel):
+    """What is known about the job."""
+
+    observed_generation: int = NEVER_OBSERVED
+    """Generation of the spec that this status speaks of; -1 before the operator saw the job."""
+    phase: Phase | None = None
+    """Where the job stands."""
+    conditions: Annotated[list[Condition], Field(max_length=16, json_schema_extra=_list_map("type"))] = []
+    """Accepted, Succeeded, Progressing, and Ready, Reconciling, Stalled as kstatus reads them."""
+    plan: Plan | None = None
+    """What is trained, in numbers."""
+    dataset: DatasetStatus | None = None
+    """What was found in the training data."""
+    progress: Progress | None = None
+    """How far training has come."""
+    checkpoints: Annotated[
+        list[Checkpoint], Field(max_length=MAX_LISTED_CHECKPOINTS, json_schema_extra=_list_map("name"))
+    ] = []
+    """Complete checkpoints, oldest first; the newest of them when there are many."""
+    attempts: Annotated[
+        list[Attempt], Field(max_length=MAX_LISTED_ATTEMPTS, json_schema_extra=_list_map("number"))
+    ] = []
+    """Runs of the gang, oldest first; the newest of them when there are many."""
+    restarts: int | None = None
+    """Restarts so far."""
+    output: Output | None = None
+    """The result."""
+    start_time: datetime | None = None
+    """When the first attempt began."""
+    completion_time: datetime | None = None
+    """When the job succeeded or failed."""
