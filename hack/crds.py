@@ -23,9 +23,8 @@ class _Dumper(yaml.SafeDumper):
 
 def rendered() -> str:
     """The text of the files."""
-    return HEADER + yaml.safe_dump(
-        custom_resource_definition(), sort_keys=False, width=110, allow_unicode=True
-    )
+    definition = custom_resource_definition()
+    return HEADER + yaml.dump(definition, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
 
 
 if __name__ == "__main__":
