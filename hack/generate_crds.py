@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import yaml
+
 from finetune_api import names
 from finetune_api.crd import custom_resource_definition
 

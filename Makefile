@@ -1,0 +1,54 @@
+# Everything a person does here starts with `make`. Each target does all of its own set-up.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Where to run what needs a cluster: auto, kind, local, existing or (demo only) none.
+export CLUSTER ?= auto
+# Tiers of the tests: unit, trainer, cluster, e2e.
+TIERS ?= unit trainer cluster e2e
+# Tiers that must not be skipped; CI names them all.
+REQUIRE ?=
+
+UV := hack/uv
+RUN := $(UV) run --frozen --all-extras
+
+.PHONY: help
+help: ## Show what can be made.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Make the Python environment .venv from uv.lock.
+	@$(UV) sync --frozen --all-extras --quiet
+
+.PHONY: demo
+demo: setup ## Fine-tune a small model on a real cluster, from nothing, and watch it.
+	@$(RUN) hack/demo/demo.py
+
+.PHONY: demo-down
+demo-down: setup ## Take down the cluster that the demo left up.
+	@hack/cluster down
+
+.PHONY: test
+test: setup ## Run all tests that this machine can run; TIERS="unit trainer" runs some.
+	@$(RUN) hack/run_tests.py $(TIERS) $(if $(REQUIRE),--require "$(REQUIRE)")
+
+.PHONY: lint
+lint: setup ## Check format, style, types and layers.
+	@$(RUN) ruff format --check .
+	@$(RUN) ruff check .
+	@$(RUN) mypy
+	@$(RUN) lint-imports
+
+.PHONY: format
+format: setup ## Format the code.
+	@$(RUN) ruff format .
+	@$(RUN) ruff check --fix .
+
+.PHONY: crds
+crds: setup ## Generate the CustomResourceDefinition from finetune_api.
+	@$(RUN) hack/generate_crds.py
+
+.PHONY: deploy
+deploy: setup ## Build the images, load them into the cluster and install the chart.
+	@$(RUN) hack/deploy.py
