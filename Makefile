@@ -23,7 +23,7 @@ setup: ## Make the Python environment .venv from uv.lock.
 
 .PHONY: demo
 demo: setup ## Fine-tune a small model on a real cluster, from nothing, and watch it.
-	@$(RUN) hack/demo/demo.py
+	@$(RUN) hack/run_demo.py
 
 .PHONY: demo-down
 demo-down: setup ## Take down the cluster that the demo left up.
