@@ -1,0 +1,1 @@
+"""The development cluster behind `hack/cluster` and the API server behind the tests."""

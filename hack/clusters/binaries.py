@@ -1,0 +1,161 @@
+"""The cluster's programs: built from pinned Go modules, kept by version in the user's cache.
+
+A program is current when the fingerprint beside it is that of the checked-in recipe (its go.mod, go.sum, sources
+and flags), so an interrupted build is simply taken up again, and a changed pin is built anew. Go's own build cache
+keeps what an interrupted compilation had finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from clusters.console import ClusterError, say, step
+from clusters.golang import Version, go_command, go_environment, parse_version
+from clusters.paths import binaries_directory, locked
+
+_MODULES = Path(__file__).parent / "go"
+
+
+@dataclass(frozen=True)
+class Binary:
+    """One program: the folder under go/ that holds its go.mod, the package to compile, the module it comes from.
+
+    A program of our own has no module: it is known by the fingerprint of its source alone.
+    """
+
+    name: str
+    folder: str
+    package: str
+    module: str | None
+
+    @cached_property
+    def version(self) -> str:
+        """The version that go.mod requires, such as v1.34.4; v1 for a program of our own."""
+        if self.module is None:
+            return "v1"
+        required = re.search(rf"^(?:require)?\s*{re.escape(self.module)} (v\S+)", self._go_mod, re.MULTILINE)
+        if required is None:
+            raise ClusterError(f"{self.folder}/go.mod does not require {self.module}")
+        return required[1]
+
+    @property
+    def needed_go(self) -> Version:
+        """The oldest Go that go.mod allows."""
+        return parse_version(next(line for line in self._go_mod.splitlines() if line.startswith("go ")))
+
+    @property
+    def path(self) -> Path:
+        """Where the program is, or will be once it has been built."""
+        return binaries_directory() / f"{self.name}-{self.version}" / self.name
+
+    @property
+    def linker_flags(self) -> str:
+        """No debug information; Kubernetes' programs are told their version, which their API reports."""
+        flags = ["-s", "-w"]
+        if self.module == _KUBERNETES:
+            major, minor = self.version.removeprefix("v").split(".")[:2]
+            values = {"gitVersion": self.version, "gitMajor": major, "gitMinor": minor}
+            flags += [f"-X k8s.io/component-base/version.{key}={value}" for key, value in values.items()]
+        return " ".join(flags)
+
+    def is_current(self) -> bool:
+        """Whether the program in the cache was built from exactly the checked-in recipe."""
+        try:
+            return self.path.exists() and self._fingerprint_file.read_text() == self._fingerprint
+        except FileNotFoundError:
+            return False
+
+    def build(self, go: list[str]) -> None:
+        """Compile the program into its place.
+
+        Raises:
+            ClusterError: the compiler failed; its output has been shown.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        command = [*go, "build", "-trimpath", "-buildvcs=false", "-ldflags", self.linker_flags]
+        try:
+            subprocess.run(
+                [*command, "-o", str(partial), self.package],
+                cwd=_MODULES / self.folder,
+                env=go_environment(os.environ),
+                check=True,
+            )
+        except subprocess.CalledProcessError as error:
+            raise ClusterError(f"building {self.name} {self.version} failed, see above") from error
+        partial.replace(self.path)
+        # Last, because it is what says that the program is whole.
+        self._fingerprint_file.write_text(self._fingerprint)
+
+    @cached_property
+    def _go_mod(self) -> str:
+        return (_MODULES / self.folder / "go.mod").read_text()
+
+    @property
+    def _fingerprint_file(self) -> Path:
+        return self.path.parent / "recipe.sha256"
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(f"{self.package}\n{self.linker_flags}\n".encode())
+        for file in sorted((_MODULES / self.folder).iterdir()):
+            digest.update(file.name.encode() + b"\n" + file.read_bytes())
+        return digest.hexdigest()
+
+
+_KUBERNETES = "k8s.io/kubernetes"
+
+BINARIES = {
+    binary.name: binary
+    for binary in (
+        *(
+            Binary(name, "kubernetes", f"{_KUBERNETES}/cmd/{name}", _KUBERNETES)
+            for name in (
+                "kube-apiserver",
+                "kube-controller-manager",
+                "kube-scheduler",
+                "kubelet",
+                "kube-proxy",
+                "kubectl",
+            )
+        ),
+        Binary("etcd", "etcd", "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3"),
+        Binary("coredns", "coredns", ".", "github.com/coredns/coredns"),
+        Binary("helm", "helm", "helm.sh/helm/v3/cmd/helm", "helm.sh/helm/v3"),
+        Binary("kind", "kind", "sigs.k8s.io/kind", "sigs.k8s.io/kind"),
+        Binary("pause", "pause", ".", None),
+    )
+}
+CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
+LOCAL = (*CONTROL_PLANE, "kube-scheduler", "kubelet", "kube-proxy", "coredns", "pause", "helm")
+
+
+def ensure(names: Iterable[str]) -> dict[str, Path]:
+    """Build those of the named programs that the cache lacks; return the path of each.
+
+    Raises:
+        ClusterError: no Go toolchain can be had, or a build failed.
+    """
+    wanted = [BINARIES[name] for name in names]
+    if not all(binary.is_current() for binary in wanted):
+        lock = binaries_directory() / "lock"
+        with locked(lock, "another process is building the cluster's binaries: waiting for it"):
+            missing = [binary for binary in wanted if not binary.is_current()]
+            if missing:
+                _build(missing)
+    return {binary.name: binary.path for binary in wanted}
+
+
+def _build(missing: list[Binary]) -> None:
+    say(f"building into {binaries_directory()}: {', '.join(binary.name for binary in missing)}")
+    go = go_command(max(binary.needed_go for binary in missing))
+    for binary in missing:
+        with step(f"  {binary.name} {binary.version}"):
+            binary.build(go)

@@ -1,0 +1,115 @@
+"""A control plane without nodes: etcd, API server and controller manager on loopback, in seconds, without root."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from clusters import binaries, kubeconfig
+from clusters.local.layout import ADMIN, CONTROLLER_MANAGER, Layout
+from clusters.pki import Identity
+from clusters.probe import ApiProbe, wait_until
+from clusters.processes import Supervisor
+
+COMPONENTS = ("controller-manager", "apiserver", "etcd")  # in the order in which they are stopped
+
+
+class ControlPlane:
+    """A throw-away Kubernetes API for tests, with working Jobs, garbage collection and service accounts.
+
+    Pods are created but stay Pending: there is no scheduler and no node. Everything lies in a temporary folder and
+    listens on free ports of 127.0.0.1, so several can run side by side. The processes end with this one.
+
+        with ControlPlane() as plane:
+            subprocess.run(["kubectl", "--kubeconfig", plane.kubeconfig, "get", "namespaces"])
+    """
+
+    def __init__(self) -> None:
+        self._layout: Layout | None = None
+        self._supervisor: Supervisor | None = None
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig, while the control plane runs."""
+        if self._layout is None:
+            raise RuntimeError("the control plane has not been started")
+        return self._layout.kubeconfig
+
+    def start(self) -> None:
+        """Start everything (after building it, where the cache lacks it) and wait until it serves.
+
+        Raises:
+            ClusterError: a component ended or did not become ready; the message has the end of its log.
+        """
+        if self._layout is not None:
+            raise RuntimeError("the control plane has already been started")
+        paths = binaries.ensure(binaries.CONTROL_PLANE)
+        self._layout = Layout.on_loopback(Path(tempfile.mkdtemp(prefix="control-plane-")))
+        self._supervisor = Supervisor(self._layout.directory, die_with_parent=True)
+        try:
+            prepare(self._layout, (ADMIN, CONTROLLER_MANAGER), server_port=self._layout.api_port)
+            run(self._layout, self._supervisor, paths)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the processes and remove their folder; does nothing when not started."""
+        if self._layout is None or self._supervisor is None:
+            return
+        # Nothing of it is kept, so there is nothing to shut down in good order.
+        self._supervisor.stop(COMPONENTS, grace=0)
+        shutil.rmtree(self._layout.directory)
+        self._layout = self._supervisor = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def prepare(layout: Layout, identities: Sequence[Identity], *, server_port: int) -> None:
+    """Write the certificates, and a kubeconfig for each of `identities`.
+
+    Components reach the API server beside them at `layout.api_port`; the administrator, who may be outside of the
+    cluster's network namespace, at `server_port`.
+    """
+    layout.pki.create(identities, layout.api_hosts)
+    for identity in identities:
+        administrator = identity is ADMIN
+        file = layout.kubeconfig if administrator else layout.component_kubeconfig(identity)
+        port = server_port if administrator else layout.api_port
+        kubeconfig.write(
+            file,
+            kubeconfig.render(
+                cluster=layout.directory.name,
+                server=f"https://127.0.0.1:{port}",
+                ca=layout.pki.cluster_ca,
+                user=identity.user,
+                client=layout.pki.pair(identity.name),
+            ),
+        )
+
+
+def run(layout: Layout, supervisor: Supervisor, paths: Mapping[str, Path]) -> None:
+    """Start what does not run of etcd, API server and controller manager, and wait until all of it serves."""
+    supervisor.start("etcd", layout.etcd(paths["etcd"]))
+    supervisor.start("apiserver", layout.api_server(paths["kube-apiserver"]))
+    probe = ApiProbe(layout.api_port, layout.pki.cluster_ca, layout.pki.pair(ADMIN.name))
+
+    def check() -> None:
+        for name in supervisor.started():
+            supervisor.check(name)
+
+    wait_until("the API server is ready", lambda: probe.answers("/readyz"), check)
+    supervisor.start("controller-manager", layout.controller_manager(paths["kube-controller-manager"]))
+    account = "/api/v1/namespaces/default/serviceaccounts/default"
+    wait_until("the controllers work", lambda: probe.answers(account), check)
