@@ -222,7 +222,8 @@ class FineTuneJobStatus(ApiModel):
     progress: Progress | None = None
     """How far training has come."""
     checkpoints: Annotated[
-        list[Checkpoint], Field(max_length=MAX_LISTED_CHECKPOINTS, json_schema_extra=_list_map("name"))
+        list[Checkpoint],
+        Field(max_length=MAX_LISTED_CHECKPOINTS, json_schema_extra=_list_map("kind", "name")),
     ] = []
     """Complete checkpoints, oldest first; the newest of them when there are many."""
     attempts: Annotated[
@@ -230,7 +231,7 @@ class FineTuneJobStatus(ApiModel):
     ] = []
     """Runs of the gang, oldest first; the newest of them when there are many."""
     restarts: int | None = None
-    """Restarts so far."""
+    """Restarts so far that count against failurePolicy.maxRestarts."""
     output: Output | None = None
     """The result."""
     start_time: datetime | None = None

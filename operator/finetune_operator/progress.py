@@ -1,0 +1,127 @@
+"""Pure: what a Report says, as fields of the status."""
+
+import math
+from datetime import datetime, timedelta
+
+from finetune_api.report import Report
+from finetune_api.status import MAX_LISTED_CHECKPOINTS, Attempt, Checkpoint, FineTuneJobStatus, Progress
+
+
+def with_report(
+    status: FineTuneJobStatus, report: Report, received: datetime, *, final: bool = False
+) -> FineTuneJobStatus:
+    """`status` with everything that a Report of its newest attempt tells.
+
+    A `final` Report is one from a termination message: short of room, it may leave out the plan, the dataset and the
+    oldest checkpoints, so those that are known already are kept.
+    """
+    plan = report.plan or status.plan
+    checkpoints = report.checkpoints
+    if final:
+        checkpoints = _left_out(status.checkpoints, checkpoints) + checkpoints
+    return status.model_copy(
+        update={
+            "plan": plan,
+            "dataset": report.dataset or status.dataset,
+            "progress": progress(
+                report, received, total_steps=plan.total_steps if plan else None, known=status.progress
+            ),
+            "checkpoints": _unique(checkpoints)[-MAX_LISTED_CHECKPOINTS:],
+            "attempts": [_with_resumption(attempt, report) for attempt in status.attempts],
+        }
+    )
+
+
+def progress(
+    report: Report, received: datetime, *, total_steps: int | None, known: Progress | None = None
+) -> Progress:
+    """How far training has come; numbers are rounded to what people read."""
+    metrics = report.metrics
+    # An attempt that has not made a step of its own stands where the checkpoint left it.
+    step = metrics.step if metrics else report.resumed_from_step or 0
+    initial_loss = report.initial_loss
+    if initial_loss is None and known is not None:
+        initial_loss = known.initial_loss
+    remaining = report.seconds_remaining
+    finish = None
+    if remaining is not None:
+        finish = (received + timedelta(seconds=remaining)).replace(microsecond=0)
+    return Progress(
+        step=step,
+        total_steps=total_steps,
+        epoch=_rounded(metrics.epoch, decimals=2) if metrics else None,
+        percent=percent(step, total_steps),
+        summary=summary(step, total_steps),
+        loss=_significant(metrics.loss) if metrics else None,
+        initial_loss=_significant(initial_loss),
+        learning_rate=_significant(metrics.learning_rate) if metrics else None,
+        grad_norm=_significant(metrics.grad_norm) if metrics else None,
+        tokens_per_second=_rounded(metrics.tokens_per_second, decimals=1) if metrics else None,
+        samples_seen=metrics.samples_seen if metrics else None,
+        peak_memory=metrics.peak_memory if metrics else None,
+        estimated_finish=finish,
+        remaining=duration(remaining) if remaining is not None else None,
+        last_report_time=received,
+    )
+
+
+def without_forecast(known: Progress | None) -> Progress | None:
+    """Progress of a gang that is no longer training: what was reached stays, what was expected goes."""
+    return known and known.model_copy(update={"estimated_finish": None, "remaining": None})
+
+
+def percent(step: int, total_steps: int | None) -> int | None:
+    """Steps done in percent, rounded down: 100 means done."""
+    return min(100, 100 * step // total_steps) if total_steps else None
+
+
+def summary(step: int, total_steps: int | None) -> str:
+    """Steps done, for people: '12/36 (33%)'."""
+    if not total_steps:
+        return str(step)
+    return f"{step}/{total_steps} ({percent(step, total_steps)}%)"
+
+
+def duration(seconds: float) -> str:
+    """A duration by its two largest units, as kubectl writes ages: '3d4h', '2h51m', '4m10s', '12s'."""
+    whole = max(0, round(seconds))
+    parts: list[tuple[int, str]] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, whole = divmod(whole, size)
+        if count or parts:
+            parts.append((count, unit))
+    return "".join(f"{count}{unit}" for count, unit in parts[:2] if count) or "0s"
+
+
+def _left_out(known: list[Checkpoint], named: list[Checkpoint]) -> list[Checkpoint]:
+    # Models are kept for good, so an older one that is not named was left out; a resume state was pruned.
+    oldest = min((checkpoint.time for checkpoint in named), default=None)
+    names = {(checkpoint.kind, checkpoint.name) for checkpoint in named}
+    return [
+        checkpoint
+        for checkpoint in known
+        if checkpoint.kind == "weights"
+        and (checkpoint.kind, checkpoint.name) not in names
+        and (oldest is None or checkpoint.time <= oldest)
+    ]
+
+
+def _unique(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+    # The status is a map by kind and name; the API server refuses one that names a checkpoint twice.
+    return list({(checkpoint.kind, checkpoint.name): checkpoint for checkpoint in checkpoints}.values())
+
+
+def _with_resumption(attempt: Attempt, report: Report) -> Attempt:
+    if attempt.number != report.attempt or report.resumed_from_step is None:
+        return attempt
+    return attempt.model_copy(update={"resumed_from_step": report.resumed_from_step})
+
+
+def _rounded(value: float | None, *, decimals: int) -> float | None:
+    return None if value is None else round(value, decimals)
+
+
+def _significant(value: float | None, digits: int = 5) -> float | None:
+    if value is None or value == 0:
+        return value
+    return round(value, digits - 1 - math.floor(math.log10(abs(value))))
