@@ -46,6 +46,23 @@ def test_every_text_and_list_is_bounded_so_that_the_cost_of_rules_is_known() -> 
             assert "maxItems" in schema, path
 
 
+def test_every_number_of_the_spec_has_both_bounds() -> None:
+    for path, schema in nodes(structural_schema(FineTuneJobSpec)):
+        if schema.get("type") in ("integer", "number"):
+            assert {"minimum", "maximum"} <= schema.keys(), path
+
+
+def test_bounds_that_are_not_values_are_said_in_the_way_of_openapi_3_0() -> None:
+    hyperparameters = structural_schema(FineTuneJobSpec)["properties"]["hyperparameters"]["properties"]
+    learning_rate, beta1 = hyperparameters["learningRate"], hyperparameters["beta1"]
+    assert (learning_rate["minimum"], learning_rate["exclusiveMinimum"], learning_rate["maximum"]) == (
+        0,
+        True,
+        1,
+    )
+    assert (beta1["minimum"], beta1["maximum"], beta1["exclusiveMaximum"]) == (0, 1, True)
+
+
 def test_nothing_is_left_that_a_structural_schema_forbids() -> None:
     forbidden = {"$ref", "$defs", "anyOf", "title", "const", "exclusiveMinimumValue", "additionalProperties"}
     for path, schema in nodes(root()):

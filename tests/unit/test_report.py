@@ -56,6 +56,14 @@ def test_a_termination_message_fits_and_keeps_what_matters() -> None:
     assert kept.checkpoints[-1] == FULL.checkpoints[-1]
 
 
+def test_a_termination_message_fits_however_much_there_is_to_tell() -> None:
+    for length in range(0, 1000, 7):
+        for count in (0, 1, 8, 20):
+            failure = Failure(exit_code=79, reason="LossNotFinite", message="m" * length)
+            report = FULL.model_copy(update={"checkpoints": FULL.checkpoints[:count], "failure": failure})
+            assert len(report.to_termination_message().encode()) <= MAX_TERMINATION_BYTES
+
+
 def test_a_short_report_is_kept_whole() -> None:
     report = FULL.model_copy(update={"checkpoints": [CHECKPOINT], "plan": None})
     assert Report.model_validate_json(report.to_termination_message()) == report
