@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from clusters.console import ClusterError, say, step
-from clusters.golang import Version, go_command, go_environment, parse_version
+from clusters.golang import Version, find_go, go_environment, parse_version
 from clusters.paths import binaries_directory, locked
 
 _MODULES = Path(__file__).parent / "go"
@@ -153,9 +153,26 @@ def ensure(names: Iterable[str]) -> dict[str, Path]:
     return {binary.name: binary.path for binary in wanted}
 
 
+def build_obstacle(names: Iterable[str]) -> str | None:
+    """Why the named programs can be neither found nor built on this machine; None when they can."""
+    missing = [binary for name in names if not (binary := BINARIES[name]).is_current()]
+    needed = max((binary.needed_go for binary in missing), default=None)
+    if needed is None or find_go(needed):
+        return None
+    return (
+        f"Go {needed[0]}.{needed[1]} or newer is needed to build {', '.join(binary.name for binary in missing)}: "
+        "install it, or uv, which fetches it"
+    )
+
+
 def _build(missing: list[Binary]) -> None:
-    say(f"building into {binaries_directory()}: {', '.join(binary.name for binary in missing)}")
-    go = go_command(max(binary.needed_go for binary in missing))
+    if obstacle := build_obstacle(binary.name for binary in missing):
+        raise ClusterError(obstacle)
+    go = find_go(max(binary.needed_go for binary in missing))
+    assert go is not None
+    say(
+        f"building into {binaries_directory()} with {' '.join(go)}: {', '.join(binary.name for binary in missing)}"
+    )
     for binary in missing:
         with step(f"  {binary.name} {binary.version}"):
             binary.build(go)

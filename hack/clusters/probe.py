@@ -22,20 +22,26 @@ class ApiProbe:
         self._context = ssl.create_default_context(cafile=str(ca))
         self._context.load_cert_chain(client.certificate, client.key)
 
-    def answers(self, path: str) -> bool:
-        """Whether a GET of `path` is answered with 200."""
+    def get(self, path: str) -> bytes | None:
+        """The body of the answer to a GET of `path`; None when the answer is not 200, or there is none."""
         connection = http.client.HTTPSConnection("127.0.0.1", self._port, timeout=5, context=self._context)
         try:
             connection.request("GET", path)
-            return connection.getresponse().status == http.HTTPStatus.OK
+            response = connection.getresponse()
+            body = response.read()
         except (OSError, http.client.HTTPException):
-            return False  # not listening yet, or going down: the same as "no"
+            return None  # not listening yet, or going down
         finally:
             connection.close()
+        return body if response.status == http.HTTPStatus.OK else None
+
+    def answers(self, path: str) -> bool:
+        """Whether a GET of `path` is answered with 200."""
+        return self.get(path) is not None
 
 
 def wait_until(
-    what: str, ready: Callable[[], bool], check: Callable[[], None], *, seconds: float = 60.0
+    what: str, ready: Callable[[], bool], check: Callable[[], None] = lambda: None, *, seconds: float = 60.0
 ) -> None:
     """Wait until `ready()`; `check()` may raise, to end a wait that can no longer succeed.
 

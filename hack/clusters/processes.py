@@ -12,7 +12,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,12 +58,9 @@ class ProcessRecord:
 
     def open(self) -> int | None:
         """A pidfd that stands for exactly this process; None when it no longer runs."""
-        try:
-            pidfd = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return None
+        pidfd = _open(self.pid)
         # The descriptor pins the process it was opened for; only now does the comparison mean anything.
-        if self.is_running():
+        if pidfd is None or self.is_running():
             return pidfd
         os.close(pidfd)
         return None
@@ -86,14 +83,18 @@ def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+# A Supervisor's prefix with which the kernel kills each process when the thread that started it ends.
+DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
+
+
 class Supervisor:
     """Starts and stops the processes of one cluster; keeps their records and logs in its folder."""
 
-    def __init__(self, directory: Path, *, die_with_parent: bool = False) -> None:
-        """`die_with_parent`: the kernel kills the processes when the thread that started them ends."""
+    def __init__(self, directory: Path, *, prefix: Sequence[str] = ()) -> None:
+        """`prefix`: the start of every command line, a program that becomes the one named after it."""
         self._run = directory / "run"
         self._logs = directory / "logs"
-        self._prefix = ["setpriv", "--pdeathsig", "KILL", "--"] if die_with_parent else []
+        self._prefix = prefix
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, command: Sequence[str | Path]) -> None:
@@ -139,10 +140,20 @@ class Supervisor:
                 child.wait()
             self._record(name).unlink(missing_ok=True)
 
-    def check(self, name: str) -> None:
-        """Raise a ClusterError with the end of its log when the process `name` does not run."""
-        if not self.running(name):
-            raise ClusterError(f"{name} has ended; {self.log_tail(name)}")
+    def check_all(self) -> None:
+        """Raise a ClusterError with the end of its log when a process that was started does not run."""
+        for name in self.started():
+            if not self.running(name):
+                raise ClusterError(f"{name} has ended; {self.log_tail(name)}")
+
+    def describe(self, name: str) -> str:
+        """One line on how the process `name` does."""
+        if record := self.running(name):
+            resident = int(Path(f"/proc/{record.pid}/statm").read_text().split()[1]) * os.sysconf(
+                "SC_PAGE_SIZE"
+            )
+            return f"{name:<20} running as {record.pid}, {resident / 2**20:.0f} MiB"
+        return f"{name:<20} NOT running; its log: {self.log(name)}"
 
     def log(self, name: str) -> Path:
         """The file that holds what the process `name` printed."""
@@ -160,7 +171,34 @@ class Supervisor:
         return self._run / f"{name}.pid"
 
 
-def _wait_for_exit(pidfds: list[int], patience: float) -> list[int]:
+def kill_all(members: Callable[[], set[int]], *, seconds: float = 10.0) -> None:
+    """SIGKILL every process in `members()`, again and again until there is none left.
+
+    Raises:
+        ClusterError: some are left after `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while pids := members():
+        if time.monotonic() > deadline:
+            raise ClusterError(f"processes {sorted(pids)} survive SIGKILL")
+        opened = {pid: pidfd for pid in pids if (pidfd := _open(pid)) is not None}
+        # Ask once more: an id may have passed to another process before it was opened, but not since.
+        pids = members()
+        for pid, pidfd in opened.items():
+            if pid in pids:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        for pidfd in _wait_for_exit(opened.values(), 1.0):
+            os.close(pidfd)
+
+
+def _open(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _wait_for_exit(pidfds: Iterable[int], patience: float) -> list[int]:
     """Wait up to `patience` seconds; close the descriptors of ended processes and return the others."""
     deadline = time.monotonic() + patience
     left = list(pidfds)

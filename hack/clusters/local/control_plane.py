@@ -13,8 +13,9 @@ from clusters import binaries, kubeconfig
 from clusters.local.layout import ADMIN, CONTROLLER_MANAGER, Layout
 from clusters.pki import Identity
 from clusters.probe import ApiProbe, wait_until
-from clusters.processes import Supervisor
+from clusters.processes import DIE_WITH_PARENT, Supervisor
 
+IDENTITIES = (ADMIN, CONTROLLER_MANAGER)
 COMPONENTS = ("controller-manager", "apiserver", "etcd")  # in the order in which they are stopped
 
 
@@ -49,10 +50,10 @@ class ControlPlane:
             raise RuntimeError("the control plane has already been started")
         paths = binaries.ensure(binaries.CONTROL_PLANE)
         self._layout = Layout.on_loopback(Path(tempfile.mkdtemp(prefix="control-plane-")))
-        self._supervisor = Supervisor(self._layout.directory, die_with_parent=True)
+        self._supervisor = Supervisor(self._layout.directory, prefix=DIE_WITH_PARENT)
         try:
-            prepare(self._layout, (ADMIN, CONTROLLER_MANAGER), server_port=self._layout.api_port)
-            run(self._layout, self._supervisor, paths)
+            prepare(self._layout, IDENTITIES, admin_port=self._layout.api_port)
+            run(self._layout, self._supervisor, paths, admin_port=self._layout.api_port)
         except BaseException:
             self.stop()
             raise
@@ -76,17 +77,17 @@ class ControlPlane:
         self.stop()
 
 
-def prepare(layout: Layout, identities: Sequence[Identity], *, server_port: int) -> None:
+def prepare(layout: Layout, identities: Sequence[Identity], *, admin_port: int) -> None:
     """Write the certificates, and a kubeconfig for each of `identities`.
 
     Components reach the API server beside them at `layout.api_port`; the administrator, who may be outside of the
-    cluster's network namespace, at `server_port`.
+    cluster's network namespace, at `admin_port`.
     """
     layout.pki.create(identities, layout.api_hosts)
     for identity in identities:
         administrator = identity is ADMIN
         file = layout.kubeconfig if administrator else layout.component_kubeconfig(identity)
-        port = server_port if administrator else layout.api_port
+        port = admin_port if administrator else layout.api_port
         kubeconfig.write(
             file,
             kubeconfig.render(
@@ -99,17 +100,17 @@ def prepare(layout: Layout, identities: Sequence[Identity], *, server_port: int)
         )
 
 
-def run(layout: Layout, supervisor: Supervisor, paths: Mapping[str, Path]) -> None:
+def admin_probe(layout: Layout, admin_port: int) -> ApiProbe:
+    """Asks the API server, as the administrator."""
+    return ApiProbe(admin_port, layout.pki.cluster_ca, layout.pki.pair(ADMIN.name))
+
+
+def run(layout: Layout, supervisor: Supervisor, paths: Mapping[str, Path], *, admin_port: int) -> None:
     """Start what does not run of etcd, API server and controller manager, and wait until all of it serves."""
     supervisor.start("etcd", layout.etcd(paths["etcd"]))
     supervisor.start("apiserver", layout.api_server(paths["kube-apiserver"]))
-    probe = ApiProbe(layout.api_port, layout.pki.cluster_ca, layout.pki.pair(ADMIN.name))
-
-    def check() -> None:
-        for name in supervisor.started():
-            supervisor.check(name)
-
-    wait_until("the API server is ready", lambda: probe.answers("/readyz"), check)
+    probe = admin_probe(layout, admin_port)
+    wait_until("the API server is ready", lambda: probe.answers("/readyz"), supervisor.check_all)
     supervisor.start("controller-manager", layout.controller_manager(paths["kube-controller-manager"]))
     account = "/api/v1/namespaces/default/serviceaccounts/default"
-    wait_until("the controllers work", lambda: probe.answers(account), check)
+    wait_until("the controllers work", lambda: probe.answers(account), supervisor.check_all)

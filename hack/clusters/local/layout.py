@@ -34,8 +34,18 @@ class Layout:
     @classmethod
     def on_loopback(cls, directory: Path) -> Layout:
         """A control plane that shares the machine's loopback with others: every port is a free one."""
-        api, etcd, peer, controller_manager = free_ports(4)
-        return cls(directory, api, etcd, peer, controller_manager)
+        api, etcd, etcd_peer, controller_manager = free_ports(4)
+        return cls(directory, api, etcd, etcd_peer, controller_manager)
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """All ports, as the keyword arguments that make an equal layout."""
+        return {
+            "api_port": self.api_port,
+            "etcd_port": self.etcd_port,
+            "etcd_peer_port": self.etcd_peer_port,
+            "controller_manager_port": self.controller_manager_port,
+        }
 
     @property
     def pki(self) -> Pki:

@@ -1,0 +1,5 @@
+"""`python -m clusters` is `hack/cluster`."""
+
+from clusters.cli import main
+
+main()

@@ -1,0 +1,119 @@
+"""Images from buildah's or Docker's store into a local cluster's containerd.
+
+Of an image of several gigabytes mostly the last layer changes. Only layers that containerd has not unpacked yet are
+read and sent; once unpacked, their archives are thrown away, so that each layer is on the disk once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clusters.console import ClusterError, say, step
+from clusters.images import full_reference
+from clusters.local.containerd import PAUSE_IMAGE, Containerd
+from clusters.oci import Blob, single_program_image, write_archive
+from clusters.shell import output
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def load_pause_image(containerd: Containerd, program: Path) -> None:
+    """Make the image that holds every pod's namespaces, unless it is there."""
+    if PAUSE_IMAGE not in containerd.image_digests():
+        manifest, others = single_program_image(program, _ARCHITECTURES[platform.machine()])
+        containerd.import_archive(lambda stream: write_archive(stream, PAUSE_IMAGE, manifest, others))
+
+
+def load_image(containerd: Containerd, image: str) -> None:
+    """Make `image` available to pods under that name, unless containerd has the very same one.
+
+    Raises:
+        ClusterError: there is no such image on this machine, or it can not be copied.
+    """
+    source = _find(image)
+    manifest = output("skopeo", "inspect", "--raw", source)
+    reference = full_reference(image)
+    if containerd.image_digests().get(reference) == Blob.of(manifest.encode()).digest:
+        say(f"{image}: already loaded")
+        return
+    config = json.loads(output("skopeo", "inspect", "--config", "--raw", source))
+    layers = json.loads(manifest)["layers"]
+    present = unpacked(config["rootfs"]["diff_ids"], layers, containerd.snapshots())
+    with (
+        step(f"{image}: {_total(layers[len(present) :])} of {_total(layers)}"),
+        tempfile.TemporaryDirectory(dir=containerd.store, prefix="image-") as directory,
+    ):
+        _copy(source, Path(directory), present, containerd, reference)
+
+
+def chain_ids(diff_ids: Sequence[str]) -> list[str]:
+    """The name of each layer together with all below it, by which containerd knows what is unpacked."""
+    chain: list[str] = []
+    for diff_id in diff_ids:
+        below = f"{chain[-1]} {diff_id}" if chain else None
+        chain.append(f"sha256:{hashlib.sha256(below.encode()).hexdigest()}" if below else diff_id)
+    return chain
+
+
+def unpacked(
+    diff_ids: Sequence[str], layers: Sequence[dict[str, Any]], snapshots: set[str]
+) -> list[dict[str, Any]]:
+    """The lowest of `layers` that need not be sent: unpacked already, and stored without compression.
+
+    A compressed layer gets another digest on the way, so it can not be named before it has been read.
+    """
+    present = []
+    for diff_id, layer, chain_id in zip(diff_ids, layers, chain_ids(diff_ids), strict=True):
+        if chain_id not in snapshots or layer["digest"] != diff_id:
+            break
+        present.append(layer)
+    return present
+
+
+def _find(image: str) -> str:
+    """skopeo's name for the image in the store that has it; buildah puts short names under localhost/."""
+    names = [f"containers-storage:{image}", f"containers-storage:localhost/{image}", f"docker-daemon:{image}"]
+    problems = []
+    for name in names:
+        try:
+            output("skopeo", "inspect", "--raw", name)
+        except ClusterError as error:
+            problems.append(str(error))
+        else:
+            return name
+    raise ClusterError("\n".join([f"no image {image} on this machine:", *problems]))
+
+
+def _copy(
+    source: str, directory: Path, present: Sequence[dict[str, Any]], containerd: Containerd, reference: str
+) -> None:
+    blobs = directory / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    for layer in present:
+        # An empty file of the right name and size keeps skopeo from writing this layer.
+        with (blobs / layer["digest"].removeprefix("sha256:")).open("wb") as placeholder:
+            placeholder.truncate(layer["size"])
+    output("skopeo", "copy", "--quiet", "--dest-oci-accept-uncompressed-layers", source, f"oci:{directory}")
+
+    def blob(descriptor: dict[str, Any]) -> Blob:
+        file = blobs / descriptor["digest"].removeprefix("sha256:")
+        return Blob(descriptor["digest"], descriptor["size"], file)
+
+    [described] = json.loads((directory / "index.json").read_text())["manifests"]
+    manifest = blob(described)
+    parts = json.loads(Path(blobs, described["digest"].removeprefix("sha256:")).read_text())
+    sent = [blob(layer) for layer in parts["layers"] if layer not in present]
+    containerd.import_archive(
+        lambda stream: write_archive(stream, reference, manifest, [blob(parts["config"]), *sent])
+    )
+    containerd.discard([layer.digest for layer in sent])
+
+
+def _total(layers: Sequence[dict[str, Any]]) -> str:
+    return f"{sum(layer['size'] for layer in layers) / 1e6:,.0f} MB"
