@@ -1,0 +1,106 @@
+"""Requests to the API server: one shared client, plain JSON in and out, every write counted."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import load_incluster_config, load_kube_config
+
+from finetune_operator.metrics import Metrics
+
+FIELD_MANAGER = "finetune-operator"
+REQUEST_TIMEOUT_SECONDS = 30.0
+APPLY = "application/apply-patch+yaml"
+JSON = "application/json"
+
+
+SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+
+
+def in_cluster() -> bool:
+    """Whether to talk to the API server as the pod that this is, and not as a kubeconfig says."""
+    return "KUBECONFIG" not in os.environ and os.path.exists(SERVICE_ACCOUNT_TOKEN)
+
+
+class ApiError(Exception):
+    """The API server refused a request; `status` is the HTTP status code, `retry_after` its wish in seconds."""
+
+    def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
+        super().__init__(f"{message} (HTTP {status})")
+        self.status = status
+        self.retry_after = retry_after
+
+
+class Api:
+    """The API server, as the kubeconfig or the pod's service account reaches it."""
+
+    def __init__(self, client: ApiClient, metrics: Metrics) -> None:
+        self._client = client
+        self._metrics = metrics
+
+    @classmethod
+    async def connect(cls, metrics: Metrics) -> "Api":
+        """Read the credentials that kubectl or a pod would use.
+
+        Raises kubernetes.aio.config.ConfigException when there are none.
+        """
+        configuration = Configuration()
+        if in_cluster():
+            load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        else:
+            await load_kube_config(  # type: ignore[no-untyped-call]
+                os.environ.get("KUBECONFIG"), client_configuration=configuration
+            )
+        return cls(ApiClient(configuration), metrics)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()  # type: ignore[no-untyped-call]
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        resource: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = JSON,
+        accept: str = JSON,
+    ) -> dict[str, Any]:
+        """Send one request and return the parsed answer; `resource` names what it is about in the metrics.
+
+        Raises ApiError for an answer other than 2xx, and aiohttp.ClientError or TimeoutError without an answer.
+        """
+        if method != "GET":
+            self._metrics.api_writes.labels(verb=method.lower(), resource=resource).inc()
+        arguments = await self._client.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params={"Accept": accept, "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        response = await self._client.call_api(*arguments, _request_timeout=REQUEST_TIMEOUT_SECONDS)
+        text = await response.read()  # type: ignore[no-untyped-call]
+        answer = _parsed(text)
+        if not 200 <= response.status < 300:
+            retry_after = response.headers.get("Retry-After", "")
+            raise ApiError(
+                response.status,
+                f"{method} {path}: {answer.get('message', response.reason)}",
+                float(retry_after) if retry_after.isdecimal() else None,
+            )
+        return answer
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    # Proxies and overloaded servers answer in plain text.
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return {"message": text.decode(errors="replace").strip()}
+    return answer if isinstance(answer, dict) else {"message": str(answer)}

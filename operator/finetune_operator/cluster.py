@@ -1,0 +1,229 @@
+"""What the operator reads from and writes to the cluster; nothing else talks to the API server."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from finetune_api import names
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator import observed
+from finetune_operator.api import APPLY, FIELD_MANAGER, Api, ApiError
+from finetune_operator.observed import GangJob, Observed, Subject, Taken, Wire
+from finetune_operator.transitions import Event
+from finetune_operator.workload import Manifest
+
+MAX_EVENT_NOTE_LENGTH = 1024
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+# A list of every object of a kind comes in pieces of this many.
+CHUNK_SIZE = 500
+
+
+class Key(NamedTuple):
+    """A FineTuneJob."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class Resource(NamedTuple):
+    """A kind of object, as its URL spells it."""
+
+    group_version: str
+    plural: str
+
+    @property
+    def root(self) -> str:
+        """Where it lies on the API server, over all namespaces."""
+        prefix = "/api" if "/" not in self.group_version else "/apis"
+        return f"{prefix}/{self.group_version}/{self.plural}"
+
+    def path(self, namespace: str, name: str = "") -> str:
+        """The objects of a namespace, or one of them."""
+        prefix = "/api" if "/" not in self.group_version else "/apis"
+        return f"{prefix}/{self.group_version}/namespaces/{namespace}/{self.plural}" + (name and f"/{name}")
+
+
+FINETUNEJOBS = Resource(names.API_VERSION, names.PLURAL)
+JOBS = Resource("batch/v1", "jobs")
+PODS = Resource("v1", "pods")
+EVENTS = Resource("events.k8s.io/v1", "events")
+_APPLIED = {
+    "ConfigMap": Resource("v1", "configmaps"),
+    "Service": Resource("v1", "services"),
+    "NetworkPolicy": Resource("networking.k8s.io/v1", "networkpolicies"),
+    "Job": JOBS,
+}
+
+
+class Cluster:
+    """The API server in the operator's own words.
+
+    Every method raises ApiError where the API server refuses for a reason that the method does not expect.
+    """
+
+    def __init__(self, api: Api, *, instance: str) -> None:
+        """`instance` is this operator's name in events."""
+        self._api = api
+        self._instance = instance
+
+    async def subject(self, key: Key) -> Subject | None:
+        """The FineTuneJob as it is now; None if there is none.
+
+        Never from a cache: a terminal status that is not seen would start a job again.
+        """
+        wire = await self._get(FINETUNEJOBS, key.namespace, key.name)
+        return None if wire is None else observed.subject(wire)
+
+    async def belongings(self, subject: Subject) -> Observed:
+        """The Jobs and pods of a FineTuneJob, as they are now: a gang may only start when no pod is left."""
+        jobs, pods = await asyncio.gather(self._labelled(JOBS, subject), self._labelled(PODS, subject))
+        return Observed(
+            jobs=tuple(job for wire in jobs if (job := observed.gang_job(wire, subject.uid))),
+            pods=tuple(pod for wire in pods if (pod := observed.pod(wire, subject.name))),
+        )
+
+    async def taken(self, manifests: Sequence[Manifest], subject: Subject) -> tuple[Taken, ...]:
+        """Those objects that exist under the names of `manifests` and are not controlled by this FineTuneJob."""
+        found = await asyncio.gather(*(self._existing(manifest) for manifest in manifests))
+        return tuple(
+            Taken(wire["kind"], wire["metadata"]["name"], fading=_is_predecessor_s(wire, subject))
+            for wire in found
+            if wire is not None and observed.controller(wire).get("uid") != subject.uid
+        )
+
+    async def apply(self, manifest: Manifest) -> None:
+        """Make an object be as the manifest says (server-side apply)."""
+        metadata = manifest["metadata"]
+        resource = _APPLIED[manifest["kind"]]
+        await self._apply(resource, resource.path(metadata["namespace"], metadata["name"]), manifest)
+
+    async def delete(self, namespace: str, job: GangJob) -> None:
+        """Delete an attempt's Job, and no other of its name; it stays until its last pod is gone."""
+        body = {"preconditions": {"uid": job.uid}, "propagationPolicy": "Foreground"}
+        try:
+            await self._api.request("DELETE", JOBS.path(namespace, job.name), resource=JOBS.plural, body=body)
+        except ApiError as error:
+            # Gone already, or another one has its name by now: either way this one is no more.
+            if error.status not in (404, 409):
+                raise
+
+    async def write_status(self, subject: Subject, status: FineTuneJobStatus) -> None:
+        """Write the whole status, unless the FineTuneJob has changed since it was read (ApiError 409)."""
+        manifest = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {
+                "name": subject.name,
+                "namespace": subject.namespace,
+                "uid": subject.uid,
+                "resourceVersion": subject.resource_version,
+            },
+            "status": status.to_wire(),
+        }
+        path = f"{FINETUNEJOBS.path(subject.namespace, subject.name)}/status"
+        await self._apply(FINETUNEJOBS, path, manifest)
+
+    async def post(self, subject: Subject, event: Event) -> None:
+        """Post an event about a FineTuneJob."""
+        await self._api.request(
+            "POST",
+            EVENTS.path(subject.namespace),
+            resource=EVENTS.plural,
+            body={
+                "apiVersion": EVENTS.group_version,
+                "kind": "Event",
+                "metadata": {"generateName": f"{subject.name}-", "namespace": subject.namespace},
+                "eventTime": datetime.now(UTC).isoformat(timespec="microseconds"),
+                "reportingController": FIELD_MANAGER,
+                "reportingInstance": self._instance,
+                "action": "Reconcile",
+                "type": event.type,
+                "reason": event.reason,
+                "note": event.message[:MAX_EVENT_NOTE_LENGTH],
+                "regarding": {
+                    "apiVersion": names.API_VERSION,
+                    "kind": names.KIND,
+                    "name": subject.name,
+                    "namespace": subject.namespace,
+                    "uid": subject.uid,
+                    "resourceVersion": subject.resource_version,
+                },
+            },
+        )
+
+    async def review_token(self, token: str) -> Wire:
+        """The status of a TokenReview for the report endpoint's audience."""
+        answer = await self._api.request(
+            "POST",
+            "/apis/authentication.k8s.io/v1/tokenreviews",
+            resource="tokenreviews",
+            body={
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenReview",
+                "spec": {"token": token, "audiences": [names.TOKEN_AUDIENCE]},
+            },
+        )
+        status: Wire = answer["status"]
+        return status
+
+    async def pod(self, namespace: str, name: str) -> Wire | None:
+        """A pod as it is now; None if there is none."""
+        return await self._get(PODS, namespace, name)
+
+    async def versions(self, resource: Resource, selector: str) -> dict[tuple[str, str], str]:
+        """The resourceVersion of every object of a kind, by namespace and name, from the API server's cache."""
+        query = {"labelSelector": selector, "resourceVersion": "0", "limit": str(CHUNK_SIZE)}
+        found: dict[tuple[str, str], str] = {}
+        while True:
+            answer = await self._api.request(
+                "GET", resource.root, resource=resource.plural, query=query, accept=METADATA_ONLY
+            )
+            # An empty list of metadata is null.
+            for item in answer["items"] or ():
+                metadata = item["metadata"]
+                found[metadata["namespace"], metadata["name"]] = metadata["resourceVersion"]
+            token = answer["metadata"].get("continue")
+            if not token:
+                return found
+            query = {"labelSelector": selector, "limit": str(CHUNK_SIZE), "continue": token}
+
+    async def _get(self, resource: Resource, namespace: str, name: str) -> Wire | None:
+        try:
+            return await self._api.request("GET", resource.path(namespace, name), resource=resource.plural)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def _labelled(self, resource: Resource, subject: Subject) -> Iterable[Wire]:
+        answer = await self._api.request(
+            "GET",
+            resource.path(subject.namespace),
+            resource=resource.plural,
+            query={"labelSelector": f"{names.LABEL_JOB}={subject.name}"},
+        )
+        items: list[Wire] = answer["items"]
+        return items
+
+    async def _existing(self, manifest: Manifest) -> Wire | None:
+        metadata = manifest["metadata"]
+        return await self._get(_APPLIED[manifest["kind"]], metadata["namespace"], metadata["name"])
+
+    async def _apply(self, resource: Resource, path: str, manifest: Any) -> None:
+        await self._api.request(
+            "PATCH",
+            path,
+            resource=resource.plural,
+            query={"fieldManager": FIELD_MANAGER, "force": "true"},
+            body=manifest,
+            content_type=APPLY,
+        )
+
+
+def _is_predecessor_s(wire: Wire, subject: Subject) -> bool:
+    owner = observed.controller(wire)
+    return owner.get("kind") == names.KIND and owner.get("name") == subject.name

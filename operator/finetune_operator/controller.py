@@ -1,0 +1,122 @@
+"""One turn of the loop: read the truth, decide, carry out."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import aiohttp
+
+from finetune_api.status import Phase
+from finetune_operator.api import ApiError
+from finetune_operator.cluster import Cluster, Key
+from finetune_operator.metrics import Metrics
+from finetune_operator.observed import Observed, Subject
+from finetune_operator.queue import TryAgainError
+from finetune_operator.reconcile import Outcome, reconcile
+from finetune_operator.reports import Reports
+from finetune_operator.transitions import Event
+from finetune_operator.workload import Installation
+
+logger = logging.getLogger(__name__)
+
+
+def utc_now() -> datetime:
+    """The time as statuses carry it: UTC, in whole seconds."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+class Controller:
+    """Reconciles FineTuneJobs."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        reports: Reports,
+        installation: Installation,
+        metrics: Metrics,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._cluster = cluster
+        self._reports = reports
+        self._installation = installation
+        self._metrics = metrics
+        self._clock = clock
+
+    async def handle(self, key: Key) -> float | None:
+        """Reconcile one FineTuneJob; returns the seconds after which to do it again, or None.
+
+        Raises TryAgainError for what passes by itself: a conflict, an API server that is overloaded or away.
+        """
+        started = time.perf_counter()
+        result = "error"
+        try:
+            result, again = await self._turn(key)
+        except ApiError as error:
+            if error.status == 404:
+                # The FineTuneJob, or its namespace, went while we looked at it; its own event says so too.
+                result = "gone"
+                return None
+            if error.status == 409:
+                # Someone else wrote between our read and our write: what was decided may be wrong by now.
+                result = "conflict"
+                raise TryAgainError(str(error)) from error
+            if error.status == 429 or error.status >= 500:
+                raise TryAgainError(str(error), error.retry_after or 0) from error
+            raise
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise TryAgainError(f"the API server cannot be reached: {error!r}") from error
+        finally:
+            self._metrics.reconcile_seconds.labels(result=result).observe(time.perf_counter() - started)
+        return again
+
+    async def _turn(self, key: Key) -> tuple[str, float | None]:
+        subject = await self._cluster.subject(key)
+        if subject is None:
+            self._reports.forget(key)
+            return "idle", None
+        observed = await self._observe(key, subject)
+        now = self._clock()
+        outcome = reconcile(subject, observed, now, self._installation)
+        if outcome.apply:
+            taken = await self._cluster.taken(outcome.apply, subject)
+            if taken:
+                outcome = reconcile(subject, replace(observed, taken=taken), now, self._installation)
+        await self._carry_out(subject, outcome)
+        changed = bool(outcome.delete or outcome.apply or outcome.status)
+        return "changed" if changed else "idle", outcome.requeue_after
+
+    async def _observe(self, key: Key, subject: Subject) -> Observed:
+        if subject.status.phase is Phase.SUCCEEDED:
+            # Its pods may lie there for months; nothing that they say can matter any more.
+            self._reports.forget(key)
+            return Observed()
+        observed = await self._cluster.belongings(subject)
+        if not observed.jobs:
+            return observed
+        gang = max(observed.jobs, key=lambda job: job.attempt)
+        return replace(observed, report=self._reports.newest(key, gang.uid))
+
+    async def _carry_out(self, subject: Subject, outcome: Outcome) -> None:
+        await asyncio.gather(*(self._cluster.delete(subject.namespace, job) for job in outcome.delete))
+        *others, job = outcome.apply or (None,)
+        await asyncio.gather(*(self._cluster.apply(manifest) for manifest in others if manifest))
+        if job is not None:
+            await self._cluster.apply(job)
+        if outcome.status is None:
+            return
+        await self._cluster.write_status(subject, outcome.status)
+        for event in outcome.events:
+            await self._tell(subject, event)
+
+    async def _tell(self, subject: Subject, event: Event) -> None:
+        logger.info(
+            "%s: %s", event.reason, event.message, extra={"key": f"{subject.namespace}/{subject.name}"}
+        )
+        try:
+            await self._cluster.post(subject, event)
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            # The status has it all; an event more or less is no reason to do the turn again.
+            logger.warning("an event could not be posted: %s", error)

@@ -1,0 +1,95 @@
+"""The only code that knows kopf: watches three kinds and puts keys on the queue. No handler writes or decides.
+
+kopf's `on.event` handlers need neither annotation nor finalizer, and their failures are not retried; so they do
+nothing that can fail.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+
+from finetune_api import names
+from finetune_operator.api import in_cluster
+from finetune_operator.cluster import Key
+from finetune_operator.queue import WorkQueue
+from finetune_operator.watch_health import Watch, WatchHealth
+
+# Pods of a gang change one after the other: one look at all of them is enough.
+COALESCE_SECONDS = 0.3
+
+
+def registry(queue: WorkQueue[Key], health: WatchHealth) -> kopf.OperatorRegistry:
+    """The watches of FineTuneJobs, and of Jobs and pods that carry a FineTuneJob's label."""
+    handlers = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=handlers)
+    def login(**arguments: Any) -> kopf.ConnectionInfo | None:
+        if in_cluster():
+            return kopf.login_with_service_account(**arguments)
+        return kopf.login_with_kubeconfig(**arguments)
+
+    def watch(watched: Watch, enqueue: Callable[[Key], None]) -> None:
+        @kopf.on.event(*watched.kopf_selector, registry=handlers, id=watched.name)
+        async def changed(type: str | None, body: kopf.Body, **_: Any) -> None:
+            metadata = body["metadata"]
+            namespace, name = metadata["namespace"], metadata["name"]
+            if type == "DELETED":
+                health.gone(watched, namespace, name)
+            else:
+                health.seen(watched, namespace, name, metadata["resourceVersion"])
+            job = name if watched is Watch.FINETUNEJOBS else metadata["labels"][names.LABEL_JOB]
+            enqueue(Key(namespace, job))
+
+    watch(Watch.FINETUNEJOBS, queue.add)
+    watch(Watch.JOBS, lambda key: queue.add_after(key, COALESCE_SECONDS))
+    watch(Watch.PODS, lambda key: queue.add_after(key, COALESCE_SECONDS))
+    return handlers
+
+
+def settings() -> kopf.OperatorSettings:
+    """kopf reduced to its watches."""
+    reduced = kopf.OperatorSettings()
+    reduced.watching.chunk_size = 500
+    reduced.watching.connect_timeout = 10
+    for watch in Watch:
+        if watch.selector:
+            reduced.watching.label_selectors[watch.kopf_selector] = watch.selector
+    reduced.networking.connect_timeout = 10
+    reduced.networking.request_timeout = 30
+    reduced.networking.enforce_retry_after = True
+    # The three kinds are known; namespaces and CRDs need not be listed.
+    reduced.scanning.disabled = True
+    reduced.posting.enabled = False
+    # What kopf would remember on the objects themselves is not needed, and costs several deep copies per event.
+    reduced.persistence.diffbase_storage = _NoDiffBase()
+    reduced.persistence.progress_storage = _NoProgress()
+    return reduced
+
+
+class _NoDiffBase(kopf.DiffBaseStorage):
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+
+class _NoProgress(kopf.ProgressStorage):
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+    def purge(self, **_: Any) -> None:
+        return None
+
+    def touch(self, **_: Any) -> None:
+        return None
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence

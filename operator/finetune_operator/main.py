@@ -1,0 +1,142 @@
+"""The operator: everything it consists of, put together in one event loop."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+from contextlib import AsyncExitStack
+from typing import Any
+
+import kopf
+import uvloop
+from aiohttp import web
+from kubernetes.aio.config.config_exception import ConfigException
+
+from finetune_operator import handlers, logs
+from finetune_operator.api import Api
+from finetune_operator.cluster import Cluster, Key
+from finetune_operator.controller import Controller, utc_now
+from finetune_operator.health import health_application
+from finetune_operator.identity import Identities
+from finetune_operator.metrics import Metrics
+from finetune_operator.patrol import Patrol
+from finetune_operator.queue import WorkQueue
+from finetune_operator.receiver import CA_FILE, Receiver, tls_context
+from finetune_operator.reports import Reports
+from finetune_operator.settings import Settings, SettingsError
+from finetune_operator.watch_health import WatchHealth
+from finetune_operator.workload import Installation
+
+logger = logging.getLogger(__name__)
+
+WORKERS = 16
+SHUTDOWN_SECONDS = 10.0
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Run the operator until `stop` is set.
+
+    Raises OSError when a port is taken or a certificate cannot be read, ConfigException without credentials for the
+    API server, and whatever ends a part that should run for ever.
+    """
+    metrics = Metrics()
+    async with AsyncExitStack() as cleanup:
+        api = await Api.connect(metrics)
+        cleanup.push_async_callback(api.close)
+        cluster = Cluster(api, instance=socket.gethostname())
+        reports = Reports()
+        installation = Installation(
+            trainer_image=settings.trainer_image,
+            report_url=settings.report_url,
+            report_ca=(settings.tls_dir / CA_FILE).read_text(),
+        )
+        controller = Controller(cluster, reports, installation, metrics)
+        queue: WorkQueue[Key] = WorkQueue(controller.handle, workers=WORKERS)
+        health = WatchHealth()
+        metrics.queue_depth.set_function(lambda: queue.depth)
+        metrics.watch_ages(health.ages)
+
+        queue.start()
+        cleanup.push_async_callback(queue.stop, seconds=SHUTDOWN_SECONDS)
+        # kopf, when it ends, also ends every task that was started after it: so it comes last and goes first,
+        # but for the servers, whose connections are such tasks.
+        patrol = asyncio.create_task(Patrol(cluster, health, queue).run(), name="patrol")
+        cleanup.push_async_callback(_cancel, patrol)
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        cleanup.push_async_callback(_cancel, stopping)
+        watches = asyncio.create_task(_watch(queue, health, stop), name="watches")
+        cleanup.push_async_callback(_cancel, watches)
+        receiver = Receiver(Identities(cluster), reports, queue, metrics, utc_now)
+        tls = tls_context(settings.tls_dir)
+        await _serve(cleanup, receiver.application(), settings.report_port, tls)
+        await _serve(cleanup, health_application(health, metrics), settings.health_port)
+
+        logger.info("the operator runs")
+        ended, _ = await asyncio.wait((stopping, patrol, watches), return_when=asyncio.FIRST_COMPLETED)
+        for task in ended - {stopping}:
+            task.result()
+            raise RuntimeError(f"{task.get_name()} ended, and should not have")
+        logger.info("the operator stops")
+
+
+async def _watch(queue: WorkQueue[Key], health: WatchHealth, stop: asyncio.Event) -> None:
+    others = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
+        registry=handlers.registry(queue, health),
+        settings=handlers.settings(),
+        standalone=True,
+        clusterwide=True,
+    )
+    # kopf has just taken the signals for itself; here, more than kopf must end in good order.
+    _stop_on_signals(stop)
+    await kopf.run_tasks(tasks, ignored=others)
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
+async def _serve(
+    cleanup: AsyncExitStack, application: web.Application, port: int, tls: ssl.SSLContext | None = None
+) -> None:
+    runner = web.AppRunner(application, shutdown_timeout=1, access_log=None)
+    await runner.setup()
+    cleanup.push_async_callback(runner.cleanup)
+    await web.TCPSite(runner, port=port, ssl_context=tls).start()
+
+
+async def _cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def main() -> None:
+    """The `finetune-operator` command. Exits with 0 when asked to stop, and with 1 on any failure."""
+    try:
+        settings = Settings.from_environment(os.environ)
+    except SettingsError as error:
+        sys.exit(f"finetune-operator: {error}")
+    logs.configure(settings.log_level)
+    try:
+        uvloop.run(_main(settings))
+    except (OSError, ConfigException) as error:
+        sys.exit(f"finetune-operator: {error}")
+    except Exception:
+        logger.exception("the operator failed")
+        sys.exit(1)
+
+
+async def _main(settings: Settings) -> None:
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    await run(settings, stop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Pure: what the API server says, as plain values to decide on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api import names
+from finetune_api.failure import PodEnd
+from finetune_api.report import Report
+from finetune_api.spec import FineTuneJob
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator import validation
+
+Wire = Mapping[str, Any]
+"""An object as it travels, parsed from JSON."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A FineTuneJob as the API server has it."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    resource_version: str
+    deleting: bool
+    job: FineTuneJob | None
+    """None: the spec is invalid, see `problems`."""
+    problems: tuple[str, ...]
+    status: FineTuneJobStatus
+
+
+@dataclass(frozen=True)
+class GangJob:
+    """The batch/v1 Job of an attempt."""
+
+    name: str
+    uid: str
+    attempt: int
+    deleting: bool = False
+    complete: bool = False
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of a gang."""
+
+    name: str
+    job_uid: str
+    """The Job that controls it."""
+    index: int | None
+    """Its rank among the gang's nodes."""
+    running: bool
+    """Its container runs, or ran to a good end."""
+    waiting: tuple[str, str] | None = None
+    """Why it does not run yet: a word, and the words of the kubelet or of the scheduler."""
+    end: PodEnd | None = None
+    """How it failed, or is about to."""
+    finished: datetime | None = None
+    """When its container ended."""
+    report: Report | None = None
+    """Its termination message, where that is a Report."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A Report that came by POST."""
+
+    report: Report
+    job_uid: str
+    """The batch/v1 Job whose pod sent it."""
+    time: datetime
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A name that an attempt needs, and that another object has."""
+
+    kind: str
+    name: str
+    fading: bool
+    """It belonged to a deleted FineTuneJob of the same name and is about to go."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """All that belongs to a FineTuneJob."""
+
+    jobs: tuple[GangJob, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    report: Received | None = None
+    taken: tuple[Taken, ...] = ()
+
+
+def subject(wire: Wire) -> Subject:
+    """Read a FineTuneJob; an invalid spec is a value, not an error."""
+    metadata = wire["metadata"]
+    job, problems = validation.read({key: value for key, value in wire.items() if key != "status"})
+    return Subject(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        generation=metadata["generation"],
+        resource_version=metadata["resourceVersion"],
+        deleting="deletionTimestamp" in metadata,
+        job=job,
+        problems=tuple(problems),
+        status=FineTuneJobStatus.model_validate(wire.get("status") or {}),
+    )
+
+
+def gang_job(wire: Wire, owner_uid: str) -> GangJob | None:
+    """Read a Job; None if it is not one that the FineTuneJob of this uid controls."""
+    metadata, status = wire["metadata"], wire.get("status", {})
+    attempt = _attempt(metadata)
+    if attempt is None or controller(wire).get("uid") != owner_uid:
+        return None
+    return GangJob(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        attempt=attempt,
+        deleting="deletionTimestamp" in metadata,
+        complete=_condition(status, "Complete") is not None,
+        # FailureTarget stands from the first failure on, Failed only once every pod has ended.
+        failed=_condition(status, "Failed") is not None or _condition(status, "FailureTarget") is not None,
+    )
+
+
+def pod(wire: Wire, name: str) -> Pod | None:
+    """Read a pod; None if it is no pod of an attempt of the FineTuneJob `name`, whatever its labels say."""
+    metadata, status = wire["metadata"], wire.get("status", {})
+    owner, attempt = controller(wire), _attempt(metadata)
+    if attempt is None or owner.get("kind") != "Job":
+        return None
+    if owner["name"] != names.attempt_job_name(name, attempt):
+        return None
+    containers = {container["name"]: container for container in status.get("containerStatuses", [])}
+    state = containers.get(names.TRAINER_CONTAINER, {}).get("state", {})
+    terminated = state.get("terminated")
+    report = _report(terminated.get("message", "")) if terminated else None
+    index = metadata.get("labels", {}).get("batch.kubernetes.io/job-completion-index", "")
+    return Pod(
+        name=metadata["name"],
+        job_uid=owner["uid"],
+        index=int(index) if index.isdecimal() else None,
+        running="running" in state or status.get("phase") == "Succeeded",
+        waiting=_waiting(status, state),
+        end=_end(wire, terminated, report),
+        finished=datetime.fromisoformat(terminated["finishedAt"])
+        if terminated and terminated.get("finishedAt")
+        else None,
+        report=report,
+    )
+
+
+def controller(wire: Wire) -> Wire:
+    """The owner reference of the controller; empty if there is none."""
+    owners: list[Wire] = wire["metadata"].get("ownerReferences", [])
+    return next((owner for owner in owners if owner.get("controller")), {})
+
+
+def _attempt(metadata: Wire) -> int | None:
+    label = metadata.get("labels", {}).get(names.LABEL_ATTEMPT, "")
+    return int(label) if label.isdecimal() else None
+
+
+def _condition(status: Wire, type_: str) -> Wire | None:
+    conditions: list[Wire] = status.get("conditions", [])
+    return next((c for c in conditions if c["type"] == type_ and c["status"] == "True"), None)
+
+
+def _waiting(status: Wire, state: Wire) -> tuple[str, str] | None:
+    if "waiting" in state:
+        waiting = state["waiting"]
+        return waiting.get("reason", "Waiting"), waiting.get("message", "")
+    unscheduled = [
+        c for c in status.get("conditions", []) if c["type"] == "PodScheduled" and c["status"] == "False"
+    ]
+    if unscheduled:
+        return unscheduled[0].get("reason", "Unschedulable"), unscheduled[0].get("message", "")
+    return None
+
+
+def _end(wire: Wire, terminated: Wire | None, report: Report | None) -> PodEnd | None:
+    metadata, status = wire["metadata"], wire.get("status", {})
+    target = _condition(status, "DisruptionTarget")
+    failed = status.get("phase") == "Failed" or bool(terminated and terminated["exitCode"] != 0)
+    # A pod that the cluster is taking away may take its whole grace period; its peers need not wait for that.
+    leaving = target is not None and "deletionTimestamp" in metadata and status.get("phase") != "Succeeded"
+    if not failed and not leaving:
+        return None
+    said = status.get("message")
+    if report is not None and report.failure is not None:
+        said = report.failure.message
+    elif terminated is not None and report is None and terminated.get("message"):
+        said = terminated["message"]
+    return PodEnd(
+        pod=metadata["name"],
+        exit_code=terminated["exitCode"] if terminated else None,
+        oom_killed=bool(terminated and terminated.get("reason") == "OOMKilled"),
+        disruption=(target.get("message") or target.get("reason", "")) if target else None,
+        message=said,
+        node=wire.get("spec", {}).get("nodeName"),
+    )
+
+
+def _report(message: str) -> Report | None:
+    # Whatever else a container leaves there is shown as it is.
+    try:
+        return Report.model_validate_json(message)
+    except ValidationError:
+        return None

@@ -1,0 +1,69 @@
+"""The operator's settings, from its environment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_operator.receiver import CA_FILE, CERTIFICATE_FILE, KEY_FILE
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+class SettingsError(Exception):
+    """The environment is not what the operator needs; the message names every fault."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the operator is started with."""
+
+    trainer_image: str
+    report_url: str
+    """Base URL under which pods reach the report endpoint."""
+    tls_dir: Path
+    """Directory of the endpoint's tls.crt, tls.key and ca.crt."""
+    report_port: int
+    health_port: int
+    log_level: str
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
+        """Read FINETUNE_* variables. Raises SettingsError."""
+        faults: list[str] = []
+
+        def text(name: str, default: str = "") -> str:
+            value = environment.get(name, "") or default
+            if not value:
+                faults.append(f"{name} is not set")
+            return value
+
+        def port(name: str, default: int) -> int:
+            value = environment.get(name, "") or str(default)
+            if not value.isdecimal() or not 0 < int(value) < 65536:
+                faults.append(f"{name} must be a port between 1 and 65535, not {value!r}")
+                return default
+            return int(value)
+
+        settings = cls(
+            trainer_image=text("FINETUNE_TRAINER_IMAGE"),
+            report_url=text("FINETUNE_REPORT_URL"),
+            tls_dir=Path(text("FINETUNE_TLS_DIR")),
+            report_port=port("FINETUNE_REPORT_PORT", 8443),
+            health_port=port("FINETUNE_HEALTH_PORT", 8080),
+            log_level=text("FINETUNE_LOG_LEVEL", "INFO").upper(),
+        )
+        if settings.report_url and not settings.report_url.startswith("https://"):
+            faults.append(f"FINETUNE_REPORT_URL must start with https://, not be {settings.report_url!r}")
+        if settings.log_level not in LOG_LEVELS:
+            faults.append(
+                f"FINETUNE_LOG_LEVEL must be one of {', '.join(LOG_LEVELS)}, not {settings.log_level!r}"
+            )
+        if environment.get("FINETUNE_TLS_DIR"):
+            faults += [
+                f"FINETUNE_TLS_DIR: there is no file {settings.tls_dir / file}"
+                for file in (CERTIFICATE_FILE, KEY_FILE, CA_FILE)
+                if not (settings.tls_dir / file).is_file()
+            ]
+        if faults:
+            raise SettingsError("; ".join(faults))
+        return settings

@@ -1,0 +1,90 @@
+"""Pure: which events a change of the status is worth."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from finetune_api.status import FineTuneJobStatus, Phase
+from finetune_operator import conditions
+
+NAME_CONFLICT = "NameConflict"
+REJECTED = "Invalid"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a job, for people."""
+
+    reason: str
+    message: str
+    type: Literal["Normal", "Warning"] = "Normal"
+
+
+def events(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Event, ...]:
+    """The events of the change from one status to the next, in the order in which they happened."""
+    return (
+        *_acceptance(old, new),
+        *_checkpoints(old, new),
+        *_ends(old, new),
+        *_starts(old, new),
+        *_conflicts(old, new),
+    )
+
+
+def _acceptance(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
+    before = conditions.find(old.conditions, conditions.ACCEPTED)
+    after = conditions.find(new.conditions, conditions.ACCEPTED)
+    if after is None or (before is not None and before.status == after.status):
+        return []
+    if after.status == "True":
+        return [Event("Accepted", after.message)]
+    return [Event(REJECTED, after.message, "Warning")]
+
+
+def _checkpoints(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
+    known = {(checkpoint.kind, checkpoint.name) for checkpoint in old.checkpoints}
+    # An old checkpoint comes back into a full list when a newer one was pruned; that is no news.
+    newest = max((checkpoint.time for checkpoint in old.checkpoints), default=None)
+    return [
+        Event(
+            "CheckpointSaved", f"{checkpoint.kind} checkpoint of step {checkpoint.step} in {checkpoint.path}"
+        )
+        for checkpoint in new.checkpoints
+        if (checkpoint.kind, checkpoint.name) not in known and (newest is None or checkpoint.time >= newest)
+    ]
+
+
+def _ends(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
+    if old.phase == new.phase:
+        return []
+    message = _message(new)
+    if new.phase is Phase.RESTARTING:
+        return [Event("Restarting", message, "Warning")]
+    if new.phase is Phase.SUCCEEDED:
+        return [Event("Succeeded", message)]
+    if new.phase is Phase.FAILED and new.attempts:
+        return [Event("Failed", message, "Warning")]
+    return []
+
+
+def _starts(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
+    known = {attempt.number for attempt in old.attempts}
+    return [
+        Event("Started", f"attempt {attempt.number}")
+        for attempt in new.attempts
+        if attempt.number not in known
+    ]
+
+
+def _conflicts(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
+    before = conditions.find(old.conditions, conditions.STALLED)
+    after = conditions.find(new.conditions, conditions.STALLED)
+    if after is None or after.reason != NAME_CONFLICT or after == before:
+        return []
+    if before is not None and (before.reason, before.message) == (after.reason, after.message):
+        return []
+    return [Event(NAME_CONFLICT, after.message, "Warning")]
+
+
+def _message(status: FineTuneJobStatus) -> str:
+    ready = conditions.find(status.conditions, conditions.READY)
+    return ready.message if ready else ""
