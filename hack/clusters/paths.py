@@ -57,3 +57,9 @@ def locked(lock: Path, waiting: str) -> Iterator[None]:
             say(waiting)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def write_if_changed(file: Path, text: str) -> None:
+    """Give `file` the content `text`, but do not touch it when it has that already: its readers may watch it."""
+    if not file.exists() or file.read_text() != text:
+        file.write_text(text)

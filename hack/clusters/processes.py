@@ -124,6 +124,12 @@ class Supervisor:
         """Names of all processes that were started and not stopped, whether or not they still run."""
         return sorted(file.stem for file in self._run.glob("*.pid"))
 
+    def forget_ended(self) -> None:
+        """Drop the records of processes that have ended by themselves: they are to be started anew."""
+        for name in self.started():
+            if not self.running(name):
+                self._record(name).unlink()
+
     def stop(self, names: Iterable[str], *, grace: float) -> None:
         """End the named processes together: SIGTERM, and SIGKILL to those that outlast `grace` seconds."""
         names = list(names)

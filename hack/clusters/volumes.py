@@ -45,6 +45,9 @@ def create_volume(
         kubectl(kubeconfig, "delete", "persistentvolume", name)
     objects = json.dumps(volume_objects(node_folder, namespace, claim, size))
     kubectl(kubeconfig, "apply", "--server-side", "--filename=-", stdin=objects)
+    # Pods that come before the two are bound are put off by the scheduler for many seconds.
+    until_bound = ("--for=jsonpath={.status.phase}=Bound", "--timeout=60s")
+    kubectl(kubeconfig, "wait", f"--namespace={namespace}", f"persistentvolumeclaim/{claim}", *until_bound)
     return folder
 
 

@@ -17,7 +17,7 @@ from clusters.local.containerd import Containerd
 from clusters.local.images import load_image, load_pause_image
 from clusters.local.isolation import NODE_IP, Isolation
 from clusters.local.layout import Layout
-from clusters.local.node import DNS_READY_PORT, Node, dns_objects
+from clusters.local.node import HEALTH_URLS, Node, dns_objects
 from clusters.packages import require_packages
 from clusters.paths import cluster_directory
 from clusters.ports import free_ports
@@ -57,8 +57,10 @@ class LocalCluster:
         """
         require_packages()
         paths = binaries.ensure(binaries.LOCAL)
-        port = self._admin_port() or free_ports(1)[0]
+        known_port = self._admin_port()
+        port = known_port or free_ports(1)[0]
         Record(self.kind, {"admin_port": port}).save(self._directory)
+        self._inside.forget_ended()
         with step("control plane"):
             self._isolation.create()
             identities = (*control_plane.IDENTITIES, *self._node.identities)
@@ -66,12 +68,12 @@ class LocalCluster:
             self._outside.start("forwarder", self._forwarder(port))
             control_plane.run(self._layout, self._inside, paths, admin_port=port)
         with step("container runtime"):
-            self._start_containerd(paths["pause"])
+            self._start_containerd(paths["pause"], new_cluster=known_port is None)
         with step("node"):
             self._start_node(paths)
             kubectl(self.kubeconfig, "apply", "--server-side", "--filename=-", stdin=dns_objects())
             wait_until(f"node {self._node.name} is ready", self._node_is_ready, self._inside.check_all)
-            wait_until("cluster DNS is ready", self._dns_is_ready, self._inside.check_all)
+            wait_until("DNS and Services work", self._is_healthy, self._inside.check_all)
 
     def down(self) -> None:
         """End all processes, remove everything but the store of images."""
@@ -94,7 +96,7 @@ class LocalCluster:
     def is_up(self) -> bool:
         """Whether every component runs and the node is ready."""
         running = all(self._inside.running(name) for name in (*_COMPONENTS, "containerd"))
-        return running and self._node_is_ready() and self._dns_is_ready()
+        return running and self._node_is_ready() and self._is_healthy()
 
     def describe(self) -> list[str]:
         """One line for each component, and one for the node."""
@@ -120,13 +122,12 @@ class LocalCluster:
         ports = (f"--port={port}", f"--target-port={self._layout.api_port}")
         return [sys.executable, program, f"--namespace={self._isolation.network}", *ports]
 
-    def _start_containerd(self, pause: Path) -> None:
+    def _start_containerd(self, pause: Path, *, new_cluster: bool) -> None:
         self._containerd.configure()
-        first_start = "containerd" not in self._inside.started()
         self._inside.start("containerd", self._containerd.command)
         wait_until("containerd is ready", self._containerd.answers, self._inside.check_all)
-        if first_start:
-            # Of a cluster that was not taken down but crashed, while its containerd could not be asked.
+        if new_cluster:
+            # There may be some of an earlier one, whose containerd could not be asked when it was taken down.
             self._containerd.forget_containers()
         load_pause_image(self._containerd, pause)
 
@@ -145,7 +146,7 @@ class LocalCluster:
         conditions = json.loads(body)["status"].get("conditions", []) if body else []
         return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
-    def _dns_is_ready(self) -> bool:
-        ask = f"import urllib.request; urllib.request.urlopen('http://{NODE_IP}:{DNS_READY_PORT}/ready', timeout=5)"
-        command = [*self._isolation.enter, sys.executable, "-c", ask]
+    def _is_healthy(self) -> bool:
+        ask = "import sys, urllib.request as r; [r.urlopen(url, timeout=5) for url in sys.argv[1:]]"
+        command = [*self._isolation.enter, sys.executable, "-c", ask, *HEALTH_URLS]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0

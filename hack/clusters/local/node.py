@@ -12,10 +12,13 @@ import yaml
 from clusters.local.containerd import POD_CIDR
 from clusters.local.isolation import NODE_IP, Isolation
 from clusters.local.layout import Layout
+from clusters.paths import write_if_changed
 from clusters.pki import Identity
 
 DNS_IP = "10.96.0.10"
-DNS_READY_PORT = 8181
+_DNS_READY_PORT = 8181
+# Where the node's own parts say whether they work; to be asked from inside.
+HEALTH_URLS = (f"http://{NODE_IP}:{_DNS_READY_PORT}/ready", "http://127.0.0.1:10256/healthz")
 _DNS_USER = "system:coredns"
 SCHEDULER = Identity("scheduler", "system:kube-scheduler")
 KUBE_PROXY = Identity("kube-proxy", "system:kube-proxy")
@@ -46,9 +49,9 @@ class Node:
 
     def configure(self) -> None:
         """Write the configuration files."""
-        self._file("kubelet.yaml").write_text(yaml.safe_dump(self._kubelet_configuration()))
-        self._file("kube-proxy.yaml").write_text(yaml.safe_dump(self._kube_proxy_configuration()))
-        self._file("Corefile").write_text(self._corefile())
+        write_if_changed(self._file("kubelet.yaml"), yaml.safe_dump(self._kubelet_configuration()))
+        write_if_changed(self._file("kube-proxy.yaml"), yaml.safe_dump(self._kube_proxy_configuration()))
+        write_if_changed(self._file("Corefile"), self._corefile())
 
     def scheduler(self, binary: Path) -> list[str | Path]:
         """The scheduler, alone and so without leader election."""
@@ -133,7 +136,7 @@ class Node:
 .:53 {{
     bind {NODE_IP}
     errors
-    ready {NODE_IP}:{DNS_READY_PORT}
+    ready {NODE_IP}:{_DNS_READY_PORT}
     kubernetes cluster.local in-addr.arpa {{
         kubeconfig {self.layout.component_kubeconfig(COREDNS)}
         pods insecure

@@ -36,6 +36,7 @@ class StandingControlPlane:
         paths = binaries.ensure(binaries.CONTROL_PLANE)
         layout = self._layout() or Layout.on_loopback(self._directory)
         Record(self.kind, {"ports": layout.ports}).save(self._directory)
+        self._supervisor.forget_ended()
         with step("control plane"):
             control_plane.prepare(layout, control_plane.IDENTITIES, admin_port=layout.api_port)
             control_plane.run(layout, self._supervisor, paths, admin_port=layout.api_port)
