@@ -1,7 +1,8 @@
 """The Report: what rank 0 of the trainer tells the operator. Always the whole state, so a lost one costs nothing."""
 
+import json
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field
 
@@ -93,6 +94,15 @@ class Report(ApiModel):
     failure: Failure | None = None
     """Why the attempt ended without one."""
 
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Parse a Report that came from elsewhere.
+
+        Raises ValueError (of which pydantic's ValidationError is one) for what is no Report, and for integers that
+        the API server could not store.
+        """
+        return cls.model_validate(json.loads(text, parse_int=_int64))
+
     def to_json(self) -> str:
         """The Report as it travels: camel case, absent rather than null."""
         return self.model_dump_json(by_alias=True, exclude_none=True)
@@ -118,6 +128,13 @@ class Report(ApiModel):
                 failure = lean.failure.model_copy(update={"message": shorter})
                 lean = lean.model_copy(update={"failure": failure, "checkpoints": []})
         return text
+
+
+def _int64(digits: str) -> int:
+    value = int(digits)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{digits} does not fit into 64 bits")
+    return value
 
 
 class ReportReply(ApiModel):

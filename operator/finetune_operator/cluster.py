@@ -13,7 +13,7 @@ from finetune_operator.observed import GangJob, Observed, Subject, Taken, Wire
 from finetune_operator.transitions import Event
 from finetune_operator.workload import Manifest
 
-MAX_EVENT_NOTE_LENGTH = 1024
+MAX_EVENT_NOTE_BYTES = 1024
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 # A list of every object of a kind comes in pieces of this many.
 CHUNK_SIZE = 500
@@ -143,7 +143,7 @@ class Cluster:
                 "action": "Reconcile",
                 "type": event.type,
                 "reason": event.reason,
-                "note": event.message[:MAX_EVENT_NOTE_LENGTH],
+                "note": event.message.encode()[:MAX_EVENT_NOTE_BYTES].decode(errors="ignore"),
                 "regarding": {
                     "apiVersion": names.API_VERSION,
                     "kind": names.KIND,

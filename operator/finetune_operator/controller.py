@@ -81,9 +81,11 @@ class Controller:
         now = self._clock()
         outcome = reconcile(subject, observed, now, self._installation)
         if outcome.apply:
-            taken = await self._cluster.taken(outcome.apply, subject)
-            if taken:
-                outcome = reconcile(subject, replace(observed, taken=taken), now, self._installation)
+            observed = replace(observed, taken=await self._cluster.taken(outcome.apply, subject))
+            if not observed.taken:
+                observed = replace(observed, refusal=await self._apply(outcome))
+            if observed.taken or observed.refusal:
+                outcome = reconcile(subject, observed, now, self._installation)
         await self._carry_out(subject, outcome)
         changed = bool(outcome.delete or outcome.apply or outcome.status)
         return "changed" if changed else "idle", outcome.requeue_after
@@ -99,12 +101,20 @@ class Controller:
         gang = max(observed.jobs, key=lambda job: job.attempt)
         return replace(observed, report=self._reports.newest(key, gang.uid))
 
+    async def _apply(self, outcome: Outcome) -> str | None:
+        """Apply all objects, the last of them last; returns the API server's words if it will not have one."""
+        *others, last = outcome.apply
+        try:
+            await asyncio.gather(*(self._cluster.apply(manifest) for manifest in others))
+            await self._cluster.apply(last)
+        except ApiError as error:
+            if error.status in (400, 403, 422):
+                return str(error)
+            raise
+        return None
+
     async def _carry_out(self, subject: Subject, outcome: Outcome) -> None:
         await asyncio.gather(*(self._cluster.delete(subject.namespace, job) for job in outcome.delete))
-        *others, job = outcome.apply or (None,)
-        await asyncio.gather(*(self._cluster.apply(manifest) for manifest in others if manifest))
-        if job is not None:
-            await self._cluster.apply(job)
         if outcome.status is None:
             return
         await self._cluster.write_status(subject, outcome.status)

@@ -38,8 +38,9 @@ def registry(queue: WorkQueue[Key], health: WatchHealth) -> kopf.OperatorRegistr
                 health.gone(watched, namespace, name)
             else:
                 health.seen(watched, namespace, name, metadata["resourceVersion"])
-            job = name if watched is Watch.FINETUNEJOBS else metadata["labels"][names.LABEL_JOB]
-            enqueue(Key(namespace, job))
+            job = name if watched is Watch.FINETUNEJOBS else metadata.get("labels", {}).get(names.LABEL_JOB)
+            if job is not None:
+                enqueue(Key(namespace, job))
 
     watch(Watch.FINETUNEJOBS, queue.add)
     watch(Watch.JOBS, lambda key: queue.add_after(key, COALESCE_SECONDS))

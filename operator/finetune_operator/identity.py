@@ -67,7 +67,8 @@ class Identities:
                 answer = await self._ask(token)
             self._remember(digest, token, answer)
         if isinstance(answer, Exception):
-            raise answer
+            # A new one each time: a cached exception would gather the tracebacks of all that raised it.
+            raise type(answer)(*answer.args)
         return answer
 
     async def _ask(self, token: str) -> GangMember | TokenRefusedError | NotAMemberError:

@@ -16,9 +16,10 @@ import uvloop
 from aiohttp import web
 from kubernetes.aio.config.config_exception import ConfigException
 
+from finetune_api import names
 from finetune_operator import handlers, logs
-from finetune_operator.api import Api
-from finetune_operator.cluster import Cluster, Key
+from finetune_operator.api import Api, ApiError
+from finetune_operator.cluster import Cluster, Key, Resource
 from finetune_operator.controller import Controller, utc_now
 from finetune_operator.health import health_application
 from finetune_operator.identity import Identities
@@ -28,7 +29,7 @@ from finetune_operator.queue import WorkQueue
 from finetune_operator.receiver import CA_FILE, Receiver, tls_context
 from finetune_operator.reports import Reports
 from finetune_operator.settings import Settings, SettingsError
-from finetune_operator.watch_health import WatchHealth
+from finetune_operator.watch_health import Watch, WatchHealth
 from finetune_operator.workload import Installation
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         )
         controller = Controller(cluster, reports, installation, metrics)
         queue: WorkQueue[Key] = WorkQueue(controller.handle, workers=WORKERS)
+        await _check_crd(cluster)
         health = WatchHealth()
         metrics.queue_depth.set_function(lambda: queue.depth)
         metrics.watch_ages(health.ages)
@@ -81,6 +83,23 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             task.result()
             raise RuntimeError(f"{task.get_name()} ended, and should not have")
         logger.info("the operator stops")
+
+
+class StartupError(Exception):
+    """The cluster is not ready for the operator; the message says what to do."""
+
+
+async def _check_crd(cluster: Cluster) -> None:
+    # kopf looks for what it is to watch only once: without the CRD it would wait for ever, and say nothing.
+    try:
+        await cluster.versions(Resource(Watch.FINETUNEJOBS.group_version, Watch.FINETUNEJOBS.plural), "")
+    except ApiError as error:
+        if error.status == 404:
+            raise StartupError(
+                f"the CustomResourceDefinition {names.CRD_NAME} is not installed: install the chart with its CRD, "
+                "or apply crds/finetunejobs.finetune.dev.yaml"
+            ) from error
+        raise StartupError(str(error)) from error
 
 
 async def _watch(queue: WorkQueue[Key], health: WatchHealth, stop: asyncio.Event) -> None:
@@ -125,7 +144,7 @@ def main() -> None:
     logs.configure(settings.log_level)
     try:
         uvloop.run(_main(settings))
-    except (OSError, ConfigException) as error:
+    except (OSError, ConfigException, StartupError) as error:
         sys.exit(f"finetune-operator: {error}")
     except Exception:
         logger.exception("the operator failed")

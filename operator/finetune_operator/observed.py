@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pydantic import ValidationError
-
 from finetune_api import names
 from finetune_api.failure import PodEnd
 from finetune_api.report import Report
@@ -95,6 +93,8 @@ class Observed:
     pods: tuple[Pod, ...] = ()
     report: Received | None = None
     taken: tuple[Taken, ...] = ()
+    refusal: str | None = None
+    """Why the API server does not let the attempt's objects be: a quota, a policy."""
 
 
 def subject(wire: Wire) -> Subject:
@@ -212,6 +212,6 @@ def _end(wire: Wire, terminated: Wire | None, report: Report | None) -> PodEnd |
 def _report(message: str) -> Report | None:
     # Whatever else a container leaves there is shown as it is.
     try:
-        return Report.model_validate_json(message)
-    except ValidationError:
+        return Report.from_json(message)
+    except ValueError:
         return None

@@ -1,6 +1,6 @@
 """The endpoint that takes Reports from trainers: HTTPS, a pod's own token, the latest sequence wins."""
 
-import json
+import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -33,6 +33,8 @@ BUSY_QUEUE_DEPTH = 50
 MAX_INTERVAL_SECONDS = 300.0
 # Reports that come close upon one another are reconciled once.
 COALESCE_SECONDS = 0.5
+
+READ_TIMEOUT_SECONDS = 10.0
 
 CERTIFICATE_FILE, KEY_FILE, CA_FILE = "tls.crt", "tls.key", "ca.crt"
 
@@ -120,7 +122,10 @@ class Receiver:
 
     async def _read(self, request: web.Request) -> Report:
         try:
-            body = await request.read()
+            async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+                body = await request.read()
+        except TimeoutError as error:
+            raise web.HTTPRequestTimeout(text="the body did not arrive in time") from error
         except web.HTTPRequestEntityTooLarge as error:
             raise web.HTTPRequestEntityTooLarge(
                 max_size=MAX_REPORT_BYTES,
@@ -128,8 +133,8 @@ class Receiver:
                 text=f"a Report may have {MAX_REPORT_BYTES} bytes",
             ) from error
         try:
-            return Report.model_validate(json.loads(body))
+            return Report.from_json(body)
         except ValidationError as error:
             raise web.HTTPUnprocessableEntity(text="; ".join(validation.problems(error))) from error
         except ValueError as error:
-            raise web.HTTPUnprocessableEntity(text=f"the body is not JSON: {error}") from error
+            raise web.HTTPUnprocessableEntity(text=f"the body is no Report: {error}") from error

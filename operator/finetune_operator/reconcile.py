@@ -20,14 +20,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from finetune_api import names
 from finetune_api.failure import Recovery, Verdict, judge
 from finetune_api.report import Report, Stage
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import MAX_LISTED_ATTEMPTS, Attempt, FineTuneJobStatus, Phase
 from finetune_operator import conditions, progress, workload
 from finetune_operator.conditions import Standing
-from finetune_operator.observed import GangJob, Observed, Pod, Subject, Taken
-from finetune_operator.transitions import NAME_CONFLICT, REJECTED, Event, events
+from finetune_operator.observed import GangJob, Observed, Pod, Subject
+from finetune_operator.transitions import NAME_CONFLICT, REFUSED, REJECTED, Event, events
 from finetune_operator.workload import Installation, Manifest
 
 # Mere progress is written no more often than this.
@@ -37,8 +38,8 @@ SETTLING_TIME = timedelta(seconds=5)
 # Gangs that fall over at once are not started in a tight loop.
 ATTEMPT_SPACING = timedelta(seconds=10)
 # How soon to look again for what no watch tells.
-FADING_RETRY_SECONDS = 2.0
-MAX_CONFLICT_RETRY_SECONDS = 300.0
+FIRST_RETRY_SECONDS = 2.0
+LAST_RETRY_SECONDS = 300.0
 
 # What the trainer does, as a phase, a word and a sentence.
 STAGES = {
@@ -183,9 +184,17 @@ def _launch(situation: _Situation, attempt: Attempt, installation: Installation)
         outcome = _waiting(
             situation, "WaitingForCleanup", "objects of a deleted FineTuneJob of this name are still going"
         )
-        return replace(outcome, requeue_after=FADING_RETRY_SECONDS)
+        return replace(outcome, requeue_after=FIRST_RETRY_SECONDS)
     if observed.taken:
-        return _blocked(situation, observed.taken)
+        objects = ", ".join(f"{other.kind} {other.name}" for other in observed.taken)
+        return _blocked(
+            situation,
+            NAME_CONFLICT,
+            f"{objects}: exists and does not belong to this FineTuneJob, so it is left alone. "
+            "Delete or rename it, or give the FineTuneJob another name.",
+        )
+    if observed.refusal is not None:
+        return _blocked(situation, REFUSED, observed.refusal)
     outcome = _waiting(
         situation, "CreatingPods", f"attempt {attempt.number}: its pods are about to be created"
     )
@@ -196,20 +205,14 @@ def _waiting(situation: _Situation, reason: str, message: str) -> Outcome:
     return _write(situation.subject, situation.status, Standing.UNDERWAY, reason, message, situation.now)
 
 
-def _blocked(situation: _Situation, taken: Sequence[Taken]) -> Outcome:
-    objects = ", ".join(f"{other.kind} {other.name}" for other in taken)
-    message = (
-        f"{objects}: exists and does not belong to this FineTuneJob, so it is left alone. "
-        "Delete or rename it, or give the FineTuneJob another name."
-    )
-    outcome = _write(
-        situation.subject, situation.status, Standing.BLOCKED, NAME_CONFLICT, message, situation.now
-    )
+def _blocked(situation: _Situation, reason: str, message: str) -> Outcome:
+    """Somebody has to do something; until then nothing is applied."""
+    outcome = _write(situation.subject, situation.status, Standing.BLOCKED, reason, message, situation.now)
     stalled = conditions.find((outcome.status or situation.status).conditions, conditions.STALLED)
     assert stalled is not None
     # Waiting as long again as it has lasted: a back-off that needs no memory.
     lasted = (situation.now - stalled.last_transition_time).total_seconds()
-    return replace(outcome, requeue_after=min(max(lasted, FADING_RETRY_SECONDS), MAX_CONFLICT_RETRY_SECONDS))
+    return replace(outcome, requeue_after=min(max(lasted, FIRST_RETRY_SECONDS), LAST_RETRY_SECONDS))
 
 
 def _follow(situation: _Situation, attempt: Attempt, gang: GangJob | None) -> Outcome:
@@ -255,7 +258,7 @@ def _stage(situation: _Situation, pods: Sequence[Pod], report: Report | None) ->
             return status.phase, "TrainerRunning", "waiting for the trainer's next report"
         return status.phase, current.reason, current.message
     if running < nodes:
-        reason, words = _obstacle(pods)
+        reason, words = _obstacle(situation, pods)
         return Phase.STARTING, reason, f"{running} of {nodes} pods run{words}"
     if report is None:
         return (
@@ -266,8 +269,12 @@ def _stage(situation: _Situation, pods: Sequence[Pod], report: Report | None) ->
     return STAGES[report.stage]
 
 
-def _obstacle(pods: Sequence[Pod]) -> tuple[str, str]:
+def _obstacle(situation: _Situation, pods: Sequence[Pod]) -> tuple[str, str]:
     """What keeps the pods from running, in the words of who knows."""
+    if not pods:
+        # A quota or a policy, say; the Job's own events tell.
+        job = names.attempt_job_name(situation.subject.name, situation.status.attempts[-1].number)
+        return "PodsPending", f"; none has been created yet (kubectl describe job {job} tells why)"
     waiting = [(pod.name, *pod.waiting) for pod in pods if pod.waiting is not None]
     # A reason that comes with an explanation tells more than ContainerCreating.
     waiting.sort(key=lambda pod: (not pod[2], pod[0]))
@@ -286,7 +293,8 @@ def _succeed(
         status = progress.with_report(status, final, now, final=True)
     told = final or report
     output = told.output if told is not None else None
-    message = f"the model is in {output.path}" if output else "all pods ended well"
+    claim = situation.job.spec.storage.claim_name
+    message = f"the model is in {output.path} on claim {claim}" if output else "all pods ended well"
     attempt = status.attempts[-1].model_copy(
         update={"end_time": now, "reason": "Completed", "message": message, "exit_code": 0, "counted": False}
     )

@@ -7,6 +7,7 @@ from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator import conditions
 
 NAME_CONFLICT = "NameConflict"
+REFUSED = "Refused"
 REJECTED = "Invalid"
 
 
@@ -26,7 +27,7 @@ def events(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Event, ...]:
         *_checkpoints(old, new),
         *_ends(old, new),
         *_starts(old, new),
-        *_conflicts(old, new),
+        *_obstacles(old, new),
     )
 
 
@@ -75,14 +76,14 @@ def _starts(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
     ]
 
 
-def _conflicts(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
+def _obstacles(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
     before = conditions.find(old.conditions, conditions.STALLED)
     after = conditions.find(new.conditions, conditions.STALLED)
-    if after is None or after.reason != NAME_CONFLICT or after == before:
+    if after is None or after.reason not in (NAME_CONFLICT, REFUSED):
         return []
     if before is not None and (before.reason, before.message) == (after.reason, after.message):
         return []
-    return [Event(NAME_CONFLICT, after.message, "Warning")]
+    return [Event(after.reason, after.message, "Warning")]
 
 
 def _message(status: FineTuneJobStatus) -> str:
