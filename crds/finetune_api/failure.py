@@ -109,6 +109,11 @@ class Verdict:
     node: str | None
 
 
+def culprit(ends: Sequence[PodEnd]) -> PodEnd:
+    """The end that explains the others; of several that tell equally much, the first."""
+    return min(ends, key=_rank)
+
+
 def judge(ends: Sequence[PodEnd]) -> Verdict:
     """Find, among the ends of a gang's pods, the one that brought the others down, and judge it.
 
@@ -117,7 +122,7 @@ def judge(ends: Sequence[PodEnd]) -> Verdict:
     """
     if not ends:
         return Verdict(VANISHED.reason, "all pods of the attempt are gone", VANISHED.recovery, None, None)
-    end = min(ends, key=_rank)
+    end = culprit(ends)
     cause = _cause(end)
     said = end.disruption if cause is DISRUPTED else end.message
     message = f"{end.pod}: {said or _observation(end, cause)}"

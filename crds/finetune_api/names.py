@@ -22,6 +22,8 @@ TRAINER_CONTAINER = "trainer"
 MASTER_PORT = 29500
 ENV_ATTEMPT = "FINETUNE_ATTEMPT"
 ENV_POD_NAME = "FINETUNE_POD_NAME"
+# Where a trainer without a kubelet leaves its termination message.
+ENV_TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
 
 # Inside a training pod.
 RUN_CONFIG_DIR = "/etc/finetune"

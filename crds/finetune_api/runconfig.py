@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.model import ApiModel
-from finetune_api.spec import Checkpoints, FineTuneJob, Hyperparameters
+from finetune_api.spec import Checkpoints, FineTuneJob, Hyperparameters, VolumeSource
 
 
 class Locations(ApiModel):
@@ -18,6 +18,17 @@ class Locations(ApiModel):
     """File of the training data."""
     storage: str
     """This job's own directory; made if it is missing."""
+
+
+class Origins(ApiModel):
+    """The same things as the spec names them: what messages to people and paths in the status speak of."""
+
+    model: VolumeSource
+    """Claim and path of the base model."""
+    train: VolumeSource
+    """Claim and path of the training data."""
+    storage: VolumeSource
+    """Claim and path of this job's own directory."""
 
 
 class RunConfig(ApiModel):
@@ -33,6 +44,8 @@ class RunConfig(ApiModel):
     """Training method."""
     locations: Locations
     """Where things are."""
+    origins: Origins
+    """What the spec calls them."""
     hyperparameters: Hyperparameters
     """As stated in the spec; what is open is chosen once the data is known."""
     checkpoints: Checkpoints
@@ -75,6 +88,11 @@ def run_config(job: FineTuneJob, locations: Locations, report_url: str | None) -
         uid=job.metadata.uid,
         method=job.spec.method,
         locations=locations,
+        origins=Origins(
+            model=job.spec.model.volume,
+            train=job.spec.dataset.train.volume,
+            storage=VolumeSource(claim_name=job.spec.storage.claim_name, path=job.storage_path),
+        ),
         hyperparameters=job.spec.hyperparameters,
         checkpoints=job.spec.checkpoints,
         nodes=resources.nodes,
