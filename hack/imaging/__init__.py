@@ -1,0 +1,1 @@
+"""The container images: named by their content, built when that has changed, by Docker or buildah."""
