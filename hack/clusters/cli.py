@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -77,7 +78,8 @@ def status(name: str) -> None:
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 def load_image(name: str, images: tuple[str, ...]) -> None:
     """Make images of this machine available to pods, under the names given."""
-    choice.current_cluster(name).load_images(images)
+    with _lock(name):
+        choice.current_cluster(name).load_images(images)
 
 
 @cli.command()
@@ -137,7 +139,7 @@ def _become(program: str, name: str, arguments: tuple[str, ...]) -> NoReturn:
     os.execve(path, [program, *arguments], environment)
 
 
-def _lock(name: str) -> Any:
+def _lock(name: str) -> AbstractContextManager[None]:
     waiting = f"another command is at work on cluster {name}: waiting for it"
     return locked(clusters_directory() / f".{name}.lock", waiting)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import tarfile
 from collections.abc import Iterable
@@ -44,7 +45,7 @@ def write_archive(stream: IO[bytes], reference: str, manifest: Blob, others: Ite
     with tarfile.open(fileobj=stream, mode="w|") as archive:
         _add(archive, "oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}).encode())
         _add(archive, "index.json", json.dumps(index).encode())
-        for blob in (manifest, *others):
+        for blob in itertools.chain([manifest], others):  # each is made when it is its turn
             _add(archive, f"blobs/sha256/{blob.digest.removeprefix('sha256:')}", blob.content)
 
 

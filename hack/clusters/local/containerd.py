@@ -31,6 +31,11 @@ class Containerd:
         return self.isolation.directory / "containerd"
 
     @property
+    def staging(self) -> Path:
+        """For an image on its way here, of which there is one at a time."""
+        return self.isolation.directory / "image"
+
+    @property
     def command(self) -> list[str | Path]:
         """The command line that starts it."""
         return ["containerd", f"--config={self._config_file}"]
@@ -71,21 +76,19 @@ class Containerd:
         Raises:
             ClusterError: containerd refused it.
         """
-        process = subprocess.Popen(
-            self._ctr("images", "import", "-"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            with process.stdin:
+        command = self._ctr("images", "import", "-")
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT) as process:
+            assert process.stdin is not None
+            try:
                 write(process.stdin)
-        except BrokenPipeError:
-            pass  # it ended early, and what it said is worth more than this
-        said = process.stdout.read().decode(errors="replace")
-        if process.wait() != 0:
+            except BrokenPipeError:
+                pass  # it ended early, and what it said is worth more than this
+            except BaseException:
+                process.kill()  # at the end of its input it would take a half for the whole
+                raise
+            said = process.communicate()[0].decode(errors="replace")
+        if process.returncode != 0:
             raise ClusterError(f"containerd refused the image: {said.strip()}")
 
     def discard(self, digests: Sequence[str]) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import tempfile
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +39,20 @@ def load_image(containerd: Containerd, image: str) -> None:
     source = _find(image)
     manifest = output("skopeo", "inspect", "--raw", source)
     reference = full_reference(image)
-    if containerd.image_digests().get(reference) == Blob.of(manifest.encode()).digest:
+    diff_ids = json.loads(output("skopeo", "inspect", "--config", "--raw", source))["rootfs"]["diff_ids"]
+    snapshots = containerd.snapshots()
+    same_image = containerd.image_digests().get(reference) == Blob.of(manifest.encode()).digest
+    if same_image and chain_ids(diff_ids)[-1] in snapshots:
         say(f"{image}: already loaded")
         return
-    config = json.loads(output("skopeo", "inspect", "--config", "--raw", source))
     layers = json.loads(manifest)["layers"]
-    present = unpacked(config["rootfs"]["diff_ids"], layers, containerd.snapshots())
-    with (
-        step(f"{image}: {_total(layers[len(present) :])} of {_total(layers)}"),
-        tempfile.TemporaryDirectory(dir=containerd.store, prefix="image-") as directory,
-    ):
-        _copy(source, Path(directory), present, containerd, reference)
+    present = unpacked(diff_ids, layers, snapshots)
+    with step(f"{image}: {_total(layers[len(present) :])} of {_total(layers)}"):
+        shutil.rmtree(containerd.staging, ignore_errors=True)  # of a load that was killed
+        try:
+            _copy(source, containerd.staging, present, containerd, reference)
+        finally:
+            shutil.rmtree(containerd.staging)
 
 
 def chain_ids(diff_ids: Sequence[str]) -> list[str]:
@@ -97,22 +100,28 @@ def _copy(
     blobs.mkdir(parents=True)
     for layer in present:
         # An empty file of the right name and size keeps skopeo from writing this layer.
-        with (blobs / layer["digest"].removeprefix("sha256:")).open("wb") as placeholder:
+        with _file(blobs, layer).open("wb") as placeholder:
             placeholder.truncate(layer["size"])
     output("skopeo", "copy", "--quiet", "--dest-oci-accept-uncompressed-layers", source, f"oci:{directory}")
 
-    def blob(descriptor: dict[str, Any]) -> Blob:
-        file = blobs / descriptor["digest"].removeprefix("sha256:")
-        return Blob(descriptor["digest"], descriptor["size"], file)
-
     [described] = json.loads((directory / "index.json").read_text())["manifests"]
-    manifest = blob(described)
-    parts = json.loads(Path(blobs, described["digest"].removeprefix("sha256:")).read_text())
-    sent = [blob(layer) for layer in parts["layers"] if layer not in present]
-    containerd.import_archive(
-        lambda stream: write_archive(stream, reference, manifest, [blob(parts["config"]), *sent])
-    )
-    containerd.discard([layer.digest for layer in sent])
+    manifest = _file(blobs, described).read_bytes()
+    parts = json.loads(manifest)
+    sent = {layer["digest"]: layer for layer in parts["layers"] if layer not in present}
+
+    def send() -> Iterator[Blob]:
+        for part in (parts["config"], *sent.values()):
+            file = _file(blobs, part)
+            yield Blob(part["digest"], part["size"], file)
+            file.unlink()  # while layers are unpacked, the disk need not hold them a third time
+
+    containerd.import_archive(lambda stream: write_archive(stream, reference, Blob.of(manifest), send()))
+    containerd.discard(list(sent))
+
+
+def _file(blobs: Path, descriptor: dict[str, Any]) -> Path:
+    name: str = descriptor["digest"]
+    return blobs / name.removeprefix("sha256:")
 
 
 def _total(layers: Sequence[dict[str, Any]]) -> str:
