@@ -1,0 +1,121 @@
+"""`finetune run`: what it refuses before anything starts, and what makes two runs the same run."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from world import manifest
+
+from finetune_api.spec import FineTuneJob
+from finetune_operator.cli.local import claims, gpus
+from finetune_operator.cli.local.identity import run_uid
+from finetune_operator.cli.main import cli
+
+
+def job(**spec: Any) -> FineTuneJob:
+    return FineTuneJob.model_validate(manifest(**spec))
+
+
+def run(directory: Path, *mappings: str, **spec: Any) -> Result:
+    file = directory / "job.yaml"
+    file.write_text(yaml.safe_dump(manifest(**spec)))
+    options = [word for mapping in mappings for word in ("--claim", mapping)]
+    return CliRunner().invoke(cli, ["run", str(file), *options])
+
+
+def test_a_missing_claim_is_an_error_with_the_exact_options_to_add(tmp_path: Path) -> None:
+    result = run(tmp_path, f"data={tmp_path}")
+    assert result.exit_code == 1
+    assert "models (the base model), data (the training data), runs (the results)" in result.stderr
+    assert "Add: --claim models=DIR --claim runs=DIR\n" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("mapping", "complaint"),
+    [
+        ("data", "write --claim NAME=DIR"),
+        ("data=", "write --claim NAME=DIR"),
+        ("date=.", "the job names no claim date"),
+        ("data=no-such-folder", "no-such-folder: there is no such folder"),
+    ],
+)
+def test_a_useless_mapping_is_refused(tmp_path: Path, mapping: str, complaint: str) -> None:
+    mappings = [mapping, f"models={tmp_path}", f"runs={tmp_path}"]
+    if not mapping.startswith("data="):
+        mappings.append(f"data={tmp_path}")
+    result = run(tmp_path, *mappings)
+    assert result.exit_code == 1
+    assert complaint in result.stderr
+
+
+def test_a_claim_that_is_mapped_twice_is_refused(tmp_path: Path) -> None:
+    result = run(tmp_path, f"data={tmp_path}", "data=elsewhere")
+    assert "--claim data is there twice" in result.stderr
+
+
+def test_paths_lie_in_the_folders_of_their_claims(tmp_path: Path) -> None:
+    shared = job(storage={"claimName": "data", "path": "results/demo"})
+    found = claims.folders(shared, [f"models={tmp_path}", f"data={tmp_path / 'made'}"])
+    where = claims.locations(shared, found)
+    assert where.model == f"{tmp_path}/tiny"
+    assert where.train == f"{tmp_path}/made/train.jsonl"
+    assert where.storage == f"{tmp_path}/made/results/demo"
+    assert (tmp_path / "made").is_dir()
+
+
+def test_the_same_job_is_the_same_run_wherever_and_however_it_runs() -> None:
+    uid = run_uid(job())
+    assert uid == run_uid(job(resources={"nodes": 4, "gpusPerNode": 0}))
+    assert uid == run_uid(job(failurePolicy={"maxRestarts": 0}))
+    assert uid == run_uid(job(storage={"claimName": "elsewhere"}))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"hyperparameters": {"learningRate": 1e-3}},
+        {"model": {"volume": {"claimName": "models", "path": "other"}}},
+        {"dataset": {"train": {"volume": {"claimName": "data", "path": "other.jsonl"}}}},
+    ],
+)
+def test_another_result_is_another_run(spec: dict[str, Any]) -> None:
+    assert run_uid(job(**spec)) != run_uid(job())
+
+
+def test_another_name_or_namespace_is_another_run() -> None:
+    base = manifest()
+    for metadata in ({"name": "other"}, {"name": "demo", "namespace": "other"}):
+        assert run_uid(FineTuneJob.model_validate(base | {"metadata": metadata})) != run_uid(job())
+
+
+def test_too_few_gpus_are_an_error_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(gpus.VISIBLE, "0,1,2")
+    folders = [f"{claim}={tmp_path}" for claim in ("models", "data", "runs")]
+    result = run(tmp_path, *folders, resources={"nodes": 2, "gpusPerNode": 2})
+    assert result.exit_code == 1
+    assert "needs 4 GPUs" in result.stderr
+    assert "has 3" in result.stderr
+    assert "gpusPerNode: 0" in result.stderr
+    assert os.listdir(tmp_path) == ["job.yaml"]
+
+
+def test_every_node_gets_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(gpus.VISIBLE, "GPU-a,GPU-b,GPU-c,GPU-d,GPU-e")
+    assert gpus.assign(job(resources={"nodes": 2, "gpusPerNode": 2})) == [
+        ["GPU-a", "GPU-b"],
+        ["GPU-c", "GPU-d"],
+    ]
+    assert gpus.assign(job(resources={"nodes": 2, "gpusPerNode": 0})) == [[], []]
+
+
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_hidden_gpus_are_none(monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
+    monkeypatch.setenv(gpus.VISIBLE, visible)
+    with pytest.raises(click.ClickException, match="has 0"):
+        gpus.assign(job(resources={"nodes": 1, "gpusPerNode": 1}))

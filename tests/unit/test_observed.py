@@ -1,0 +1,183 @@
+"""What is read off the API server's objects."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from finetune_api.report import Failure, Stage
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator.observed import Pod, gang_job, pod, subject
+from world import World, manifest, report
+
+
+def wire_job(**status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": "demo-2",
+            "uid": "job-uid",
+            "labels": {"finetune.dev/job": "demo", "finetune.dev/attempt": "2"},
+            "ownerReferences": [{"kind": "FineTuneJob", "name": "demo", "uid": "uid-1", "controller": True}],
+        },
+        "status": status,
+    }
+
+
+def wire_pod(*, state: dict[str, Any] | None = None, **status: Any) -> dict[str, Any]:
+    containers = [{"name": "trainer", "state": state}] if state is not None else []
+    return {
+        "metadata": {
+            "name": "demo-2-0-x",
+            "labels": {
+                "finetune.dev/job": "demo",
+                "finetune.dev/attempt": "2",
+                "batch.kubernetes.io/job-completion-index": "0",
+            },
+            "ownerReferences": [{"kind": "Job", "name": "demo-2", "uid": "job-uid", "controller": True}],
+        },
+        "spec": {"nodeName": "node-a"},
+        "status": {"containerStatuses": containers} | status,
+    }
+
+
+def read(wire: dict[str, Any]) -> Pod:
+    found = pod(wire, "demo")
+    assert found is not None
+    return found
+
+
+def condition(type_: str, status: str = "True", **fields: str) -> dict[str, str]:
+    return {"type": type_, "status": status} | fields
+
+
+def terminated(code: int, **fields: Any) -> dict[str, Any]:
+    return {"terminated": {"exitCode": code, "finishedAt": "2026-01-01T12:00:00Z"} | fields}
+
+
+def test_a_job_that_runs() -> None:
+    found = gang_job(wire_job(), "uid-1")
+    assert found is not None
+    assert (found.name, found.uid, found.attempt) == ("demo-2", "job-uid", 2)
+    assert (found.complete, found.failed, found.deleting) == (False, False, False)
+
+
+@pytest.mark.parametrize("type_", ["Failed", "FailureTarget"])
+def test_a_job_that_failed(type_: str) -> None:
+    found = gang_job(wire_job(conditions=[condition(type_)]), "uid-1")
+    assert found is not None
+    assert found.failed
+
+
+def test_a_job_that_is_about_to_succeed_is_not_complete() -> None:
+    found = gang_job(wire_job(conditions=[condition("SuccessCriteriaMet")]), "uid-1")
+    assert found is not None
+    assert not found.complete
+    found = gang_job(wire_job(conditions=[condition("Complete")]), "uid-1")
+    assert found is not None
+    assert found.complete
+
+
+def test_a_job_of_somebody_else_is_none_of_ours() -> None:
+    assert gang_job(wire_job(), "another") is None
+    unlabelled = wire_job()
+    unlabelled["metadata"]["labels"] = {}
+    assert gang_job(unlabelled, "uid-1") is None
+
+
+def test_a_pod_that_only_wears_our_labels_is_none_of_ours() -> None:
+    stranger = wire_pod()
+    stranger["metadata"]["ownerReferences"] = []
+    assert pod(stranger, "demo") is None
+    stranger["metadata"]["ownerReferences"] = [
+        {"kind": "Job", "name": "other", "uid": "x", "controller": True}
+    ]
+    assert pod(stranger, "demo") is None
+
+
+def test_a_pod_that_waits_says_why() -> None:
+    unscheduled = condition("PodScheduled", "False", reason="Unschedulable", message="0/3 nodes fit")
+    assert read(wire_pod(conditions=[unscheduled])).waiting == ("Unschedulable", "0/3 nodes fit")
+    waiting = {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}
+    assert read(wire_pod(state=waiting)).waiting == ("ErrImagePull", "no such image")
+    assert read(wire_pod()).waiting is None
+
+
+def test_a_pod_that_runs() -> None:
+    found = read(wire_pod(state={"running": {}}, phase="Running"))
+    assert found.running
+    assert found.end is None
+    assert (found.index, found.job_uid) == (0, "job-uid")
+
+
+def test_a_pod_that_ended_well() -> None:
+    text = report(attempt=2, stage=Stage.FINISHED).to_json()
+    found = read(wire_pod(state=terminated(0, message=text), phase="Succeeded"))
+    assert found.running
+    assert found.end is None
+    assert found.report is not None
+    assert found.report.stage is Stage.FINISHED
+    assert found.finished == datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def test_a_pod_that_failed_speaks_for_itself() -> None:
+    failure = Failure(exit_code=65, reason="InvalidData", message="no such file")
+    text = report(attempt=2, stage=Stage.FAILED, failure=failure).to_json()
+    end = read(wire_pod(state=terminated(65, message=text), phase="Failed")).end
+    assert end is not None
+    assert (end.exit_code, end.message, end.node) == (65, "no such file", "node-a")
+
+
+def test_an_end_is_seen_before_the_pod_s_phase_says_so() -> None:
+    assert read(wire_pod(state=terminated(1), phase="Running")).end is not None
+
+
+def test_a_last_word_that_is_no_report_is_shown_as_it_is() -> None:
+    found = read(wire_pod(state=terminated(1, message="Segmentation fault"), phase="Failed"))
+    assert found.report is None
+    assert found.end is not None
+    assert found.end.message == "Segmentation fault"
+
+
+def test_the_memory_limit_is_told_apart() -> None:
+    end = read(wire_pod(state=terminated(137, reason="OOMKilled"), phase="Failed")).end
+    assert end is not None
+    assert end.oom_killed
+
+
+def test_a_pod_that_never_ran_tells_what_the_kubelet_said() -> None:
+    end = read(wire_pod(phase="Failed", message="Pod was rejected: OutOfcpu")).end
+    assert end is not None
+    assert (end.exit_code, end.message) == (None, "Pod was rejected: OutOfcpu")
+
+
+def test_a_pod_that_the_cluster_takes_away_counts_as_ended_already() -> None:
+    target = condition("DisruptionTarget", reason="EvictionByEvictionAPI", message="Eviction API: evicting")
+    leaving = wire_pod(state={"running": {}}, phase="Running", conditions=[target])
+    assert read(leaving).end is None, "the condition alone may be taken back"
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T12:00:00Z"
+    end = read(leaving).end
+    assert end is not None
+    assert end.disruption == "Eviction API: evicting"
+
+
+def test_a_pod_that_is_deleted_by_hand_is_waited_for() -> None:
+    leaving = wire_pod(state={"running": {}}, phase="Running")
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T12:00:00Z"
+    assert read(leaving).end is None
+
+
+def test_a_finetunejob_with_an_invalid_spec_can_be_read() -> None:
+    wire = manifest(method="magic")
+    wire["metadata"] |= {"namespace": "team", "uid": "u", "generation": 1, "resourceVersion": "1"}
+    found = subject(wire)
+    assert found.job is None
+    [problem] = found.problems
+    assert problem.startswith("spec.method: ")
+    assert "magic" in problem
+    assert found.status == FineTuneJobStatus()
+
+
+def test_a_status_reads_back_as_it_was_written() -> None:
+    world = World()
+    world.settle()
+    assert FineTuneJobStatus.model_validate(world.status.to_wire()) == world.status

@@ -1,0 +1,139 @@
+"""Reports as fields of the status."""
+
+from datetime import timedelta
+
+import pytest
+
+from finetune_api.report import Metrics
+from finetune_api.status import Attempt, FineTuneJobStatus
+from finetune_operator.progress import duration, percent, progress, summary, with_report, without_forecast
+from world import DATASET, PLAN, START, checkpoint, report
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (0.4, "0s"),
+        (12, "12s"),
+        (250, "4m10s"),
+        (60, "1m"),
+        (10260, "2h51m"),
+        (7200, "2h"),
+        (7205, "2h"),
+        (273600, "3d4h"),
+        (-3, "0s"),
+    ],
+)
+def test_durations_are_read_by_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_steps_are_read_by_people() -> None:
+    assert summary(12, 36) == "12/36 (33%)"
+    assert summary(35, 36) == "35/36 (97%)"
+    assert summary(12, None) == "12"
+    assert percent(999, 1000) == 99
+    assert percent(40, 36) == 100
+    assert percent(1, None) is None
+
+
+def test_a_report_of_a_step() -> None:
+    metrics = Metrics(
+        step=12,
+        epoch=0.6666,
+        loss=1.23456789,
+        learning_rate=4.56789e-6,
+        grad_norm=0.000123456,
+        tokens_per_second=1234.5678,
+        samples_seen=72,
+        peak_memory=1 << 30,
+    )
+    found = progress(
+        report(metrics=metrics, initial_loss=2.5, seconds_remaining=250.7), START, total_steps=36
+    )
+    assert found.model_dump(exclude_none=True) == {
+        "step": 12,
+        "total_steps": 36,
+        "epoch": 0.67,
+        "percent": 33,
+        "summary": "12/36 (33%)",
+        "loss": 1.2346,
+        "initial_loss": 2.5,
+        "learning_rate": 4.5679e-6,
+        "grad_norm": 0.00012346,
+        "tokens_per_second": 1234.6,
+        "samples_seen": 72,
+        "peak_memory": 1 << 30,
+        "estimated_finish": START + timedelta(seconds=250),
+        "remaining": "4m11s",
+        "last_report_time": START,
+    }
+
+
+def test_before_its_first_step_an_attempt_stands_where_it_resumes() -> None:
+    assert progress(report(step=None, resumed_from_step=8), START, total_steps=36).summary == "8/36 (22%)"
+    assert progress(report(step=None), START, total_steps=None).summary == "0"
+
+
+def test_the_first_loss_is_remembered_over_restarts() -> None:
+    first = progress(report(initial_loss=3.0), START, total_steps=36)
+    second = progress(report(attempt=2), START, total_steps=36, known=first)
+    assert second.initial_loss == 3.0
+
+
+def test_a_gang_that_has_ended_is_not_expected_to_finish() -> None:
+    found = without_forecast(progress(report(seconds_remaining=10), START, total_steps=36))
+    assert found is not None
+    assert (found.remaining, found.estimated_finish, found.step) == (None, None, 1)
+    assert without_forecast(None) is None
+
+
+def status(**fields: object) -> FineTuneJobStatus:
+    attempts = [Attempt(number=1, start_time=START, resumed_from_step=4), Attempt(number=2, start_time=START)]
+    return FineTuneJobStatus.model_validate({"attempts": attempts} | fields)
+
+
+def test_only_the_reporting_attempt_learns_where_it_resumed() -> None:
+    found = with_report(status(), report(attempt=2, resumed_from_step=8), START)
+    assert [attempt.resumed_from_step for attempt in found.attempts] == [4, 8]
+
+
+def test_what_a_report_leaves_out_is_kept() -> None:
+    known = status(plan=PLAN, dataset=DATASET)
+    found = with_report(known, report(plan=None), START)
+    assert (found.plan, found.dataset) == (PLAN, DATASET)
+    assert found.progress is not None
+    assert found.progress.total_steps == 36
+
+
+def test_a_report_by_post_knows_all_checkpoints() -> None:
+    known = status(checkpoints=[checkpoint(10), checkpoint(10, "resume"), checkpoint(20)])
+    found = with_report(known, report(checkpoints=[checkpoint(20), checkpoint(20, "resume")]), START)
+    assert [(c.step, c.kind) for c in found.checkpoints] == [(20, "weights"), (20, "resume")]
+
+
+def test_a_last_word_that_had_no_room_loses_no_model() -> None:
+    known = status(checkpoints=[checkpoint(10), checkpoint(10, "resume"), checkpoint(20)])
+    found = with_report(known, report(checkpoints=[checkpoint(20), checkpoint(30)]), START, final=True)
+    assert [(c.step, c.kind) for c in found.checkpoints] == [
+        (10, "weights"),
+        (20, "weights"),
+        (30, "weights"),
+    ]
+
+
+def test_the_newest_fifty_checkpoints_are_listed_once_each() -> None:
+    found = with_report(
+        status(checkpoints=[checkpoint(step) for step in range(1, 51)]),
+        report(checkpoints=[checkpoint(step) for step in range(40, 71)]),
+        START,
+        final=True,
+    )
+    steps = [c.step for c in found.checkpoints]
+    assert steps == list(range(21, 71))
+
+
+def test_a_checkpoint_that_a_report_names_twice_is_listed_once() -> None:
+    found = with_report(status(), report(checkpoints=[checkpoint(1), checkpoint(1)]), START)
+    assert len(found.checkpoints) == 1

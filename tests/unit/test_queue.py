@@ -1,0 +1,177 @@
+"""The work queue."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+
+import pytest
+
+from finetune_operator.queue import TryAgainError, WorkQueue
+
+Handle = Callable[[str], Awaitable[float | None]]
+
+
+class Worker:
+    """Notes every key it is given; holds on to it until told to go on."""
+
+    def __init__(self, *, hold: bool = False) -> None:
+        self.started: list[str] = []
+        self.ended: list[str] = []
+        self.go = asyncio.Event()
+        if not hold:
+            self.go.set()
+
+    async def __call__(self, key: str) -> float | None:
+        self.started.append(key)
+        await self.go.wait()
+        self.ended.append(key)
+        return None
+
+
+async def idle(seconds: float = 0.02) -> None:
+    await asyncio.sleep(seconds)
+
+
+async def test_a_key_that_waits_waits_once() -> None:
+    worker = Worker()
+    queue = WorkQueue(worker, workers=2)
+    for _ in range(5):
+        queue.add("a")
+    queue.add("b")
+    assert queue.depth == 2
+    queue.start()
+    await idle()
+    assert sorted(worker.ended) == ["a", "b"]
+    assert queue.depth == 0
+    await queue.stop(seconds=1)
+
+
+async def test_a_key_in_flight_is_handled_once_more_and_never_twice_at_a_time() -> None:
+    worker = Worker(hold=True)
+    queue = WorkQueue(worker, workers=4)
+    queue.start()
+    queue.add("a")
+    await idle()
+    queue.add("a")
+    queue.add("a")
+    await idle()
+    assert worker.started == ["a"]
+    worker.go.set()
+    await idle()
+    assert worker.ended == ["a", "a"]
+    await queue.stop(seconds=1)
+
+
+async def test_no_more_keys_at_a_time_than_workers() -> None:
+    worker = Worker(hold=True)
+    queue = WorkQueue(worker, workers=2)
+    queue.start()
+    for key in "abcd":
+        queue.add(key)
+    await idle()
+    assert len(worker.started) == 2
+    worker.go.set()
+    await idle()
+    assert sorted(worker.ended) == ["a", "b", "c", "d"]
+    await queue.stop(seconds=1)
+
+
+async def test_the_earlier_of_two_times_counts() -> None:
+    worker = Worker()
+    queue = WorkQueue(worker, workers=1)
+    queue.start()
+    queue.add_after("a", 60)
+    queue.add_after("a", 0.01)
+    queue.add_after("a", 60)
+    await idle(0.05)
+    assert worker.ended == ["a"]
+    queue.add_after("a", 60)
+    queue.add("a")
+    await idle()
+    assert worker.ended == ["a", "a"]
+    await queue.stop(seconds=1)
+
+
+async def test_what_a_handler_asks_for_is_done() -> None:
+    calls: list[str] = []
+
+    async def handle(key: str) -> float | None:
+        calls.append(key)
+        return 0.01 if len(calls) < 3 else None
+
+    queue = WorkQueue(handle, workers=1)
+    queue.start()
+    queue.add("a")
+    await idle(0.1)
+    assert calls == ["a", "a", "a"]
+    await queue.stop(seconds=1)
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), TryAgainError("busy")])
+async def test_failures_back_off_ever_longer_and_are_forgotten_on_success(error: Exception) -> None:
+    times: list[float] = []
+
+    async def handle(_: str) -> float | None:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) <= 3 or len(times) == 5:
+            raise error
+        return None
+
+    queue = WorkQueue(handle, workers=1, first_retry_seconds=0.02)
+    queue.start()
+    queue.add("a")
+    await idle(0.3)
+    assert len(times) == 4
+    waits = [later - earlier for earlier, later in pairwise(times)]
+    assert waits[0] >= 0.018
+    assert waits[1] >= 0.036
+    assert waits[2] >= 0.072
+    queue.add("a")
+    await idle(0.06)
+    assert len(times) == 6, "after a success, the first retry comes soon again"
+    await queue.stop(seconds=1)
+
+
+async def test_a_bug_is_logged_with_its_traceback_and_what_passes_is_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handle(key: str) -> float | None:
+        raise ValueError("a bug") if key == "bug" else TryAgainError("busy", 60)
+
+    with caplog.at_level("INFO"):
+        queue = WorkQueue(handle, workers=1)
+        queue.start()
+        queue.add("bug")
+        queue.add("busy")
+        await idle()
+        await queue.stop(seconds=1)
+    tracebacks = {record.__dict__["key"]: bool(record.exc_info) for record in caplog.records}
+    assert tracebacks == {"bug": True, "busy": False}
+    [busy] = [record.message for record in caplog.records if record.__dict__["key"] == "busy"]
+    assert "60.0 s" in busy
+
+
+async def test_stopping_lets_what_is_in_hand_finish_and_drops_the_rest() -> None:
+    worker = Worker(hold=True)
+    queue = WorkQueue(worker, workers=1)
+    queue.start()
+    queue.add("a")
+    queue.add("b")
+    queue.add_after("c", 0.01)
+    await idle()
+    stopping = asyncio.create_task(queue.stop(seconds=5))
+    await idle()
+    queue.add("d")
+    worker.go.set()
+    await asyncio.wait_for(stopping, 1)
+    assert worker.ended == ["a"]
+
+
+async def test_stopping_does_not_wait_for_ever() -> None:
+    worker = Worker(hold=True)
+    queue = WorkQueue(worker, workers=1)
+    queue.start()
+    queue.add("a")
+    await idle()
+    await asyncio.wait_for(queue.stop(seconds=0.05), 1)
+    assert worker.ended == []

@@ -1,0 +1,507 @@
+"""What is done about a FineTuneJob in each situation."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from finetune_api.report import Stage
+from finetune_api.status import FineTuneJobStatus, Phase
+from finetune_operator import conditions
+from finetune_operator.observed import GangJob, Observed, Taken
+from finetune_operator.reconcile import reconcile
+from world import DATASET, INSTALLATION, OUTPUT, PLAN, START, World, checkpoint, report
+
+
+def truths(status: FineTuneJobStatus) -> dict[str, str]:
+    return {condition.type: condition.status for condition in status.conditions}
+
+
+def message(status: FineTuneJobStatus, type_: str = conditions.READY) -> str:
+    condition = conditions.find(status.conditions, type_)
+    assert condition is not None
+    return condition.message
+
+
+def reason(status: FineTuneJobStatus, type_: str = conditions.READY) -> str:
+    condition = conditions.find(status.conditions, type_)
+    assert condition is not None
+    return condition.reason
+
+
+def started(**spec: object) -> World:
+    """A world whose gang has been created and observed."""
+    world = World(spec=dict(spec))
+    world.settle()
+    return world
+
+
+def running(**spec: object) -> World:
+    """A world whose gang trains."""
+    world = started(**spec)
+    world.run_pods()
+    world.post(report())
+    world.settle()
+    assert world.status.phase is Phase.RUNNING
+    return world
+
+
+# From submission to running
+
+
+def test_the_attempt_is_on_record_before_anything_is_created() -> None:
+    world = World()
+    outcome = world.turn()
+    assert not outcome.apply
+    assert [(a.number, a.start_time) for a in world.status.attempts] == [(1, START)]
+    assert (world.status.phase, world.status.start_time, world.status.restarts) == (Phase.PENDING, START, 0)
+    assert world.status.observed_generation == 1
+    assert [event.reason for event in outcome.events] == ["Accepted", "Started"]
+
+
+def test_then_the_objects_are_applied_the_job_last() -> None:
+    world = World()
+    world.turn()
+    outcome = world.turn()
+    assert [manifest["kind"] for manifest in outcome.apply] == [
+        "ConfigMap",
+        "Service",
+        "NetworkPolicy",
+        "Job",
+    ]
+    assert outcome.status is None
+
+
+def test_the_gang_is_starting_once_its_job_is_seen() -> None:
+    world = started()
+    assert world.status.phase is Phase.STARTING
+    assert message(world.status).startswith("0 of 2 pods run")
+
+
+def test_a_job_without_pods_says_where_to_look() -> None:
+    world = started()
+    world.pods.clear()
+    world.settle()
+    assert "kubectl describe job demo-1" in message(world.status)
+
+
+def test_what_the_kubelet_says_of_a_pod_is_shown() -> None:
+    world = started()
+    world.pods["demo-1-0"] = replace(world.pods["demo-1-0"], waiting=("ContainerCreating", ""))
+    world.pods["demo-1-1"] = replace(world.pods["demo-1-1"], waiting=("ImagePullBackOff", "no such image"))
+    world.settle()
+    assert world.status.phase is Phase.STARTING
+    for type_ in (conditions.PROGRESSING, conditions.READY):
+        assert reason(world.status, type_) == "ImagePullBackOff"
+        assert "demo-1-1: ImagePullBackOff: no such image" in message(world.status, type_)
+
+
+def test_pods_that_run_are_not_yet_a_training() -> None:
+    world = started()
+    world.run_pods()
+    world.settle()
+    assert world.status.phase is Phase.STARTING
+    assert "first report" in message(world.status)
+
+
+@pytest.mark.parametrize(
+    ("stage", "phase"),
+    [
+        (Stage.STARTING, Phase.STARTING),
+        (Stage.PREPARING, Phase.PREPARING),
+        (Stage.LOADING, Phase.RUNNING),
+        (Stage.TRAINING, Phase.RUNNING),
+        (Stage.SAVING, Phase.RUNNING),
+        (Stage.FINISHED, Phase.RUNNING),
+        (Stage.FAILED, Phase.RUNNING),
+    ],
+)
+def test_the_trainer_s_stage_makes_the_phase(stage: Stage, phase: Phase) -> None:
+    world = started()
+    world.run_pods()
+    world.post(report(stage=stage))
+    world.settle()
+    assert world.status.phase is phase
+
+
+def test_a_report_of_another_gang_tells_nothing() -> None:
+    world = running()
+    before = world.status
+    posted = world.posted
+    assert posted is not None
+    stranger = replace(posted, report=report(sequence=9, step=30), job_uid="another")
+    outcome = reconcile(
+        world.subject, replace(world.observed, report=stranger), START + timedelta(minutes=1), INSTALLATION
+    )
+    assert outcome.status is None
+    assert world.status == before
+
+
+def test_a_restart_of_the_operator_keeps_phase_and_progress() -> None:
+    world = running()
+    world.posted = None
+    world.now += timedelta(hours=1)
+    assert world.decide().status is None
+
+
+def test_mere_progress_is_written_every_few_seconds_only() -> None:
+    world = running()
+    world.now += timedelta(seconds=2)
+    world.post(report(sequence=2, step=2))
+    outcome = world.turn()
+    assert (outcome.status, outcome.requeue_after) == (None, 3)
+    world.now += timedelta(seconds=3)
+    assert world.turn().status is not None
+    assert world.status.progress is not None
+    assert world.status.progress.step == 2
+
+
+def test_a_checkpoint_is_written_at_once() -> None:
+    world = running()
+    world.now += timedelta(seconds=1)
+    world.post(report(sequence=2, step=2, checkpoints=[checkpoint(2)]))
+    outcome = world.turn()
+    assert outcome.status is not None
+    assert [event.reason for event in outcome.events] == ["CheckpointSaved"]
+
+
+def test_nothing_is_written_when_nothing_has_changed() -> None:
+    world = running()
+    world.now += timedelta(hours=1)
+    outcome = world.decide()
+    assert (outcome.delete, outcome.apply, outcome.status, outcome.requeue_after) == ((), (), None, None)
+
+
+# Rejection
+
+
+def test_an_invalid_spec_is_answered_with_every_fault_and_no_pod() -> None:
+    world = World(spec={"hyperparameters": {"learningRate": 0, "numEpochs": 0}})
+    world.settle()
+    assert world.status.phase is Phase.FAILED
+    accepted = message(world.status, conditions.ACCEPTED)
+    assert "spec.hyperparameters.learningRate" in accepted
+    assert "spec.hyperparameters.numEpochs" in accepted
+    assert truths(world.status)[conditions.STALLED] == "True"
+    assert world.gangs == 0
+    assert [event.reason for event in world.events] == ["Invalid"]
+
+
+def test_a_rejected_job_that_becomes_valid_begins() -> None:
+    world = World(spec={"failurePolicy": {"maxRestarts": -1}})
+    world.settle()
+    world.spec, world.generation = {}, 2
+    world.settle()
+    assert world.status.phase is Phase.STARTING
+    assert truths(world.status)[conditions.ACCEPTED] == "True"
+
+
+def test_a_spec_that_turns_invalid_does_not_touch_the_gang() -> None:
+    world = running()
+    world.spec, world.generation = {"failurePolicy": {"maxRestarts": -1}}, 2
+    outcome = world.turn()
+    assert not outcome.delete
+    assert world.status.phase is Phase.RUNNING
+    assert truths(world.status)[conditions.ACCEPTED] == "False"
+    world.spec, world.generation = {}, 3
+    world.posted = None
+    world.turn()
+    assert truths(world.status)[conditions.RECONCILING] == "True"
+    assert world.gangs == 1
+
+
+# Obstacles
+
+
+def test_a_name_that_is_taken_is_left_alone_and_named() -> None:
+    world = World()
+    world.turn()
+    observed = Observed(taken=(Taken("Service", "demo-gang", fading=False),))
+    outcome = reconcile(world.subject, observed, world.now, INSTALLATION)
+    assert not outcome.apply
+    assert outcome.status is not None
+    assert reason(outcome.status, conditions.STALLED) == "NameConflict"
+    assert "Service demo-gang" in message(outcome.status)
+    assert truths(outcome.status)[conditions.STALLED] == "True"
+    assert [event.reason for event in outcome.events] == ["NameConflict"]
+    assert outcome.requeue_after == 2
+
+
+def test_a_conflict_is_retried_ever_more_rarely_and_told_once() -> None:
+    world = World()
+    world.turn()
+    observed = Observed(taken=(Taken("Service", "demo-gang", fading=False),))
+    outcome = reconcile(world.subject, observed, world.now, INSTALLATION)
+    assert outcome.status is not None
+    world.status = outcome.status
+    waits = []
+    for seconds in (10, 100, 1000):
+        outcome = reconcile(world.subject, observed, START + timedelta(seconds=seconds), INSTALLATION)
+        assert outcome.status is None
+        waits.append(outcome.requeue_after)
+    assert waits == [10, 100, 300]
+
+
+def test_a_conflict_that_is_resolved_is_forgotten() -> None:
+    world = World()
+    world.turn()
+    taken = Observed(taken=(Taken("Service", "demo-gang", fading=False),))
+    outcome = reconcile(world.subject, taken, world.now, INSTALLATION)
+    assert outcome.status is not None
+    world.status = outcome.status
+    world.settle()
+    assert world.status.phase is Phase.STARTING
+    assert truths(world.status)[conditions.STALLED] == "False"
+
+
+def test_objects_of_a_deleted_namesake_are_waited_for_without_alarm() -> None:
+    world = World()
+    world.turn()
+    observed = Observed(taken=(Taken("Job", "demo-1", fading=True),))
+    outcome = reconcile(world.subject, observed, world.now, INSTALLATION)
+    assert not outcome.apply
+    assert outcome.status is not None
+    assert truths(outcome.status)[conditions.STALLED] == "False"
+    assert outcome.requeue_after == 2
+
+
+def test_what_the_api_server_refuses_is_said_in_its_words() -> None:
+    world = World()
+    world.turn()
+    observed = Observed(refusal="exceeded quota: gpus")
+    outcome = reconcile(world.subject, observed, world.now, INSTALLATION)
+    assert outcome.status is not None
+    assert reason(outcome.status, conditions.STALLED) == "Refused"
+    assert "exceeded quota: gpus" in message(outcome.status)
+    assert [event.reason for event in outcome.events] == ["Refused"]
+
+
+def test_no_gang_starts_beside_pods_of_an_earlier_one() -> None:
+    world = World()
+    world.turn()
+    gang = started()
+    observed = Observed(pods=tuple(gang.pods.values()))
+    outcome = reconcile(world.subject, observed, world.now, INSTALLATION)
+    assert not outcome.apply
+
+
+# Ends
+
+
+def test_success_takes_the_termination_message_as_authority() -> None:
+    world = started()
+    world.run_pods()
+    world.settle()
+    # The operator hears nothing of all this until it is over.
+    last = report(
+        sequence=99,
+        step=36,
+        stage=Stage.FINISHED,
+        output=OUTPUT,
+        dataset=DATASET,
+        checkpoints=[checkpoint(18), checkpoint(36)],
+    )
+    world.succeed(last)
+    world.settle()
+    status = world.status
+    assert (status.phase, status.output, status.plan, status.dataset) == (
+        Phase.SUCCEEDED,
+        OUTPUT,
+        PLAN,
+        DATASET,
+    )
+    assert status.progress is not None
+    assert (status.progress.summary, status.progress.remaining) == ("36/36 (100%)", None)
+    assert [c.step for c in status.checkpoints] == [18, 36]
+    assert status.completion_time == world.now
+    assert (status.attempts[0].exit_code, status.attempts[0].counted) == (0, False)
+    assert truths(status)[conditions.SUCCEEDED] == truths(status)[conditions.READY] == "True"
+    assert "demo/output on claim runs" in message(status)
+    assert [event.reason for event in world.events[-3:]] == [
+        "CheckpointSaved",
+        "CheckpointSaved",
+        "Succeeded",
+    ]
+    assert world.jobs, "completed pods stay for their logs"
+
+
+def test_success_without_a_word_is_still_success() -> None:
+    world = running()
+    world.succeed(None)
+    world.settle()
+    assert world.status.phase is Phase.SUCCEEDED
+    assert world.status.output is None
+
+
+def test_a_permanent_failure_is_written_first_and_then_leaves_no_pod() -> None:
+    world = running()
+    world.fail_pod(1, 65, message="data/typo.jsonl: no such file")
+    outcome = world.turn()
+    assert outcome.status is not None
+    assert outcome.status.phase is Phase.FAILED
+    assert not outcome.delete
+    assert "data/typo.jsonl" in message(outcome.status, conditions.STALLED)
+    [event] = outcome.events
+    assert (event.reason, event.type) == ("Failed", "Warning")
+    world.settle()
+    assert not world.jobs
+    assert not world.pods
+    assert (world.status.restarts, world.status.attempts[0].counted) == (0, False)
+
+
+def test_one_failed_pod_ends_the_attempt_and_the_gang_starts_again() -> None:
+    world = running()
+    world.now += timedelta(minutes=1)
+    world.fail_pod(1, 200)
+    world.settle()
+    first, second = world.status.attempts
+    assert (first.reason, first.exit_code, first.counted) == ("CollectiveTimeout", 200, True)
+    assert (second.number, second.end_time) == (2, None)
+    assert (world.status.phase, world.status.restarts) == (Phase.STARTING, 1)
+    assert [event.reason for event in world.events][-2:] == ["Restarting", "Started"]
+    assert set(world.jobs) == {"demo-2"}
+
+
+def test_a_victim_is_not_judged_before_the_culprit_can_be_seen() -> None:
+    world = running()
+    world.fail_pod(0, 200)
+    assert world.turn().requeue_after == 5
+    assert not world.status.attempts[0].end_time
+    world.now += timedelta(seconds=2)
+    world.fail_pod(1, 65, message="row 7: not JSON")
+    world.turn()
+    assert world.status.phase is Phase.FAILED
+    assert world.status.attempts[0].reason == "InvalidData"
+
+
+def test_a_node_s_fast_clock_does_not_delay_the_verdict() -> None:
+    world = running()
+    world.fail_pod(0, 1)
+    world.pods["demo-1-0"] = replace(world.pods["demo-1-0"], finished=world.now + timedelta(hours=1))
+    world.turn()
+    assert world.status.phase is Phase.RESTARTING
+
+
+def test_peers_that_still_end_are_heard_before_a_pod_counts_as_vanished() -> None:
+    world = running()
+    world.jobs["demo-1"] = replace(world.jobs["demo-1"], failed=True)
+    del world.pods["demo-1-1"]
+    assert world.turn().requeue_after == 5
+    assert (world.status.phase, reason(world.status)) == (Phase.RUNNING, "Ending")
+    world.fail_pod(0, 143)
+    world.settle()
+    assert (world.status.attempts[0].reason, world.status.restarts) == ("Terminated", 0)
+
+
+def test_a_gang_that_vanished_altogether_is_started_again_at_a_cost() -> None:
+    world = running()
+    world.jobs.clear()
+    world.pods.clear()
+    world.settle()
+    assert (world.status.attempts[0].reason, world.status.restarts) == ("PodVanished", 1)
+    assert set(world.jobs) == {"demo-2"}
+
+
+def test_a_disruption_costs_nothing_and_is_not_waited_for() -> None:
+    world = running(failurePolicy={"maxRestarts": 0})
+    world.fail_pod(1, None, disruption="preempted")
+    world.settle()
+    assert (world.status.phase, world.status.restarts) == (Phase.STARTING, 0)
+    assert (world.status.attempts[0].reason, world.status.attempts[0].counted) == ("Disrupted", False)
+
+
+def test_restarts_run_out() -> None:
+    world = running(failurePolicy={"maxRestarts": 1})
+    for _ in range(2):
+        world.run_pods()
+        world.fail_pod(0, 1)
+        world.fail_pod(1, 1)
+        world.settle()
+    assert (world.status.phase, world.status.restarts) == (Phase.FAILED, 1)
+    assert [attempt.counted for attempt in world.status.attempts] == [True, False]
+    assert "spec.failurePolicy.maxRestarts is 1" in message(world.status, conditions.STALLED)
+
+
+def test_more_restarts_may_be_allowed_while_it_runs() -> None:
+    world = running(failurePolicy={"maxRestarts": 0})
+    world.spec, world.generation = {"failurePolicy": {"maxRestarts": 1}}, 2
+    world.fail_pod(0, 1)
+    world.fail_pod(1, 1)
+    world.settle()
+    assert world.status.phase is Phase.STARTING
+    assert world.status.observed_generation == 2
+
+
+def test_attempts_that_fall_over_at_once_are_spaced() -> None:
+    world = running()
+    began = world.status.attempts[0].start_time
+    world.fail_pod(0, 1)
+    world.fail_pod(1, 1)
+    world.settle()
+    assert world.status.attempts[1].start_time - began >= timedelta(seconds=10)
+
+
+def test_the_list_of_attempts_is_bounded_and_their_numbers_go_on() -> None:
+    world = running(failurePolicy={"maxRestarts": 0})
+    for _ in range(60):
+        world.fail_pod(0, 143, disruption="drained")
+        world.settle()
+    assert len(world.status.attempts) == 50
+    assert world.status.attempts[-1].number == 61
+    assert set(world.jobs) == {"demo-61"}
+
+
+def test_what_the_last_report_said_before_the_failure_is_kept() -> None:
+    world = running()
+    last = report(sequence=50, step=12, stage=Stage.FAILED, checkpoints=[checkpoint(10)])
+    world.fail_pod(0, 1, last_report=last)
+    world.fail_pod(1, 1)
+    world.settle()
+    assert world.status.progress is not None
+    assert world.status.progress.step == 12
+    assert [c.step for c in world.status.checkpoints] == [10]
+
+
+# After the end
+
+
+def test_a_finished_job_follows_its_generation_and_nothing_else() -> None:
+    world = running()
+    world.succeed(report(step=36, output=OUTPUT))
+    world.settle()
+    before = world.status
+    world.generation = 2
+    world.settle()
+    assert world.status.observed_generation == 2
+    assert world.status.model_copy(update={"observed_generation": 1, "conditions": []}) == before.model_copy(
+        update={"conditions": []}
+    )
+    assert {c.last_transition_time for c in world.status.conditions} == {
+        c.last_transition_time for c in before.conditions
+    }
+
+
+def test_a_finished_job_whose_spec_turns_invalid_stays_what_it_is() -> None:
+    world = running()
+    world.succeed(report(step=36, output=OUTPUT))
+    world.settle()
+    world.spec, world.generation = {"failurePolicy": {"maxRestarts": -1}}, 2
+    world.settle()
+    assert world.status.phase is Phase.SUCCEEDED
+    assert truths(world.status)[conditions.READY] == "True"
+
+
+def test_a_job_that_is_being_deleted_is_left_to_the_garbage_collector() -> None:
+    world = running()
+    deleted = replace(world.subject, deleting=True)
+    outcome = reconcile(deleted, world.observed, world.now, INSTALLATION)
+    assert (outcome.delete, outcome.apply, outcome.status) == ((), (), None)
+
+
+def test_a_stray_job_of_another_attempt_is_removed() -> None:
+    world = running()
+    stray = GangJob(name="demo-7", uid="stray", attempt=7)
+    outcome = reconcile(
+        world.subject, replace(world.observed, jobs=(*world.observed.jobs, stray)), world.now, INSTALLATION
+    )
+    assert outcome.delete == (stray,)

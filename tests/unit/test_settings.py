@@ -1,0 +1,50 @@
+"""The operator's environment."""
+
+from pathlib import Path
+
+import pytest
+
+from finetune_operator.settings import Settings, SettingsError
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    for file in ("tls.crt", "tls.key", "ca.crt"):
+        (tmp_path / file).touch()
+    return {
+        "FINETUNE_TRAINER_IMAGE": "trainer:1",
+        "FINETUNE_REPORT_URL": "https://operator.example:8443",
+        "FINETUNE_TLS_DIR": str(tmp_path),
+    }
+
+
+def test_defaults(environment: dict[str, str]) -> None:
+    settings = Settings.from_environment(environment)
+    assert (settings.report_port, settings.health_port, settings.log_level) == (8443, 8080, "INFO")
+
+
+def test_every_fault_is_named_at_once() -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings.from_environment({"FINETUNE_REPORT_PORT": "x", "FINETUNE_LOG_LEVEL": "loud"})
+    for name in (
+        "FINETUNE_TRAINER_IMAGE is not set",
+        "FINETUNE_REPORT_URL is not set",
+        "FINETUNE_TLS_DIR is not set",
+        "FINETUNE_REPORT_PORT must be a port between 1 and 65535, not 'x'",
+        "FINETUNE_LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR, not 'LOUD'",
+    ):
+        assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("FINETUNE_REPORT_URL", "http://x", "must start with https://"),
+        ("FINETUNE_REPORT_PORT", "0", "between 1 and 65535"),
+        ("FINETUNE_HEALTH_PORT", "70000", "between 1 and 65535"),
+        ("FINETUNE_TLS_DIR", "/nowhere", "there is no file /nowhere/tls.crt"),
+    ],
+)
+def test_a_value_that_cannot_be(environment: dict[str, str], name: str, value: str, fault: str) -> None:
+    with pytest.raises(SettingsError, match=fault):
+        Settings.from_environment(environment | {name: value})

@@ -1,0 +1,228 @@
+"""The objects of an attempt."""
+
+from typing import Any
+
+import pytest
+
+from finetune_api.runconfig import RunConfig
+from finetune_api.spec import FineTuneJob
+from finetune_operator.workload import Installation, manifests
+from world import INSTALLATION, manifest
+
+
+def job(**spec: Any) -> FineTuneJob:
+    wire = manifest(**spec)
+    wire["metadata"] |= {"namespace": "team", "uid": "uid-1"}
+    return FineTuneJob.model_validate(wire)
+
+
+def objects(
+    attempt: int = 1, installation: Installation = INSTALLATION, **spec: Any
+) -> dict[str, dict[str, Any]]:
+    """The manifests, by kind."""
+    return {found["kind"]: found for found in manifests(job(**spec), attempt, installation)}
+
+
+def pod_spec(**spec: Any) -> dict[str, Any]:
+    found: dict[str, Any] = objects(**spec)["Job"]["spec"]["template"]["spec"]
+    return found
+
+
+def container(**spec: Any) -> dict[str, Any]:
+    [found] = pod_spec(**spec)["containers"]
+    assert isinstance(found, dict)
+    return found
+
+
+def environment(**spec: Any) -> dict[str, Any]:
+    return {
+        variable["name"]: variable.get("value", variable.get("valueFrom"))
+        for variable in container(**spec)["env"]
+    }
+
+
+def test_the_job_comes_last_so_that_its_pods_find_everything() -> None:
+    assert [found["kind"] for found in manifests(job(), 1, INSTALLATION)][-1] == "Job"
+
+
+def test_everything_is_owned_and_labelled() -> None:
+    for found in objects(3).values():
+        metadata = found["metadata"]
+        [owner] = metadata["ownerReferences"]
+        assert (owner["kind"], owner["name"], owner["uid"]) == ("FineTuneJob", "demo", "uid-1")
+        assert owner["controller"] is owner["blockOwnerDeletion"] is True
+        assert metadata["namespace"] == "team"
+        assert metadata["labels"]["finetune.dev/job"] == "demo"
+        assert metadata["labels"]["app.kubernetes.io/managed-by"] == "finetune-operator"
+    template = objects(3)["Job"]["spec"]["template"]
+    assert template["metadata"]["labels"] == objects(3)["Job"]["metadata"]["labels"]
+    assert template["metadata"]["labels"]["finetune.dev/attempt"] == "3"
+
+
+def test_the_gang_is_one_indexed_job_that_nobody_else_restarts() -> None:
+    found = objects(2, resources={"nodes": 3})["Job"]
+    assert found["metadata"]["name"] == "demo-2"
+    spec = {key: value for key, value in found["spec"].items() if key != "template"}
+    assert spec == {
+        "completionMode": "Indexed",
+        "completions": 3,
+        "parallelism": 3,
+        "backoffLimit": 0,
+        "podReplacementPolicy": "Failed",
+    }
+    assert pod_spec()["restartPolicy"] == "Never"
+
+
+def test_pods_find_one_another_by_torchrun_s_own_variables() -> None:
+    found = environment(resources={"nodes": 2, "gpusPerNode": 8})
+    assert found["PET_NNODES"] == "2"
+    assert found["PET_NPROC_PER_NODE"] == "8"
+    assert found["PET_MASTER_ADDR"] == "demo-1-0.demo-gang"
+    assert found["PET_MASTER_PORT"] == "29500"
+    rank = found["PET_NODE_RANK"]["fieldRef"]["fieldPath"]
+    assert rank == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    assert found["FINETUNE_ATTEMPT"] == "1"
+    assert found["FINETUNE_POD_NAME"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+
+
+def test_names_of_pods_resolve_before_pods_are_ready() -> None:
+    service = objects()["Service"]
+    assert service["metadata"]["name"] == pod_spec()["subdomain"] == "demo-gang"
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    assert service["spec"]["selector"] == {"finetune.dev/job": "demo"}
+
+
+def test_only_pods_of_the_job_reach_its_pods() -> None:
+    spec = objects()["NetworkPolicy"]["spec"]
+    gang = {"matchLabels": {"finetune.dev/job": "demo"}}
+    assert spec == {
+        "podSelector": gang,
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"podSelector": gang}]}],
+    }
+
+
+def test_pods_meet_the_restricted_pod_security_standard() -> None:
+    pod, [trainer] = pod_spec()["securityContext"], pod_spec()["containers"]
+    assert pod["runAsNonRoot"] is True
+    assert (pod["runAsUser"], pod["runAsGroup"], pod["fsGroup"]) == (65532, 65532, 65532)
+    assert pod["fsGroupChangePolicy"] == "OnRootMismatch"
+    assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert trainer["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {next(iter(set(volume) - {"name"})) for volume in pod_spec()["volumes"]} == {
+        "configMap",
+        "projected",
+        "emptyDir",
+        "persistentVolumeClaim",
+    }
+
+
+def test_pods_carry_no_credentials_but_the_report_token() -> None:
+    assert pod_spec()["automountServiceAccountToken"] is False
+    assert pod_spec()["enableServiceLinks"] is False
+    [token] = [volume["projected"] for volume in pod_spec()["volumes"] if "projected" in volume]
+    assert token == {
+        "sources": [
+            {"serviceAccountToken": {"audience": "finetune.dev", "expirationSeconds": 3600, "path": "token"}}
+        ]
+    }
+
+
+def test_the_trainer_is_told_by_the_image_s_own_entrypoint() -> None:
+    found = container()
+    assert "command" not in found
+    assert found["args"] == ["train", "--config", "/etc/finetune/run.json"]
+    assert found["image"] == "registry.example/trainer:1"
+    assert (found["terminationMessagePath"], found["terminationMessagePolicy"]) == (
+        "/dev/termination-log",
+        "File",
+    )
+
+
+def test_the_grace_period_is_the_job_s() -> None:
+    assert pod_spec(failurePolicy={"gracePeriodSeconds": 33})["terminationGracePeriodSeconds"] == 33
+
+
+def test_the_run_config_is_what_the_trainer_reads() -> None:
+    found = objects()["ConfigMap"]
+    assert found["immutable"] is True
+    assert found["data"]["ca.crt"] == "CA\n"
+    config = RunConfig.model_validate_json(found["data"]["run.json"])
+    assert config.locations.model == "/volumes/model/tiny"
+    assert config.locations.train == "/volumes/train/train.jsonl"
+    assert config.locations.storage == "/volumes/storage/demo"
+    assert config.report_url == "https://operator.example:8443/v1/namespaces/team/finetunejobs/demo/report"
+    assert config.uid == "uid-1"
+    [volume] = [volume for volume in pod_spec()["volumes"] if "configMap" in volume]
+    assert volume["configMap"]["name"] == found["metadata"]["name"]
+
+
+def test_the_run_config_s_name_tells_its_content_apart() -> None:
+    def name(**arguments: Any) -> str:
+        found: str = objects(**arguments)["ConfigMap"]["metadata"]["name"]
+        return found
+
+    other_ca = Installation(INSTALLATION.trainer_image, INSTALLATION.report_url, "another CA\n")
+    assert name(attempt=1) == name(attempt=2)
+    assert len({name(), name(failurePolicy={"gracePeriodSeconds": 33}), name(installation=other_ca)}) == 3
+
+
+def test_gpus_and_memory_are_limits_and_the_cpu_is_not() -> None:
+    resources = {
+        "gpusPerNode": 4,
+        "gpuResourceName": "amd.com/gpu",
+        "requests": {"cpu": "8", "memory": "64Gi"},
+    }
+    assert container(resources=resources)["resources"] == {
+        "requests": {"cpu": "8", "memory": "64Gi"},
+        "limits": {"memory": "64Gi", "amd.com/gpu": "4"},
+    }
+    assert container(resources={"gpusPerNode": 0})["resources"] == {}
+
+
+def test_one_process_per_gpu_and_one_without() -> None:
+    assert environment(resources={"gpusPerNode": 0})["PET_NPROC_PER_NODE"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("shared_memory", "expected"),
+    [(None, {"medium": "Memory"}), ("8Gi", {"medium": "Memory", "sizeLimit": "8Gi"})],
+)
+def test_shared_memory(shared_memory: str | None, expected: dict[str, str]) -> None:
+    resources = {"sharedMemory": shared_memory} if shared_memory else {}
+    [volume] = [volume for volume in pod_spec(resources=resources)["volumes"] if volume["name"] == "shm"]
+    assert volume["emptyDir"] == expected
+    assert {"name": "shm", "mountPath": "/dev/shm"} in container()["volumeMounts"]
+    assert {"name": "tmp", "mountPath": "/tmp"} in container()["volumeMounts"]
+
+
+def claims(**spec: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The claims by pod volume, and the mounts of claims by path."""
+    pod = pod_spec(**spec)
+    volumes = {v["name"]: v["persistentVolumeClaim"] for v in pod["volumes"] if "persistentVolumeClaim" in v}
+    [trainer] = pod["containers"]
+    return volumes, {m["mountPath"]: m for m in trainer["volumeMounts"] if m["name"] in volumes}
+
+
+def test_claims_that_are_only_read_are_attached_read_only() -> None:
+    volumes, mounts = claims()
+    assert volumes[mounts["/volumes/model"]["name"]] == {"claimName": "models", "readOnly": True}
+    assert volumes[mounts["/volumes/train"]["name"]] == {"claimName": "data", "readOnly": True}
+    assert volumes[mounts["/volumes/storage"]["name"]] == {"claimName": "runs"}
+    assert mounts["/volumes/model"]["readOnly"] is mounts["/volumes/train"]["readOnly"] is True
+    assert "readOnly" not in mounts["/volumes/storage"]
+
+
+def test_a_claim_that_serves_several_parts_is_one_volume() -> None:
+    volumes, mounts = claims(
+        model={"volume": {"claimName": "all", "path": "m"}},
+        dataset={"train": {"volume": {"claimName": "all", "path": "d"}}},
+        storage={"claimName": "all"},
+    )
+    assert list(volumes.values()) == [{"claimName": "all"}]
+    assert [mount.get("readOnly", False) for mount in mounts.values()] == [False, True, True]

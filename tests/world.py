@@ -1,0 +1,208 @@
+"""A small world for the reconciler: what an Outcome does to a cluster, and what the cluster does by itself."""
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from finetune_api.failure import PodEnd
+from finetune_api.report import Metrics, Report, Stage
+from finetune_api.status import Checkpoint, DatasetStatus, FineTuneJobStatus, Output, Plan
+from finetune_operator.observed import GangJob, Observed, Pod, Received, Subject, subject
+from finetune_operator.reconcile import Outcome, reconcile
+from finetune_operator.transitions import Event
+from finetune_operator.workload import Installation
+
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+INSTALLATION = Installation(
+    trainer_image="registry.example/trainer:1", report_url="https://operator.example:8443", report_ca="CA\n"
+)
+
+
+def manifest(name: str = "demo", **spec: Any) -> dict[str, Any]:
+    """A FineTuneJob for two CPU pods, as a user would write it."""
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name},
+        "spec": {
+            "method": "sft",
+            "model": {"volume": {"claimName": "models", "path": "tiny"}},
+            "dataset": {"train": {"volume": {"claimName": "data", "path": "train.jsonl"}}},
+            "storage": {"claimName": "runs"},
+            "resources": {"nodes": 2, "gpusPerNode": 0},
+        }
+        | spec,
+    }
+
+
+def submitted(status: FineTuneJobStatus | None = None, *, generation: int = 1, **spec: Any) -> Subject:
+    """That FineTuneJob as the API server has it."""
+    wire = manifest(**spec)
+    wire["metadata"] |= {
+        "namespace": "team",
+        "uid": "uid-1",
+        "generation": generation,
+        "resourceVersion": "7",
+    }
+    wire["status"] = (status or FineTuneJobStatus()).to_wire()
+    return subject(wire)
+
+
+def checkpoint(step: int, kind: Any = "weights", seconds: int | None = None) -> Checkpoint:
+    """A checkpoint of that step."""
+    return Checkpoint(
+        name=f"step-{step:08}",
+        step=step,
+        kind=kind,
+        path=f"demo/checkpoints/step-{step:08}",
+        bytes=100,
+        time=START + timedelta(seconds=step if seconds is None else seconds),
+    )
+
+
+PLAN = Plan(
+    learning_rate=5e-6,
+    effective_batch_size=6,
+    num_epochs=2,
+    max_seq_len=128,
+    max_tokens_per_gpu=128,
+    world_size=2,
+    steps_per_epoch=18,
+    total_steps=36,
+    trainable_parameters=1000,
+)
+DATASET = DatasetStatus(samples=100, dropped=1, tokens=1000, loss_tokens=500, longest=100, digest="d")
+OUTPUT = Output(path="demo/output", format="model", bytes=1000)
+
+
+def report(attempt: int = 1, sequence: int = 1, step: int | None = 1, **fields: Any) -> Report:
+    """A Report of a training step, or of a trainer that has not made one."""
+    metrics = None if step is None else Metrics(step=step, epoch=step / 18, loss=2.0 - step / 100)
+    return Report.model_validate(
+        {"attempt": attempt, "sequence": sequence, "stage": Stage.TRAINING, "metrics": metrics, "plan": PLAN}
+        | fields
+    )
+
+
+@dataclass
+class World:
+    """One FineTuneJob and everything around it, over time."""
+
+    spec: dict[str, Any] = field(default_factory=dict)
+    now: datetime = START
+    status: FineTuneJobStatus = field(default_factory=FineTuneJobStatus)
+    generation: int = 1
+    jobs: dict[str, GangJob] = field(default_factory=dict)
+    pods: dict[str, Pod] = field(default_factory=dict)
+    posted: Received | None = None
+    events: list[Event] = field(default_factory=list)
+    gangs: int = 0
+    """Jobs that ever were."""
+    writes: int = 0
+
+    @property
+    def subject(self) -> Subject:
+        """What a reconcile reads of the FineTuneJob: only what is stored, as it comes back from JSON."""
+        return submitted(self.status, generation=self.generation, **self.spec)
+
+    @property
+    def observed(self) -> Observed:
+        """What a reconcile reads of the rest."""
+        gang = max(self.jobs.values(), key=lambda job: job.attempt, default=None)
+        posted = self.posted if gang and self.posted and self.posted.job_uid == gang.uid else None
+        return Observed(jobs=tuple(self.jobs.values()), pods=tuple(self.pods.values()), report=posted)
+
+    def decide(self) -> Outcome:
+        """What the reconciler would do now."""
+        return reconcile(self.subject, self.observed, self.now, INSTALLATION)
+
+    def turn(self, *, crash_after: int | None = None) -> Outcome:
+        """Reconcile once; the operator dies after this many writes, if they are fewer than it wants to make."""
+        outcome = self.decide()
+        left = [crash_after if crash_after is not None else 1000]
+
+        def write() -> bool:
+            left[0] -= 1
+            self.writes += left[0] >= 0
+            return left[0] >= 0
+
+        for job in outcome.delete:
+            if write():
+                self.jobs[job.name] = replace(self.jobs[job.name], deleting=True)
+        for manifest_ in outcome.apply:
+            if write() and manifest_["kind"] == "Job":
+                self._create(manifest_)
+        if outcome.status is not None and write():
+            self.status = outcome.status
+            for event in outcome.events:
+                if write():
+                    self.events.append(event)
+        return outcome
+
+    def settle(self, *, turns: int = 12) -> None:
+        """Let operator and cluster work until neither has anything to do."""
+        for _ in range(turns):
+            self.collect()
+            outcome = self.turn()
+            if outcome.requeue_after:
+                self.now += timedelta(seconds=round(outcome.requeue_after + 0.5))
+            elif not (outcome.delete or outcome.apply or outcome.status):
+                return
+        raise AssertionError(f"still busy after {turns} turns: {outcome}")
+
+    def _create(self, job: dict[str, Any]) -> None:
+        name = job["metadata"]["name"]
+        if name in self.jobs:
+            return
+        assert not self.pods, f"{name} starts beside {list(self.pods)}"
+        attempt = int(job["metadata"]["labels"]["finetune.dev/attempt"])
+        self.gangs += 1
+        gang = GangJob(name=name, uid=f"job-{self.gangs}", attempt=attempt)
+        self.jobs[name] = gang
+        for index in range(job["spec"]["completions"]):
+            pod = f"{name}-{index}"
+            self.pods[pod] = Pod(name=pod, job_uid=gang.uid, index=index, running=False)
+
+    def collect(self) -> None:
+        """What controllers do: pods of a deleted Job go, then the Job; pods of a failed Job are ended."""
+        for job in self.jobs.values():
+            for name, pod in self.pods.items():
+                if job.failed and pod.job_uid == job.uid and pod.end is None:
+                    end = PodEnd(pod=name, exit_code=143)
+                    self.pods[name] = replace(pod, running=False, end=end, finished=self.now)
+        for job in [job for job in self.jobs.values() if job.deleting]:
+            self.pods = {name: pod for name, pod in self.pods.items() if pod.job_uid != job.uid}
+            del self.jobs[job.name]
+
+    def run_pods(self) -> None:
+        """All pods that wait get to run."""
+        for name, pod in self.pods.items():
+            if pod.end is None:
+                self.pods[name] = replace(pod, running=True, waiting=None)
+
+    def post(self, posted: Report) -> None:
+        """A Report of the gang arrives."""
+        [gang] = self.jobs.values()
+        self.posted = Received(posted, gang.uid, self.now)
+
+    def fail_pod(
+        self, index: int, exit_code: int | None = 1, last_report: Report | None = None, **end: Any
+    ) -> None:
+        """The pod of this index ends badly."""
+        [name] = [name for name, pod in self.pods.items() if pod.index == index]
+        self.pods[name] = replace(
+            self.pods[name],
+            running=False,
+            end=PodEnd(pod=name, exit_code=exit_code, **end),
+            finished=self.now,
+            report=last_report,
+        )
+
+    def succeed(self, last_report: Report | None = None) -> None:
+        """All pods end well, rank 0 with a last Report."""
+        for name, pod in self.pods.items():
+            self.pods[name] = replace(
+                pod, running=True, finished=self.now, report=last_report if pod.index == 0 else None
+            )
+        for name, job in self.jobs.items():
+            self.jobs[name] = replace(job, complete=True)
