@@ -40,7 +40,7 @@ MODULES = """
     unittest urllib.parse urllib.request uuid warnings wave weakref webbrowser xml.dom.minidom
     xml.etree.ElementTree zipfile zlib
 """
-TRAIN_ROWS = 200
+TRAIN_ROWS = 160
 HELDOUT_ROWS = 16
 # So that os and math do not crowd out the rest.
 FUNCTIONS_PER_MODULE = 10

@@ -8,12 +8,12 @@ import click
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from world import manifest
 
 from finetune_api.spec import FineTuneJob
 from finetune_operator.cli.local import claims, gpus
 from finetune_operator.cli.local.identity import run_uid
 from finetune_operator.cli.main import cli
+from world import manifest
 
 
 def job(**spec: Any) -> FineTuneJob:

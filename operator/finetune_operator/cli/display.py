@@ -1,0 +1,98 @@
+"""How a job's status is followed on a terminal, or in a log."""
+
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.text import Text
+
+from finetune_api import status as api
+from finetune_api.status import FineTuneJobStatus, Phase
+from finetune_operator import conditions
+from finetune_operator.transitions import events
+
+# Where there is no terminal, progress is a line now and then.
+PLAIN_PROGRESS_SECONDS = 15.0
+
+
+def news(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[tuple[str, str]]:
+    """What happened between two statuses, as pairs of a word and a sentence."""
+    for event in events(old, new):
+        yield event.reason, event.message
+    before = conditions.find(old.conditions, conditions.READY)
+    ready = conditions.find(new.conditions, conditions.READY)
+    if new.phase is None or ready is None or new.phase.is_terminal or new.phase is Phase.RESTARTING:
+        return
+    if old.phase != new.phase or before is None or before.reason != ready.reason:
+        yield new.phase.value, ready.message
+
+
+def details(progress: api.Progress) -> str:
+    """The numbers beside the bar."""
+    parts = [progress.summary]
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.tokens_per_second is not None:
+        parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+    if progress.remaining is not None:
+        parts.append(f"ETA {progress.remaining}")
+    return "  ".join(part for part in parts if part)
+
+
+class Display:
+    """Shows statuses as they come: what happens as lines, and how far it is as a bar below them."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._known = FineTuneJobStatus()
+        self._plain_step = 0
+        self._plain_time = -PLAIN_PROGRESS_SECONDS
+        self._bar = Progress(
+            SpinnerColumn(),
+            BarColumn(bar_width=30),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, status: FineTuneJobStatus) -> None:
+        """Show what is new in a status."""
+        for word, sentence in news(self._known, status):
+            self.say(word, sentence)
+        if status.progress is not None:
+            self._show_progress(status.progress)
+        self._known = status
+
+    def say(self, word: str, sentence: str) -> None:
+        """Print a line above the bar."""
+        line = Text.assemble((f"{datetime.now():%H:%M:%S}  ", "dim"), (f"{word:<16}", "bold"), sentence)
+        self._console.print(line, soft_wrap=True)
+
+    def _show_progress(self, progress: api.Progress) -> None:
+        self._bar.update(
+            self._task,
+            total=progress.total_steps,
+            completed=progress.step,
+            description=details(progress),
+        )
+        if self._console.is_terminal or progress.step == self._plain_step:
+            return
+        now = time.monotonic()
+        if now - self._plain_time >= PLAIN_PROGRESS_SECONDS or progress.step == progress.total_steps:
+            self._plain_step, self._plain_time = progress.step, now
+            self.say("Progress", details(progress))

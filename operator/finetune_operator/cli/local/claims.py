@@ -1,0 +1,66 @@
+"""Folders of this machine in the place of PersistentVolumeClaims."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from finetune_api.runconfig import Locations
+from finetune_api.spec import FineTuneJob
+
+
+def folders(job: FineTuneJob, mappings: Iterable[str]) -> dict[str, Path]:
+    """The folder of every claim that the job names, from NAME=DIR mappings.
+
+    The folder that results are written to is made when it is missing. Raises click.ClickException for a mapping that
+    is no such thing, is missing, or that the job has no use for; the message has the options to add.
+    """
+    needed = _needed(job)
+    found: dict[str, Path] = {}
+    for mapping in mappings:
+        claim, equals, folder = mapping.partition("=")
+        if not (claim and equals and folder):
+            raise click.ClickException(f"--claim {mapping}: write --claim NAME=DIR, e.g. {_options(needed)}")
+        if claim not in needed:
+            raise click.ClickException(f"--claim {mapping}: the job names no claim {claim}. {_needs(needed)}")
+        if claim in found:
+            raise click.ClickException(f"--claim {claim} is there twice: {found[claim]} and {folder}")
+        found[claim] = Path(folder).expanduser().absolute()
+    if missing := [claim for claim in needed if claim not in found]:
+        raise click.ClickException(f"{_needs(needed)}\nAdd: {_options(missing)}")
+    found[job.spec.storage.claim_name].mkdir(parents=True, exist_ok=True)
+    for claim, path in found.items():
+        if not path.is_dir():
+            raise click.ClickException(f"--claim {claim}={path}: there is no such folder")
+    return found
+
+
+def locations(job: FineTuneJob, found: dict[str, Path]) -> Locations:
+    """Where the trainer's processes find and leave things."""
+    model, train = job.spec.model.volume, job.spec.dataset.train.volume
+    return Locations(
+        model=str(found[model.claim_name] / model.path),
+        train=str(found[train.claim_name] / train.path),
+        storage=str(found[job.spec.storage.claim_name] / job.storage_path),
+    )
+
+
+def _needed(job: FineTuneJob) -> dict[str, list[str]]:
+    """The claims of a job, and what each is for."""
+    uses: dict[str, list[str]] = {}
+    for claim, use in (
+        (job.spec.model.volume.claim_name, "the base model"),
+        (job.spec.dataset.train.volume.claim_name, "the training data"),
+        (job.spec.storage.claim_name, "the results"),
+    ):
+        uses.setdefault(claim, []).append(use)
+    return uses
+
+
+def _needs(needed: dict[str, list[str]]) -> str:
+    uses = ", ".join(f"{claim} ({' and '.join(uses)})" for claim, uses in needed.items())
+    return f"On this machine folders stand in for claims. The job names {uses}."
+
+
+def _options(claims: Iterable[str]) -> str:
+    return " ".join(f"--claim {claim}=DIR" for claim in claims)

@@ -1,0 +1,205 @@
+"""One attempt as processes of this machine, told of as a cluster tells of its Job and pods."""
+
+import os
+import socket
+import subprocess
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from finetune_api import names
+from finetune_api.report import MAX_TERMINATION_BYTES
+from finetune_operator.cli.local import gpus
+from finetune_operator.workload import Manifest
+
+LOOPBACK = "127.0.0.1"
+INDEX_FIELD = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+
+
+@dataclass
+class Node:
+    """A process in the place of a pod."""
+
+    pod: str
+    index: int
+    process: subprocess.Popen[bytes]
+    console: Path
+    """What it prints."""
+    termination: Path
+    """What it leaves as its termination message."""
+    exit_code: int | None = None
+    """As a container runtime tells it: a signal N is 128 + N. None as long as no end was seen."""
+    ended: datetime | None = None
+    """When it was."""
+
+    def poll(self, now: datetime) -> None:
+        """See whether it has ended."""
+        code = self.process.poll()
+        if self.ended is None and code is not None:
+            self.exit_code, self.ended = (128 - code if code < 0 else code), now
+
+    def message(self) -> str:
+        """Its termination message, or else the last line that it printed."""
+        said = self.termination.read_text(errors="replace").strip()
+        printed = self.console.read_text(errors="replace").strip()
+        return said or printed[-MAX_TERMINATION_BYTES:].rpartition("\n")[2]
+
+
+class Gang:
+    """The nodes of one attempt. Where a cluster's Job controller ends the peers of a failed pod, this does."""
+
+    def __init__(
+        self,
+        job: Manifest,
+        command: list[str],
+        directory: Path,
+        devices: list[list[str]],
+        inherited: int,
+    ) -> None:
+        """Start the pods of a batch/v1 Job, each as a process that runs `command`.
+
+        `directory` takes what they print and their termination messages; `devices` has the GPUs of each; the file
+        descriptor `inherited` stays open in all of them.
+        """
+        self._job = job
+        self._name: str = job["metadata"]["name"]
+        # Attempts have names of their own.
+        self.uid = self._name
+        self._pod_spec: Manifest = job["spec"]["template"]["spec"]
+        self._terminated: datetime | None = None
+        self.deleting = False
+        port = _free_port()
+        self.nodes = [
+            self._start(index, port, command, directory, gpu, inherited) for index, gpu in enumerate(devices)
+        ]
+
+    def _start(
+        self,
+        index: int,
+        port: int,
+        command: list[str],
+        directory: Path,
+        gpu: list[str],
+        inherited: int,
+    ) -> Node:
+        pod = f"{self._name}-{index}"
+        console, termination = directory / f"{pod}.log", directory / f"{pod}.termination"
+        termination.touch()
+        environment = self._environment(index, pod) | {
+            "PET_MASTER_ADDR": LOOPBACK,
+            "PET_MASTER_PORT": str(port),
+            names.ENV_TERMINATION_LOG: str(termination),
+        }
+        if gpu:
+            environment[gpus.VISIBLE] = ",".join(gpu)
+        with console.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | environment,
+                pass_fds=[inherited],
+                # Ctrl-C reaches the whole foreground group; the nodes are to be told in an orderly way.
+                start_new_session=True,
+            )
+        return Node(pod, index, process, console, termination)
+
+    def _environment(self, index: int, pod: str) -> dict[str, str]:
+        """The container's environment, as the kubelet would fill it in."""
+        fields = {INDEX_FIELD: str(index), "metadata.name": pod}
+        [container] = self._pod_spec["containers"]
+        return {
+            variable["name"]: variable["value"]
+            if "value" in variable
+            else fields[variable["valueFrom"]["fieldRef"]["fieldPath"]]
+            for variable in container["env"]
+        }
+
+    @property
+    def exit_codes(self) -> list[int | None]:
+        """How the nodes ended; None for those that run."""
+        return [node.exit_code for node in self.nodes]
+
+    @property
+    def over(self) -> bool:
+        """Whether all nodes have ended."""
+        return None not in self.exit_codes
+
+    def poll(self, now: datetime) -> None:
+        """Note who has ended; a failed node ends the others, and who ignores that for too long is killed."""
+        for node in self.nodes:
+            node.poll(now)
+        if any(code not in (None, 0) for code in self.exit_codes):
+            self.terminate(now)
+        grace = timedelta(seconds=self._pod_spec["terminationGracePeriodSeconds"])
+        if self._terminated is not None and now - self._terminated > grace:
+            self.kill()
+
+    def terminate(self, now: datetime) -> None:
+        """Ask all nodes, once, to save their state and end."""
+        if self._terminated is None:
+            self._terminated = now
+            for node in self.nodes:
+                node.process.terminate()
+
+    def delete(self, now: datetime) -> None:
+        """End all nodes, because the attempt is of no more use."""
+        self.deleting = True
+        self.terminate(now)
+
+    def kill(self) -> None:
+        """End all nodes at once; the trainer sees to it that no process of a node outlives the first one."""
+        for node in self.nodes:
+            node.process.kill()
+
+    def job_wire(self) -> Manifest:
+        """The batch/v1 Job as an API server would show it."""
+        codes = self.exit_codes
+        conditions = []
+        if all(code == 0 for code in codes):
+            conditions = [{"type": "Complete", "status": "True"}]
+        elif any(code not in (None, 0) for code in codes):
+            conditions = [{"type": "FailureTarget", "status": "True"}]
+        metadata = self._job["metadata"] | {"uid": self.uid}
+        if self.deleting:
+            metadata["deletionTimestamp"] = ""
+        return self._job | {"metadata": metadata, "status": {"conditions": conditions}}
+
+    def pods_wire(self) -> list[Manifest]:
+        """The pods as an API server would show them."""
+        return [self._pod_wire(node) for node in self.nodes]
+
+    def _pod_wire(self, node: Node) -> Manifest:
+        phase = "Running"
+        state: Manifest = {"running": {}}
+        if node.ended is not None:
+            phase = "Failed" if node.exit_code else "Succeeded"
+            state = {
+                "terminated": {
+                    "exitCode": node.exit_code,
+                    "finishedAt": node.ended.isoformat(),
+                    "message": node.message(),
+                }
+            }
+        labels = self._job["spec"]["template"]["metadata"]["labels"]
+        owner = {"kind": "Job", "name": self._name, "uid": self.uid, "controller": True}
+        return {
+            "metadata": {
+                "name": node.pod,
+                "labels": labels | {"batch.kubernetes.io/job-completion-index": str(node.index)},
+                "ownerReferences": [owner],
+            },
+            "spec": {"nodeName": socket.gethostname()},
+            "status": {
+                "phase": phase,
+                "containerStatuses": [{"name": names.TRAINER_CONTAINER, "state": state}],
+            },
+        }
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        port: int = free.getsockname()[1]
+        return port

@@ -1,0 +1,66 @@
+"""The operator's loop, for one job on this machine."""
+
+import time
+from datetime import UTC, datetime
+
+from finetune_api.spec import FineTuneJob
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator import progress
+from finetune_operator.cli.display import Display
+from finetune_operator.cli.local.interrupt import Interrupt
+from finetune_operator.cli.local.machine import Machine
+from finetune_operator.observed import Observed, Subject
+from finetune_operator.reconcile import reconcile
+from finetune_operator.workload import Installation
+
+# Nobody listens for Reports here, and no image is pulled.
+INSTALLATION = Installation(trainer_image="", report_url="", report_ca="")
+LOOK_SECONDS = 0.3
+
+
+def train(job: FineTuneJob, machine: Machine, display: Display, interrupt: Interrupt) -> FineTuneJobStatus:
+    """Run the job until it is over, or until it was interrupted and its nodes have ended; returns its status."""
+    status = FineTuneJobStatus()
+    while True:
+        now = datetime.now(UTC).replace(microsecond=0)
+        if interrupt.signal is not None:
+            machine.stop(now, at_once=interrupt.repeated)
+        found = machine.observe(now)
+        outcome = reconcile(_subject(job, status), found, now, INSTALLATION)
+        status = outcome.status or status
+        over = status.phase is not None and status.phase.is_terminal
+        left = machine.idle and (over or interrupt.signal is not None)
+        # That an interrupted attempt would be started again is true on a cluster, and not here.
+        if over or not left:
+            display.show(_live(status, found))
+        if left:
+            return status
+        if interrupt.signal is None:
+            machine.carry_out(outcome, now)
+        if outcome.requeue_after != 0:
+            time.sleep(LOOK_SECONDS)
+
+
+def _subject(job: FineTuneJob, status: FineTuneJobStatus) -> Subject:
+    metadata = job.metadata
+    return Subject(
+        namespace=metadata.namespace,
+        name=metadata.name,
+        uid=metadata.uid,
+        generation=1,
+        resource_version="",
+        deleting=False,
+        job=job,
+        problems=(),
+        status=status,
+    )
+
+
+def _live(status: FineTuneJobStatus, found: Observed) -> FineTuneJobStatus:
+    """What to show: Reports come more often than a status is written."""
+    received = found.report
+    if received is None or status.phase is None or status.phase.is_terminal:
+        return status
+    if received.report.attempt != status.attempts[-1].number:
+        return status
+    return progress.with_report(status, received.report, received.time)

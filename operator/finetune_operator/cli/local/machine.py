@@ -1,0 +1,79 @@
+"""This machine in the place of a cluster: it carries out what the operator's reconcile decides, and tells what is."""
+
+import shutil
+import tempfile
+from datetime import datetime
+from pathlib import Path
+
+from finetune_api import names
+from finetune_api.runconfig import Locations, run_config
+from finetune_api.spec import FineTuneJob
+from finetune_operator import observed
+from finetune_operator.cli.local.gang import Gang
+from finetune_operator.cli.local.tail import Tail
+from finetune_operator.observed import Observed, Received
+from finetune_operator.reconcile import Outcome
+
+
+class Machine:
+    """Runs the gang of one FineTuneJob."""
+
+    def __init__(
+        self,
+        job: FineTuneJob,
+        locations: Locations,
+        trainer: list[str],
+        devices: list[list[str]],
+        lock: int,
+    ) -> None:
+        """`trainer` is its command, `devices` has the GPUs of each node, and the file descriptor `lock` stays open
+        as long as any node runs."""
+        self._job = job
+        self._devices = devices
+        self._lock = lock
+        self._reports = Tail(Path(locations.storage) / names.METRICS_FILE)
+        self._gang: Gang | None = None
+        self.directory = Path(tempfile.mkdtemp(prefix=f"finetune-{job.metadata.name}-"))
+        """What the nodes print, and what passes between them and this process."""
+        config = self.directory / names.RUN_CONFIG_FILE
+        config.write_text(run_config(job, locations, report_url=None).to_json())
+        self._command = [*trainer, "train", "--config", str(config)]
+
+    def clean(self) -> None:
+        """Remove the run's directory, when nobody will want to read in it."""
+        shutil.rmtree(self.directory)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no node runs."""
+        return self._gang is None or self._gang.over
+
+    def stop(self, now: datetime, *, at_once: bool) -> None:
+        """Ask the nodes to save their state and end, or end them at once."""
+        if self._gang is not None:
+            self._gang.kill() if at_once else self._gang.terminate(now)
+
+    def observe(self, now: datetime) -> Observed:
+        """What there is of the job."""
+        if self._gang is not None:
+            self._gang.poll(now)
+            if self._gang.deleting and self._gang.over:
+                self._gang = None
+        if self._gang is None:
+            return Observed()
+        job = observed.gang_job(self._gang.job_wire(), self._job.metadata.uid)
+        pods = [observed.pod(wire, self._job.metadata.name) for wire in self._gang.pods_wire()]
+        report = self._reports.newest()
+        return Observed(
+            jobs=(job,) if job else (),
+            pods=tuple(pod for pod in pods if pod),
+            report=Received(report, self._gang.uid, now) if report else None,
+        )
+
+    def carry_out(self, outcome: Outcome, now: datetime) -> None:
+        """Start or end the gang. Of all objects, processes need the Job only."""
+        if self._gang is not None and outcome.delete:
+            self._gang.delete(now)
+        for manifest in outcome.apply:
+            if manifest["kind"] == "Job":
+                self._gang = Gang(manifest, self._command, self.directory, self._devices, self._lock)
