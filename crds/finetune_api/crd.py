@@ -78,8 +78,10 @@ def _structural(node: Any, definitions: dict[str, Any], models: dict[str, type[A
         if f"exclusive{bound}" in result:
             result[bound.lower()] = result[f"exclusive{bound}"]
             result[f"exclusive{bound}"] = True
-    if result.get("default", "") is None:
-        del result["default"]
+    if "default" in result:
+        result["default"] = _without_nulls(result["default"])
+        if result["default"] is None:
+            del result["default"]
     if "properties" in result:
         result["properties"] = {
             name: _structural(child, definitions, models) for name, child in result["properties"].items()
@@ -95,6 +97,13 @@ def _structural(node: Any, definitions: dict[str, Any], models: dict[str, type[A
     if result.get("type") == "integer":
         result["format"] = "int64"
     return result
+
+
+def _without_nulls(default: Any) -> Any:
+    """What is open is absent: the API server refuses a default that does not validate, and null is no number."""
+    if isinstance(default, dict):
+        return {key: _without_nulls(value) for key, value in default.items() if value is not None}
+    return default
 
 
 def _merged(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
