@@ -1,0 +1,148 @@
+"""The operator as a process, as its Deployment would run it."""
+
+import datetime
+import ipaddress
+import json
+import os
+import re
+import signal
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from cluster.kube import eventually
+from clusters.ports import free_ports
+from finetune_api import names
+from finetune_api.report import Report
+
+
+def write_certificate(directory: Path) -> None:
+    """A certificate for this machine, its key, and itself as the authority to check it against."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "finetune-operator")])
+    now = datetime.datetime.now(datetime.UTC)
+    hosts = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    directory.mkdir(exist_ok=True)
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    (directory / "tls.crt").write_bytes(pem)
+    (directory / "ca.crt").write_bytes(pem)
+    (directory / "tls.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+
+
+class Operator:
+    """`finetune-operator` against a control plane; may be killed and started again."""
+
+    def __init__(self, kubeconfig: Path, directory: Path) -> None:
+        self.directory = directory
+        self.log = directory / "operator.log"
+        self.report_port, self.health_port = free_ports(2)
+        write_certificate(directory / "tls")
+        self.environment = {
+            "KUBECONFIG": str(kubeconfig),
+            "FINETUNE_TRAINER_IMAGE": "registry.invalid/trainer:1",
+            "FINETUNE_REPORT_URL": f"https://127.0.0.1:{self.report_port}",
+            "FINETUNE_TLS_DIR": str(directory / "tls"),
+            "FINETUNE_REPORT_PORT": str(self.report_port),
+            "FINETUNE_HEALTH_PORT": str(self.health_port),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [Path(sys.executable).parent / "finetune-operator"],
+                env=os.environ | self.environment,
+                stdout=log,
+                stderr=log,
+            )
+        eventually(self._is_up, seconds=60)
+
+    def _is_up(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log.read_text()
+        try:
+            return self.get("/healthz")[0] == 200
+        except urllib.error.URLError:
+            return False
+
+    def kill(self) -> None:
+        """SIGKILL: no time for anything."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """SIGTERM, as Kubernetes stops a pod; returns the exit status."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: int) -> int:
+        if self._process is None:
+            return 0
+        self._process.send_signal(number)
+        status = self._process.wait(timeout=30)
+        self._process = None
+        return status
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of its health endpoint."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def writes(self) -> dict[str, int]:
+        """Write requests to the API server so far, as "verb resource"."""
+        pattern = r'finetune_api_writes_total\{resource="(\w+)",verb="(\w+)"\} (\S+)'
+        return {
+            f"{verb} {resource}": int(float(count))
+            for resource, verb, count in re.findall(pattern, self.get("/metrics")[1])
+        }
+
+    def post(
+        self,
+        namespace: str,
+        name: str,
+        body: Report | bytes,
+        *,
+        token: str | None,
+        path: str | None = None,
+        method: str = "POST",
+    ) -> tuple[int, dict[str, Any]]:
+        """POST to the report endpoint, checking its certificate; returns status and parsed answer."""
+        request = urllib.request.Request(
+            f"https://127.0.0.1:{self.report_port}{path or names.report_path(namespace, name)}",
+            data=body.to_json().encode() if isinstance(body, Report) else body,
+            method=method,
+            headers={"Authorization": f"Bearer {token}"} if token is not None else {},
+        )
+        context = ssl.create_default_context(cafile=str(self.directory / "tls" / "ca.crt"))
+        try:
+            with urllib.request.urlopen(request, context=context, timeout=10) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())

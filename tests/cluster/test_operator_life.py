@@ -1,0 +1,290 @@
+"""The life of a FineTuneJob on a real API server; the tests play the kubelet."""
+
+import time
+
+import pytest
+
+from cluster.kube import CONFIGMAPS, FINETUNEJOBS, JOBS, PODS, SERVICES, Namespace, RefusedError, eventually
+from cluster.operators import Operator
+from finetune_api.report import Failure, Report, Stage
+from world import OUTPUT, checkpoint, report
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+
+def finished(attempt: int = 1) -> Report:
+    saved = [checkpoint(18), checkpoint(36)]
+    return report(attempt, 99, step=36, stage=Stage.FINISHED, output=OUTPUT, checkpoints=saved)
+
+
+def failed(message: str) -> str:
+    failure = Failure(exit_code=65, reason="InvalidData", message=message)
+    return report(step=None, stage=Stage.FAILED, failure=failure).to_termination_message()
+
+
+def running(namespace: Namespace, operator: Operator, attempt: int = 1) -> list[str]:
+    """Bring the demo job's gang to train."""
+    pods = namespace.pods(attempt=attempt)
+    namespace.run_pods(pods)
+    token = namespace.token(pods[0])
+    code, answer = operator.post(namespace.name, "demo", report(attempt), token=token)
+    assert code == 200, answer
+    namespace.in_phase("Running")
+    return pods
+
+
+def test_from_submission_to_success(namespace: Namespace, operator: Operator) -> None:
+    before = operator.writes()
+    namespace.submit()
+    status = namespace.in_phase("Starting")
+    assert status["observedGeneration"] == 1
+    names = {entry.rsplit("-run-")[0] for entry in namespace.belongings() if not entry.startswith("pods/")}
+    assert names == {"jobs/demo-1", "services/demo-gang", "configmaps/demo", "networkpolicies/demo-gang"}
+
+    pods = running(namespace, operator)
+    assert namespace.status()["progress"]["summary"] == "1/36 (2%)"
+
+    namespace.end_pod(pods[1], 0)
+    namespace.end_pod(pods[0], 0, finished().to_termination_message())
+    status = namespace.in_phase("Succeeded")
+    assert status["output"]["path"] == "demo/output"
+    assert status["progress"]["summary"] == "36/36 (100%)"
+    assert [c["step"] for c in status["checkpoints"]] == [18, 36]
+    assert namespace.condition("Succeeded")["status"] == namespace.condition("Ready")["status"] == "True"
+    expected = ["Accepted", "Started", "CheckpointSaved", "CheckpointSaved", "Succeeded"]
+    assert eventually(lambda: namespace.events() == expected) or namespace.events() == expected
+    assert len(namespace.all(PODS)) == 2, "completed pods stay for their logs"
+
+    after = operator.writes()
+    spent = {key: count - before.get(key, 0) for key, count in after.items() if count != before.get(key, 0)}
+    created = {f"patch {kind}": 1 for kind in ("configmaps", "services", "networkpolicies", "jobs")}
+    assert spent.pop("patch finetunejobs") <= 6
+    assert spent == created | {"post events": 5, "post tokenreviews": 1}
+
+
+def test_the_user_s_object_is_never_written(namespace: Namespace, operator: Operator) -> None:
+    submitted = namespace.submit()
+    running(namespace, operator)
+    found = namespace.job()
+    assert found["spec"] == submitted["spec"]
+    for field in ("annotations", "finalizers", "labels", "generation"):
+        assert found["metadata"].get(field) == submitted["metadata"].get(field)
+    managers = {(entry["manager"], entry.get("subresource")) for entry in found["metadata"]["managedFields"]}
+    assert ("finetune-operator", "status") in managers
+    assert ("finetune-operator", None) not in managers
+
+
+def test_pods_meet_the_restricted_standard_of_this_api_server(namespace: Namespace) -> None:
+    namespace.kube.request(
+        "PATCH",
+        f"/api/v1/namespaces/{namespace.name}",
+        {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}},
+        "application/merge-patch+json",
+    )
+    namespace.submit()
+    assert len(namespace.pods()) == 2
+
+
+def test_what_the_kubelet_says_is_shown(namespace: Namespace) -> None:
+    namespace.submit()
+    pods = namespace.pods()
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "trainer"'}}
+    namespace.set_pod(pods[1], "Pending", waiting)
+    eventually(lambda: namespace.condition("Progressing")["reason"] == "ImagePullBackOff")
+    assert 'Back-off pulling image "trainer"' in namespace.condition("Progressing")["message"]
+
+
+def test_a_permanent_failure_says_why_and_leaves_no_pod(namespace: Namespace, operator: Operator) -> None:
+    namespace.submit()
+    pods = running(namespace, operator)
+    namespace.end_pod(pods[0], 65, failed("spec.dataset.train: no-such/typo.jsonl does not exist"))
+    status = namespace.in_phase("Failed")
+    assert "no-such/typo.jsonl" in namespace.condition("Stalled")["message"]
+    assert (status["attempts"][0]["exitCode"], status["attempts"][0]["reason"]) == (65, "InvalidData")
+    eventually(lambda: not namespace.all(PODS) and not namespace.all(JOBS))
+    assert eventually(lambda: "Failed" in namespace.events())
+    time.sleep(1)
+    assert namespace.status() == status
+
+
+def test_a_failed_pod_takes_the_whole_gang_with_it(namespace: Namespace, operator: Operator) -> None:
+    namespace.submit()
+    first = running(namespace, operator)
+    namespace.end_pod(first[1], 200)
+    second = namespace.pods(attempt=2)
+    assert not set(first) & {pod["metadata"]["name"] for pod in namespace.all(PODS)}
+    status = namespace.in_phase("Starting")
+    assert [(a["number"], a.get("reason"), a.get("counted")) for a in status["attempts"]] == [
+        (1, "CollectiveTimeout", True),
+        (2, None, None),
+    ]
+    assert status["restarts"] == 1
+    running(namespace, operator, attempt=2)
+    for pod in reversed(second):
+        namespace.end_pod(pod, 0, finished(2).to_termination_message() if pod == second[0] else "")
+    namespace.in_phase("Succeeded")
+
+
+def test_the_next_gang_waits_until_every_pod_is_gone(namespace: Namespace, operator: Operator) -> None:
+    """Pods on a node end when their kubelet says so, and not before."""
+    node = f"node-{namespace.name}"
+    namespace.kube.request("POST", "/api/v1/nodes", {"metadata": {"name": node}})
+    try:
+        namespace.submit(failurePolicy={"gracePeriodSeconds": 600})
+        for pod in namespace.pods():
+            binding = {"metadata": {"name": pod}, "target": {"kind": "Node", "name": node}}
+            namespace.kube.request("POST", namespace.path(PODS, pod) + "/binding", binding)
+        pods = running(namespace, operator)
+        namespace.end_pod(pods[0], 143)
+        namespace.in_phase("Restarting")
+        eventually(
+            lambda: all("deletionTimestamp" in pod["metadata"] for pod in namespace.all(PODS)), seconds=60
+        )
+        time.sleep(11)
+        assert {job["metadata"]["name"] for job in namespace.all(JOBS)} == {"demo-1"}
+        assert len(namespace.status()["attempts"]) == 1
+        [left] = namespace.all(PODS)
+        assert left["metadata"]["name"] == pods[1], "the other one had ended before"
+        namespace.end_pod(pods[1], 143)
+        namespace.delete(PODS, pods[1], gracePeriodSeconds=0)
+        namespace.pods(attempt=2)
+        assert namespace.status()["restarts"] == 0, "what the cluster takes away is not charged for"
+    finally:
+        namespace.kube.request("DELETE", f"/api/v1/nodes/{node}")
+
+
+def test_an_evicted_pod_costs_nothing(namespace: Namespace, operator: Operator) -> None:
+    namespace.submit(failurePolicy={"maxRestarts": 0})
+    pods = running(namespace, operator)
+    target = {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "EvictionByEvictionAPI",
+        "message": "drained",
+    }
+    terminated = {"exitCode": 143, "finishedAt": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    namespace.set_pod(pods[1], "Failed", {"terminated": terminated}, conditions=[target])
+    namespace.pods(attempt=2)
+    first, _ = namespace.status()["attempts"]
+    assert (first["reason"], first["counted"]) == ("Disrupted", False)
+
+
+def test_success_is_seen_by_an_operator_that_was_away_all_the_time(
+    namespace: Namespace, operator: Operator
+) -> None:
+    namespace.submit()
+    pods = namespace.pods()
+    operator.kill()
+    try:
+        namespace.run_pods(pods)
+        namespace.end_pod(pods[1], 0)
+        namespace.end_pod(pods[0], 0, finished().to_termination_message())
+        eventually(lambda: namespace.get(JOBS, "demo-1")["status"].get("succeeded") == 2)
+    finally:
+        operator.start()
+    status = namespace.in_phase("Succeeded")
+    assert status["output"]["path"] == "demo/output"
+    assert [c["step"] for c in status["checkpoints"]] == [18, 36]
+
+
+def test_deletion_leaves_nothing(namespace: Namespace, operator: Operator) -> None:
+    namespace.submit()
+    running(namespace, operator)
+    namespace.delete(FINETUNEJOBS, "demo")
+    eventually(lambda: not namespace.belongings())
+    with pytest.raises(RefusedError):
+        namespace.job()
+
+
+def test_a_job_made_again_under_the_same_name_starts_afresh(namespace: Namespace, operator: Operator) -> None:
+    old = namespace.submit()
+    running(namespace, operator)
+    namespace.delete(FINETUNEJOBS, "demo")
+    new = namespace.submit()
+    assert new["metadata"]["uid"] != old["metadata"]["uid"]
+    namespace.in_phase("Starting")
+    assert len(namespace.status()["attempts"]) == 1
+    assert "progress" not in namespace.status()
+    [owner] = namespace.get(JOBS, "demo-1")["metadata"]["ownerReferences"]
+    assert owner["uid"] == new["metadata"]["uid"]
+    assert "NameConflict" not in namespace.events()
+
+
+@pytest.mark.parametrize(
+    ("template", "body"),
+    [
+        (SERVICES, {"metadata": {"name": "demo-gang"}, "spec": {"ports": [{"port": 80}]}}),
+        (
+            JOBS,
+            {
+                "metadata": {"name": "demo-1"},
+                "spec": {
+                    "suspend": True,
+                    "template": {
+                        "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}
+                    },
+                },
+            },
+        ),
+    ],
+)
+def test_somebody_else_s_object_is_left_alone(
+    namespace: Namespace, template: str, body: dict[str, object]
+) -> None:
+    theirs = namespace.create(template, body)
+    namespace.submit()
+    eventually(lambda: namespace.condition("Stalled")["status"] == "True")
+    stalled = namespace.condition("Stalled")
+    assert stalled["reason"] == "NameConflict"
+    assert theirs["metadata"]["name"] in stalled["message"]
+    assert not namespace.belongings()
+    assert eventually(lambda: namespace.events() == ["Accepted", "Started", "NameConflict"])
+
+    def untouched() -> object:
+        found = namespace.get(template, theirs["metadata"]["name"])
+        return {
+            key: value for key, value in found["metadata"].items() if key in ("labels", "ownerReferences")
+        }
+
+    assert untouched() == {
+        key: value for key, value in theirs["metadata"].items() if key in ("labels", "ownerReferences")
+    }
+    namespace.delete(template, theirs["metadata"]["name"], propagationPolicy="Background")
+    namespace.in_phase("Starting")
+    assert namespace.condition("Stalled")["status"] == "False"
+
+
+def test_a_quota_is_told_in_the_api_server_s_words(namespace: Namespace) -> None:
+    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"count/jobs.batch": "0"}}}
+    path = "/api/v1/namespaces/{namespace}/resourcequotas"
+    namespace.create(path, quota)
+    eventually(lambda: "hard" in namespace.get(path, "none")["status"])
+    namespace.submit()
+    eventually(lambda: namespace.condition("Stalled")["reason"] == "Refused")
+    assert "exceeded quota: none" in namespace.condition("Stalled")["message"]
+    namespace.delete(path, "none")
+    namespace.in_phase("Starting")
+
+
+def test_an_idle_job_is_not_written_to(namespace: Namespace, operator: Operator) -> None:
+    namespace.submit()
+    pods = running(namespace, operator)
+    everywhere = "/apis/finetune.dev/v1alpha1/finetunejobs"
+    eventually(lambda: len(namespace.kube.request("GET", everywhere)["items"]) == 1)
+    time.sleep(1)
+    before, version = operator.writes(), namespace.job()["metadata"]["resourceVersion"]
+    # Things that are of no consequence happen to its pods and to the job itself.
+    for number in range(5):
+        namespace.patch(PODS, pods[0], {"metadata": {"annotations": {"touched": str(number)}}})
+        time.sleep(0.4)
+    assert operator.writes() == before
+    assert namespace.job()["metadata"]["resourceVersion"] == version
+
+
+def test_the_config_map_of_a_gang_holds_what_its_trainer_needs(namespace: Namespace) -> None:
+    namespace.submit()
+    namespace.in_phase("Starting")
+    [found] = namespace.all(CONFIGMAPS, labelSelector="finetune.dev/job=demo")
+    assert set(found["data"]) == {"run.json", "ca.crt"}
+    assert found["immutable"] is True
+    assert found["data"]["ca.crt"].startswith("-----BEGIN CERTIFICATE-----")
