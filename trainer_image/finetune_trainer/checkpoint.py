@@ -1,0 +1,145 @@
+"""Models for people and state for restarts, on the storage volume; see commit.py for how they become visible."""
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from finetune_trainer import commit, history
+from finetune_trainer.commit import FileRecord, Manifest
+from finetune_trainer.distributed import Gang
+from finetune_trainer.model import TrainableModel, full_weights, write
+from finetune_trainer.storage import Storage
+
+_log = logging.getLogger(__name__)
+
+# What AdamW keeps of each weight, besides the number of steps.
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class State:
+    """All that changes in training. Batches, learning rates and random numbers follow from the step alone."""
+
+    model: TrainableModel
+    optimizer: Optimizer
+    scheduler: LambdaLR
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Writes and reads checkpoints. Every process calls every method."""
+
+    storage: Storage
+    gang: Gang
+    base: Path
+    """The base model's directory: its tokenizer goes with every model."""
+    dtype: torch.dtype
+    """In which models are stored."""
+    tick: Callable[[], None]
+    """Called often while something takes long."""
+
+    def save_weights(self, model: TrainableModel, step: int, epoch: float) -> Path:
+        """Write an ordinary Hugging Face model into the checkpoints; returns its directory."""
+        final = self.storage.checkpoints / f"step-{step:08d}"
+        self._save_model(model, final, step, epoch)
+        return final
+
+    def save_output(self, model: TrainableModel, step: int, epoch: float) -> None:
+        """Write the run's result, after which no state for restarts is needed."""
+        self._save_model(model, self.storage.output, step, epoch)
+        if self.gang.is_first:
+            shutil.rmtree(self.storage.resume, ignore_errors=True)
+
+    def _save_model(self, model: TrainableModel, final: Path, step: int, epoch: float) -> None:
+        weights = full_weights(model.hf, self.dtype, keep=self.gang.is_first, tick=self.tick)
+
+        def write_it() -> None:
+            directory = commit.start(final)
+            write(model.hf, weights, self.dtype, self.base, directory)
+            self._publish(final, commit.sealed(directory.iterdir(), self.tick), step, epoch)
+
+        self.gang.on_first(write_it, self.tick)
+
+    def save_resume(self, state: State, step: int, epoch: float) -> Path:
+        """Write what a restart goes on from, and remove what it replaces; returns its directory."""
+        final = self.storage.resume / f"step-{step:08d}"
+        directory = Path(self.gang.on_first(lambda: str(commit.start(final)), self.tick))
+        dcp.save(_tensors(state), storage_writer=dcp.FileSystemWriter(directory, sync_files=False))
+        mine = [*directory.glob(f"__{self.gang.rank}_*")]
+        if self.gang.is_first:
+            mine.append(directory / ".metadata")
+        shares = self.gang.collect(commit.sealed(mine, self.tick))
+
+        def finish() -> None:
+            files = {name: record for share in shares for name, record in share.items()}
+            self._publish(final, files, step, epoch, scheduler=state.scheduler.state_dict())
+            for other in self.storage.resume.iterdir():
+                if other != final:
+                    shutil.rmtree(other)
+
+        self.gang.on_first(finish, self.tick)
+        return final
+
+    def restore(self, state: State) -> int:
+        """Go on from the newest intact state of this run, written by any number of processes.
+
+        Returns its step; 0 where there is none.
+        """
+        found = self.gang.on_first(self._candidates, self.tick)
+        for name in found:
+            directory = self.storage.resume / name
+            manifest = commit.read(directory, uid=self.storage.uid)
+            # Reading unpickles, so nothing is read but what this run wrote, bit by bit.
+            if not self.gang.agree(manifest is not None and self._intact(directory, manifest)):
+                _log.warning("%s is damaged; trying an older state", directory)
+                continue
+            assert manifest is not None
+            step = int(manifest.facts["step"])
+            _make_room(state, step)
+            dcp.load(_tensors(state), storage_reader=dcp.FileSystemReader(directory))
+            state.scheduler.load_state_dict(manifest.facts["scheduler"])
+            return step
+        return 0
+
+    def _candidates(self) -> list[str]:
+        return [path.name for path, _ in history.complete(self.storage.resume, uid=self.storage.uid)][::-1]
+
+    def _intact(self, directory: Path, manifest: Manifest) -> bool:
+        """Whether this process's share of the files is what was written."""
+        mine = sorted(manifest.files.items())[self.gang.rank :: self.gang.world_size]
+        return commit.intact(directory, dict(mine), self.tick)
+
+    def _publish(
+        self, final: Path, files: Mapping[str, FileRecord], step: int, epoch: float, **more: Any
+    ) -> None:
+        facts = {"step": step, "epoch": epoch, **more}
+        commit.publish(final, uid=self.storage.uid, files=files, facts=facts)
+
+
+def _tensors(state: State) -> dict[str, Tensor]:
+    """Weights and moments under stable names, as they are divided among processes."""
+    tensors: dict[str, Tensor] = {}
+    for name, weight in state.model.named_parameters():
+        tensors[f"model.{name}"] = weight.detach()
+        for moment in _MOMENTS:
+            if moment in state.optimizer.state[weight]:
+                tensors[f"optimizer.{name}.{moment}"] = state.optimizer.state[weight][moment]
+    return tensors
+
+
+def _make_room(state: State, step: int) -> None:
+    """Give the optimizer the state that it has after some steps, for its moments to be read into."""
+    for weight in state.model.parameters():
+        state.optimizer.state[weight] = {
+            "step": torch.tensor(float(step)),
+            **{moment: torch.zeros_like(weight, requires_grad=False) for moment in _MOMENTS},
+        }

@@ -1,0 +1,107 @@
+"""The container's first process: checks what it was given, starts the workers, and tells how they ended.
+
+Nothing heavy is imported here, so a wrong path is reported within a second.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from finetune_api import names
+from finetune_api.failure import ExitCode, cause_of
+from finetune_api.report import Failure, Report, Stage
+from finetune_api.runconfig import RunConfig
+from finetune_trainer import causes, checks, history
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.gang import Gang, Output
+from finetune_trainer.storage import Storage
+
+
+class _Stop:
+    """Reaction to SIGTERM and SIGINT; the first process of a container has none by default."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.gang: Gang | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def watch(self, gang: Gang) -> None:
+        """Pass requests on to a gang, even one that came while it was being started."""
+        self.gang = gang
+        if self.requested:
+            gang.terminate()
+
+    def _on_signal(self, *_: object) -> None:
+        self.requested = True
+        if self.gang:
+            self.gang.terminate()
+
+
+def train(file: Path) -> int:
+    """Run this node's part of the training gang; returns an exit code of finetune_api.failure."""
+    stop = _Stop()
+    attempt = int(os.environ.get(names.ENV_ATTEMPT, "1"))
+    node = int(os.environ.get("PET_NODE_RANK", "0"))
+    try:
+        config = checks.load(file)
+        checks.check(config, node=node)
+    except TrainerError as error:
+        sys.stderr.write(f"finetune-trainer: {error}\n")
+        refusal = _failure(error.exit_code, str(error))
+        return _end(Report(attempt=attempt, sequence=0, stage=Stage.FAILED, failure=refusal))
+
+    storage = Storage.of(config)
+    if finished := history.finished_output(storage):
+        report = history.last_report(storage, attempt)
+        return _end(report.model_copy(update={"stage": Stage.FINISHED, "output": finished}))
+    output = Output(storage.log(attempt, node))
+    failure = _run(config, file, node, stop, output)
+    if failure:
+        output.say(f"{failure.reason} (exit code {failure.exit_code}): {failure.message}")
+    stage = Stage.FAILED if failure else Stage.FINISHED
+    if node > 0:
+        # Rank 0's node speaks for the gang; the others say no more than how they ended.
+        return _end(Report(attempt=attempt, sequence=0, stage=stage, failure=failure))
+    report = history.last_report(storage, attempt).model_copy(update={"stage": stage, "failure": failure})
+    exit_code = _end(report)
+    try:
+        with history.open_metrics(storage) as metrics:
+            history.append(metrics, report)
+    except OSError as error:
+        output.say(f"the last report is not kept on the volume: {error}")
+    return exit_code
+
+
+def _run(config: RunConfig, file: Path, node: int, stop: _Stop, output: Output) -> Failure | None:
+    with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
+        gang = Gang(config, file, node=node, scratch=Path(scratch), output=output)
+        stop.watch(gang)
+        code = gang.wait()
+        if code == 0:
+            return None
+        failure = causes.explain(causes.collect(Path(scratch)))
+    # Processes that are asked to stop before they trained do not end together; one's end is a loss to another.
+    if failure and not (stop.requested and failure.exit_code == ExitCode.COLLECTIVE_TIMEOUT):
+        return failure
+    if stop.requested:
+        return _failure(ExitCode.TERMINATED, "asked to stop, and ended without saving a newer state")
+    if code < 0:
+        return _failure(causes.from_signal(-code), f"torchrun was ended by {signal.Signals(-code).name}")
+    return _failure(ExitCode.ERROR, f"torchrun ended with exit code {code}; the log tells more")
+
+
+def _failure(exit_code: int, message: str) -> Failure:
+    return Failure(exit_code=exit_code, reason=cause_of(exit_code).reason, message=message)
+
+
+def _end(report: Report) -> int:
+    """Write the termination message; returns the exit code that belongs to it."""
+    chosen = os.environ.get(names.ENV_TERMINATION_LOG)
+    target = Path(chosen or names.TERMINATION_LOG)
+    # The kubelet makes its file before the container starts; without a kubelet there is none, and no reader.
+    if chosen or target.exists():
+        target.write_text(report.to_termination_message())
+    return report.failure.exit_code if report.failure else ExitCode.SUCCESS

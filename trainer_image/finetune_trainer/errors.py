@@ -1,0 +1,59 @@
+"""Why training ends early: each kind of end knows its exit code."""
+
+from pathlib import Path
+
+from finetune_api.failure import ExitCode
+from finetune_api.spec import VolumeSource
+
+
+class TrainerError(Exception):
+    """An end with a cause that the trainer knows; the message says what to do about it."""
+
+    exit_code = ExitCode.ERROR
+
+
+class InvalidConfigurationError(TrainerError):
+    """The job asks for what cannot be."""
+
+    exit_code = ExitCode.INVALID_CONFIGURATION
+
+
+class InvalidDataError(TrainerError):
+    """The training data cannot be trained on."""
+
+    exit_code = ExitCode.INVALID_DATA
+
+
+class AccessDeniedError(TrainerError):
+    """A file may not be read or written."""
+
+    exit_code = ExitCode.ACCESS_DENIED
+
+
+class StorageFullError(TrainerError):
+    """The storage volume is full."""
+
+    exit_code = ExitCode.STORAGE_FULL
+
+
+class LossNotFiniteError(TrainerError):
+    """The loss or its gradient is no longer a number."""
+
+    exit_code = ExitCode.LOSS_NOT_FINITE
+
+
+class PeerLostError(TrainerError):
+    """Another process of the gang went away or does not answer."""
+
+    exit_code = ExitCode.COLLECTIVE_TIMEOUT
+
+
+class TerminatedError(TrainerError):
+    """The process was asked to stop, and did."""
+
+    exit_code = ExitCode.TERMINATED
+
+
+def described(source: VolumeSource, here: Path) -> str:
+    """A source in the words of the spec, and where it appears to this process."""
+    return f'"{source.path}" on claim "{source.claim_name}" (here "{here}")'

@@ -1,0 +1,244 @@
+"""The training loop."""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_scheduler
+
+from finetune_api.report import Metrics, Stage
+from finetune_api.runconfig import RunConfig
+from finetune_api.spec import Hyperparameters
+from finetune_api.status import Plan
+from finetune_trainer import history
+from finetune_trainer.batches import Batch, Schedule, pack
+from finetune_trainer.checkpoint import Checkpoints, State
+from finetune_trainer.distributed import Gang
+from finetune_trainer.errors import LossNotFiniteError, TerminatedError
+from finetune_trainer.model import TrainableModel, gathers
+from finetune_trainer.prepare.encode import MASKED
+from finetune_trainer.prepare.store import Prepared
+from finetune_trainer.reporter import Reporter
+
+# The spec's names of schedules that transformers calls otherwise.
+_SCHEDULERS = {"constant": "constant_with_warmup"}
+# Weight of the newest step in the mean duration of steps.
+_NEWEST = 0.1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one optimizer step showed, over all processes."""
+
+    loss: float
+    grad_norm: float
+    stop: bool
+    """Whether some process was asked to stop."""
+    peak_memory: int
+
+
+@dataclass
+class Loop:
+    """One attempt at a run, from the newest state to the end."""
+
+    config: RunConfig
+    plan: Plan
+    prepared: Prepared
+    gang: Gang
+    model: TrainableModel
+    checkpoints: Checkpoints
+    reporter: Reporter
+    stop_requested: Callable[[], bool]
+
+    def __post_init__(self) -> None:
+        stated = self.config.hyperparameters
+        optimizer = _optimizer(self.model, stated, self.plan)
+        self._state = State(self.model, optimizer, _scheduler(optimizer, stated, self.plan))
+        self._schedule = Schedule(len(self.prepared.lengths), self.plan.effective_batch_size, stated.seed)
+        # Plain integers: the planner touches each of them many times.
+        self._lengths: list[int] = self.prepared.lengths.tolist()
+
+    def run(self) -> None:
+        """Train to the end and write the result.
+
+        Raises TerminatedError once the state is saved, when any process was asked to stop; LossNotFiniteError.
+        """
+        step = self.checkpoints.restore(self._state)
+        self.reporter.stage(Stage.TRAINING, plan=self.plan, resumed_from_step=step or None)
+        mean_duration: float | None = None
+        while step < self.plan.total_steps:
+            began = time.perf_counter()
+            batch = self._schedule.batch(step)
+            rate = float(self._state.scheduler.get_last_lr()[0])
+            measured = self._step(step, batch)
+            step += 1
+            if not (math.isfinite(measured.loss) and math.isfinite(measured.grad_norm)):
+                raise LossNotFiniteError(
+                    f"the loss is {measured.loss} and the gradient norm {measured.grad_norm} in step {step}, at a "
+                    f"learning rate of {rate:.3g}"
+                )
+            duration = time.perf_counter() - began
+            mean_duration = (
+                duration if mean_duration is None else mean_duration + _NEWEST * (duration - mean_duration)
+            )
+            self._report(step, batch, rate, measured, duration, mean_duration)
+            self._keep(step, batch, stop=measured.stop)
+        self.reporter.stage(Stage.SAVING)
+        self.checkpoints.save_output(self.model, step, self._epoch(step))
+
+    def _step(self, step: int, batch: Batch) -> Measured:
+        # Random numbers (dropout, in models that have it) follow from the step, so a resumed run draws the same.
+        torch.manual_seed(hash((self.config.hyperparameters.seed, step, self.gang.rank)) & 0x7FFFFFFF)
+        device = self.gang.device
+        micro_batches = pack(
+            batch.samples,
+            self._lengths,
+            budget=self.plan.max_tokens_per_gpu,
+            world_size=self.gang.world_size,
+        )[self.gang.rank]
+        # The whole step's tokens, over all processes: a token counts the same wherever it lies. FSDP takes the
+        # mean over processes, so the sum needs their number.
+        loss_tokens = int(self.prepared.loss_tokens[batch.samples].sum())
+        scale = self.gang.world_size / loss_tokens
+        loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        for index, members in enumerate(micro_batches):
+            gathers(self.model, now=index == len(micro_batches) - 1)
+            loss: Tensor = self.model(**self._inputs(members))
+            (loss * scale).backward()
+            loss_sum += loss.detach()
+        norm = clip_grad_norm_(self.model.parameters(), self.config.hyperparameters.max_grad_norm)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        self._state.optimizer.step()
+        self._state.scheduler.step()
+        self._state.optimizer.zero_grad()
+        mine = torch.stack(
+            [loss_sum, loss_sum.new_tensor(self.stop_requested()), loss_sum.new_tensor(_peak_memory(device))]
+        )
+        # The step's one wait for the device.
+        *values, grad_norm = torch.cat([self.gang.gather(mine), norm.double()[None]]).tolist()
+        return Measured(
+            loss=sum(values[0::3]) / loss_tokens,
+            grad_norm=grad_norm,
+            stop=any(values[1::3]),
+            peak_memory=int(max(values[2::3])),
+        )
+
+    def _inputs(self, members: list[int]) -> dict[str, Any]:
+        """The samples of a micro-batch one behind the other; a single token without loss where there are none."""
+        ids: list[npt.NDArray[Any]] = []
+        positions: list[npt.NDArray[Any]] = []
+        predicting: list[npt.NDArray[Any]] = []
+        targets: list[npt.NDArray[Any]] = []
+        lengths: list[int] = []
+        start = 0
+        for member in members:
+            input_ids, labels = self.prepared.tokens(member)
+            # The last hidden state before a token predicts it.
+            [at] = np.nonzero(labels[1:] != MASKED)
+            ids.append(input_ids)
+            positions.append(np.arange(len(input_ids)))
+            predicting.append(start + at)
+            targets.append(labels[1:][at])
+            lengths.append(len(input_ids))
+            start += len(input_ids)
+        if not members:
+            ids, positions, lengths = [np.zeros(1)], [np.zeros(1)], [1]
+            predicting, targets = [np.zeros(0)], [np.zeros(0)]
+
+        def tensor(parts: list[npt.NDArray[Any]]) -> Tensor:
+            return torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(
+                self.gang.device, non_blocking=True
+            )
+
+        return {
+            "input_ids": tensor(ids)[None],
+            "position_ids": tensor(positions)[None],
+            "sample_lengths": lengths,
+            "predicting": tensor(predicting),
+            "targets": tensor(targets),
+        }
+
+    def _epoch(self, step: int) -> float:
+        return self._schedule.samples_before(step) / self._schedule.samples
+
+    def _report(
+        self, step: int, batch: Batch, rate: float, measured: Measured, duration: float, mean_duration: float
+    ) -> None:
+        metrics = Metrics(
+            step=step,
+            epoch=self._epoch(step),
+            loss=measured.loss,
+            learning_rate=rate,
+            grad_norm=measured.grad_norm,
+            tokens_per_second=sum(self._lengths[sample] for sample in batch.samples) / duration,
+            samples_seen=self._schedule.samples_before(step),
+            peak_memory=measured.peak_memory,
+        )
+        changes: dict[str, Any] = {"initial_loss": measured.loss} if step == 1 else {}
+        remaining = (self.plan.total_steps - step) * mean_duration
+        self.reporter.update(metrics=metrics, seconds_remaining=remaining, **changes)
+
+    def _keep(self, step: int, batch: Batch, *, stop: bool) -> None:
+        """Save what is due after a step, and go if that was asked for."""
+        epoch = self._epoch(step)
+        is_last = step == self.plan.total_steps
+        if batch.ends_epoch and self.config.checkpoints.every_epoch:
+            self.reporter.stage(Stage.SAVING)
+            self._saved(self.checkpoints.save_weights(self.model, step, epoch))
+        # The result takes the place of the last state.
+        if is_last or not (batch.ends_epoch or stop):
+            return
+        self.reporter.stage(Stage.SAVING)
+        self._saved(self.checkpoints.save_resume(self._state, step, epoch))
+        if stop:
+            raise TerminatedError(f"asked to stop; the state after step {step} is saved")
+        self.reporter.stage(Stage.TRAINING)
+
+    def _saved(self, directory: "Any") -> None:
+        if not self.gang.is_first:
+            return
+        storage = self.checkpoints.storage
+        for path, manifest in history.complete(directory.parent, uid=storage.uid):
+            if path == directory:
+                self.reporter.checkpoint(history.checkpoint_of(storage, path, manifest))
+
+
+def _optimizer(model: TrainableModel, stated: Hyperparameters, plan: Plan) -> AdamW:
+    return AdamW(
+        model.parameters(),
+        lr=plan.learning_rate,
+        betas=(stated.beta1, stated.beta2),
+        eps=stated.eps,
+        weight_decay=stated.weight_decay,
+    )
+
+
+def _scheduler(optimizer: AdamW, stated: Hyperparameters, plan: Plan) -> LambdaLR:
+    scheduler: LambdaLR = get_scheduler(
+        _SCHEDULERS.get(stated.lr_scheduler, stated.lr_scheduler),
+        optimizer,
+        num_warmup_steps=stated.warmup_steps,
+        num_training_steps=plan.total_steps,
+    )
+    return scheduler
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in KiB, macOS in bytes.
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,221 @@
+"""Loading a base model, proving that it can be trained as we train, dividing it among processes, writing it out."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from finetune_trainer.attention import PER_SAMPLE
+from finetune_trainer.distributed import Gang
+from finetune_trainer.errors import InvalidConfigurationError
+from finetune_trainer.loss import summed_cross_entropy
+
+_log = logging.getLogger(__name__)
+
+# Differences in fp32 that come from the order of additions alone, relative to the largest logit.
+_TOLERANCE = 1e-4
+
+
+class TrainableModel(nn.Module):
+    """A causal language model that returns the summed loss of packed samples."""
+
+    def __init__(self, hf: PreTrainedModel) -> None:
+        super().__init__()
+        self.hf = hf
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        sample_lengths: Sequence[int],
+        predicting: Tensor,
+        targets: Tensor,
+    ) -> Tensor:
+        """Sum of the cross-entropy at the positions `predicting` against `targets`.
+
+        input_ids, position_ids: [1, tokens]; the position restarts with each sample. predicting, targets: [n].
+        """
+        hidden = self.hidden(input_ids, position_ids, sample_lengths)
+        weights = [weight for weight in self.hf.get_output_embeddings().parameters() if weight.requires_grad]
+        return summed_cross_entropy(hidden[0, predicting], targets, self.head, weights)
+
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, sample_lengths: Sequence[int]) -> Tensor:
+        """The last hidden states, [1, tokens, width]."""
+        output = self.hf.base_model(
+            input_ids=input_ids, position_ids=position_ids, sample_lengths=sample_lengths, use_cache=False
+        )
+        states: Tensor = output.last_hidden_state
+        return states
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states, scaled as the model's family does it."""
+        config = self.hf.config.get_text_config()
+        logits: Tensor = self.hf.get_output_embeddings()(hidden)
+        if (scale := getattr(config, "logit_scale", None)) is not None:
+            logits = logits * scale
+        if (scaling := getattr(config, "logits_scaling", None)) is not None:
+            logits = logits / scaling
+        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+
+def load_config(directory: Path) -> PreTrainedConfig:
+    """The configuration of a base model. Raises InvalidConfigurationError."""
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidConfigurationError(f"spec.model: cannot read config.json: {error}") from error
+    return config
+
+
+def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
+    """The model without memory for its weights."""
+    with torch.device("meta"):
+        hf: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=PER_SAMPLE
+        )
+    return hf
+
+
+def load(directory: Path) -> PreTrainedModel:
+    """The base model in fp32, in main memory. Raises InvalidConfigurationError where we cannot train it rightly."""
+    try:
+        hf: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=torch.float32,
+            attn_implementation=PER_SAMPLE,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidConfigurationError(f"spec.model: cannot load the model: {error}") from error
+    _prove(hf)
+    return hf
+
+
+@torch.no_grad()
+def _prove(hf: PreTrainedModel) -> None:
+    """Make sure that packed samples do not see one another, and that our logits are the model's own.
+
+    Families differ in what they do to attention and to logits. What is not known here must not be trained wrongly
+    in silence; a few tokens tell.
+    """
+    lengths = [5, 3]
+    ids = torch.arange(sum(lengths))[None] % hf.config.get_text_config().vocab_size
+    ours = TrainableModel(hf.eval())
+    kind = f"spec.model: {type(hf).__name__}"
+    try:
+        packed = ours.head(ours.hidden(ids, _positions(lengths), lengths))
+        alone = [
+            hf(input_ids=part, sample_lengths=[part.shape[1]], use_cache=False).logits
+            for part in ids.split(lengths, dim=1)
+        ]
+    except (TypeError, AttributeError, AssertionError) as error:
+        raise InvalidConfigurationError(f"{kind} cannot be trained on packed samples: {error}") from error
+    expected = torch.cat(alone, dim=1)
+    difference = (packed - expected).abs().max() / expected.abs().max()
+    if not difference <= _TOLERANCE:
+        raise InvalidConfigurationError(
+            f"{kind} cannot be trained on packed samples: its logits differ by {difference:.2g} of the largest from "
+            "those that it computes for each sample alone"
+        )
+
+
+def _positions(lengths: Sequence[int]) -> Tensor:
+    return torch.cat([torch.arange(length) for length in lengths])[None]
+
+
+def distribute(loaded: PreTrainedModel | None, config: PreTrainedConfig, gang: Gang) -> TrainableModel:
+    """A model to train on all processes of the gang, with the weights that rank 0 loaded (`loaded` there alone).
+
+    Several processes, or a GPU, get FSDP2: each keeps its share of the fp32 weights; GPUs compute in bf16. A single
+    process on the CPU has nothing to divide.
+    """
+    on_gpu = gang.device.type == "cuda"
+    if gang.world_size == 1 and not on_gpu:
+        assert loaded is not None
+        return TrainableModel(loaded.train())
+    model = TrainableModel(skeleton(config).train())
+    precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    options: dict[str, Any] = {
+        "mesh": gang.mesh(),
+        # Weights gathered once serve a whole step where memory is not what is short.
+        "reshard_after_forward": on_gpu,
+    } | ({"mp_policy": precision} if on_gpu else {})
+    layers = set(model.hf._no_split_modules or ())
+    for module in list(model.modules()):
+        if type(module).__name__ in layers:
+            fully_shard(module, **options)
+    fully_shard(model, **options)
+    model.to_empty(device=gang.device)
+    weights = {f"hf.{name}": value for name, value in loaded.state_dict().items()} if loaded else {}
+    set_model_state_dict(
+        model, weights, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    )
+    # Buffers that are computed, not stored, are in no state dict.
+    source = dict(loaded.named_buffers()) if loaded else {}
+    for name, buffer in model.hf.named_buffers():
+        if name in source:
+            buffer.copy_(source[name])
+        dist.broadcast(buffer, src=0)
+    return model
+
+
+def gathers(model: TrainableModel, *, now: bool) -> None:
+    """On the CPU: whether the next backward pass exchanges gradients, or leaves them for the step's last one."""
+    if isinstance(model, FSDPModule) and next(model.parameters()).device.type == "cpu":
+        model.set_requires_gradient_sync(now)
+        model.set_reshard_after_backward(now)
+
+
+def full_weights(
+    hf: PreTrainedModel, dtype: torch.dtype, *, keep: bool, tick: Callable[[], None]
+) -> dict[str, Tensor]:
+    """All weights under their names, tied ones once, in `dtype` and main memory, where `keep` says so.
+
+    Every process takes part. `tick` is called after each weight.
+    """
+    result: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in hf.state_dict(keep_vars=True).items():
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        whole = value.detach()
+        if isinstance(whole, DTensor):
+            whole = whole.full_tensor()
+        if keep:
+            result[name] = whole.to("cpu", dtype if whole.is_floating_point() else whole.dtype, copy=True)
+        tick()
+    return result
+
+
+def stored_dtype(directory: Path, config: PreTrainedConfig) -> torch.dtype:
+    """The type in which the base model keeps its weights; the trained one keeps them in the same."""
+    if isinstance(config.dtype, torch.dtype):
+        return config.dtype
+    file = sorted(directory.glob("*.safetensors"))[0]
+    with safe_open(str(file), framework="pt") as weights:
+        dtype: torch.dtype = weights.get_tensor(next(iter(weights.keys()))).dtype
+    return dtype
+
+
+def write(
+    hf: PreTrainedModel, weights: dict[str, Tensor], dtype: torch.dtype, base: Path, into: Path
+) -> None:
+    """Write an ordinary Hugging Face model: config, safetensors, and the base model's tokenizer."""
+    hf.save_pretrained(into, state_dict=weights)
+    # save_pretrained writes down the type that the model has in training.
+    config = hf.config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")}
+    type(hf.config).from_dict(config).save_pretrained(into)
+    AutoTokenizer.from_pretrained(base, local_files_only=True).save_pretrained(into)

@@ -1,0 +1,1 @@
+"""From a JSONL file to token ids and labels on the storage volume."""

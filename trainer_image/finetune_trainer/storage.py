@@ -1,0 +1,105 @@
+"""The job's own directory on its storage volume: what lies where, and whose it is."""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api import names
+from finetune_api.runconfig import RunConfig
+from finetune_trainer.errors import InvalidConfigurationError, described
+
+# What a run leaves behind. Finding any of it without the run's identity means that it is somebody else's.
+_CONTENTS = (
+    names.OUTPUT_DIR,
+    names.CHECKPOINTS_DIR,
+    names.RESUME_DIR,
+    names.PREPARED_DATA_DIR,
+    names.METRICS_FILE,
+)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Paths of one run."""
+
+    root: Path
+    claim_path: str
+    """Where `root` lies on its claim: the status speaks of paths on claims."""
+    uid: str
+    """Identity of the run."""
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Storage":
+        """The storage of a run."""
+        return cls(Path(config.locations.storage), config.origins.storage.path, config.uid)
+
+    @property
+    def output(self) -> Path:
+        """The trained model."""
+        return self.root / names.OUTPUT_DIR
+
+    @property
+    def checkpoints(self) -> Path:
+        """Models kept along the way."""
+        return self.root / names.CHECKPOINTS_DIR
+
+    @property
+    def resume(self) -> Path:
+        """State from which a later attempt goes on."""
+        return self.root / names.RESUME_DIR
+
+    @property
+    def data(self) -> Path:
+        """Prepared data."""
+        return self.root / names.PREPARED_DATA_DIR
+
+    @property
+    def metrics(self) -> Path:
+        """Every Report, one per line."""
+        return self.root / names.METRICS_FILE
+
+    def log(self, attempt: int, node: int) -> Path:
+        """What one node of one attempt printed."""
+        return self.root / names.LOGS_DIR / f"attempt-{attempt}" / f"node-{node}.log"
+
+    def on_claim(self, path: Path) -> str:
+        """A path as it is found on the claim."""
+        return f"{self.claim_path}/{path.relative_to(self.root)}"
+
+
+def claim(config: RunConfig, *, node: int) -> None:
+    """Make the directory this run's own, or make sure that it is.
+
+    Node 0 alone writes the identity, so two nodes that start together cannot disagree.
+    Raises InvalidConfigurationError, with nothing touched, when it belongs to another run; OSError when it
+    cannot be written to.
+    """
+    root = Path(config.locations.storage)
+    identity = root / names.RUN_IDENTITY_FILE
+    remedy = "Set another spec.storage.path, or remove the directory if its content is no longer needed."
+    where = f"spec.storage: the directory {described(config.origins.storage, root)}"
+    if identity.exists():
+        owner = _read(identity)
+        if owner.get("uid") != config.uid:
+            name = f"{owner.get('namespace')}/{owner.get('name')} (uid {owner.get('uid')})"
+            raise InvalidConfigurationError(f"{where} belongs to another run, {name}. {remedy}")
+    elif found := [name for name in _CONTENTS if (root / name).exists()]:
+        raise InvalidConfigurationError(f"{where} holds {', '.join(found)} of an unknown run. {remedy}")
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=root, prefix=".writable-"):
+        pass
+    if node == 0 and not identity.exists():
+        mine = {"uid": config.uid, "namespace": config.namespace, "name": config.name}
+        temporary = identity.with_suffix(".tmp")
+        temporary.write_text(json.dumps(mine))
+        os.replace(temporary, identity)
+
+
+def _read(identity: Path) -> dict[str, str]:
+    try:
+        value = json.loads(identity.read_text())
+    except ValueError:
+        value = None
+    return value if isinstance(value, dict) else {}

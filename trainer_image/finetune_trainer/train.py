@@ -1,0 +1,85 @@
+"""One process's whole course: prepare, plan, load, train, and leave a model behind."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from finetune_api import guide
+from finetune_api.report import Stage
+from finetune_api.runconfig import RunConfig
+from finetune_api.status import Plan
+from finetune_trainer import history
+from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.distributed import Gang
+from finetune_trainer.errors import InvalidConfigurationError
+from finetune_trainer.loop import Loop
+from finetune_trainer.methods import sft
+from finetune_trainer.model import load_config, stored_dtype
+from finetune_trainer.post import Poster
+from finetune_trainer.prepare import store
+from finetune_trainer.prepare.store import Prepared
+from finetune_trainer.reporter import Reporter
+from finetune_trainer.storage import Storage
+
+_log = logging.getLogger(__name__)
+
+
+def train(
+    config: RunConfig,
+    *,
+    attempt: int,
+    ca: Path,
+    token: Path,
+    begin: Callable[[], None],
+    stop_requested: Callable[[], bool],
+) -> None:
+    """Train what `config` says, together with the other processes of the gang.
+
+    `begin` is called when there begins to be something to save. Raises a TrainerError, or whatever went wrong.
+    """
+    storage = Storage.of(config)
+    gang = Gang(use_gpu=config.use_gpu)
+    poster = Poster(config.report_url, ca=ca, token=token) if config.report_url and gang.is_first else None
+    reporter = Reporter(storage, attempt, poster, silent=not gang.is_first)
+    base = Path(config.locations.model)
+    model_config = load_config(base)
+    context_length = model_config.get_text_config().max_position_embeddings
+
+    reporter.stage(Stage.PREPARING)
+    directory = gang.on_first(
+        lambda: str(store.prepare(config, storage, context_length, reporter.tick)), reporter.tick
+    )
+    prepared = store.load(Path(directory), storage)
+
+    plan = guide.plan(
+        config.hyperparameters,
+        samples=prepared.status.samples,
+        longest=prepared.longest_of_all,
+        context_length=context_length,
+        world_size=gang.world_size,
+        trainable_parameters=sft.trainable_parameters(model_config),
+    )
+    _check_budget(plan, prepared)
+    reporter.stage(Stage.LOADING, dataset=prepared.status, plan=plan)
+    checkpoints = Checkpoints(storage, gang, base, stored_dtype(base, model_config), reporter.tick)
+    model = sft.build(base, model_config, gang)
+    begin()
+    Loop(config, plan, prepared, gang, model, checkpoints, reporter, stop_requested).run()
+    if gang.is_first:
+        output = history.finished_output(storage)
+        assert output is not None
+        _log.info("the model is in %s", storage.output)
+        reporter.stage(
+            Stage.FINISHED, output=output, checkpoints=history.checkpoints(storage), seconds_remaining=0
+        )
+    reporter.close()
+    gang.leave()
+
+
+def _check_budget(plan: Plan, prepared: Prepared) -> None:
+    if plan.max_tokens_per_gpu < prepared.status.longest:
+        raise InvalidConfigurationError(
+            f"spec.hyperparameters.maxTokensPerGpu: {plan.max_tokens_per_gpu} tokens do not hold the longest sample, "
+            f"which has {prepared.status.longest}: raise it, or state a maxSeqLen of at most that to leave longer "
+            "samples out"
+        )

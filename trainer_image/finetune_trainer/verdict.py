@@ -1,0 +1,56 @@
+"""What went wrong, as an exit code and a sentence."""
+
+import errno
+from collections.abc import Iterator
+
+import torch
+from torch.distributed import DistError
+
+from finetune_api.failure import ExitCode
+from finetune_trainer.errors import TrainerError
+
+# gloo has no error class of its own.
+_GLOO = ("gloo", "Connection closed by peer", "Connection reset by peer")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Libraries in other languages pass on the system's words only.
+_FULL_WORDS = ("No space left on device", "Disk quota exceeded")
+
+
+def explain(error: BaseException) -> tuple[ExitCode, str]:
+    """The exit code of an exception, looking at those behind it too, and a sentence for people."""
+    for one in _chain(error):
+        if isinstance(one, TrainerError):
+            return one.exit_code, str(one)
+        if isinstance(one, torch.OutOfMemoryError):
+            return ExitCode.OUT_OF_MEMORY, _words(one)
+        if (isinstance(one, OSError) and one.errno in _FULL) or any(
+            words in str(one) for words in _FULL_WORDS
+        ):
+            return ExitCode.STORAGE_FULL, f"the storage volume is full: {_words(one)}"
+        if isinstance(one, PermissionError):
+            return ExitCode.ACCESS_DENIED, _words(one)
+        if isinstance(one, DistError) or (
+            isinstance(one, RuntimeError) and any(w in str(one) for w in _GLOO)
+        ):
+            return ExitCode.COLLECTIVE_TIMEOUT, f"another process of the gang went away: {_words(one)}"
+        if isinstance(one, torch.AcceleratorError):
+            return ExitCode.GPU_ERROR, _words(one)
+    return ExitCode.ERROR, _words(error)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        one = todo.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        todo += [one.__context__, one.__cause__]
+
+
+def _words(error: BaseException) -> str:
+    # Messages of native code may carry pages of their own stack.
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
