@@ -1,0 +1,217 @@
+"""The API server and the models agree on what a FineTuneJob may be: what one takes, the other takes."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cluster.kube import FINETUNEJOBS, Kube, Namespace, RefusedError
+from finetune_operator import validation
+from world import manifest
+
+Wire = dict[str, Any]
+
+
+def with_value(path: str, value: Any) -> Wire:
+    """The valid manifest with one field replaced, or removed where the value is ...."""
+    wire = copy.deepcopy(manifest())
+    *parents, leaf = path.split(".")
+    node = wire
+    for parent in parents:
+        node = node.setdefault(parent, {})
+    if value is ...:
+        node.pop(leaf, None)
+    else:
+        node[leaf] = value
+    return wire
+
+
+@pytest.fixture
+def answer(kube: Kube) -> Callable[[Wire], str | None]:
+    """What the API server says against a manifest; nothing when it would take it."""
+
+    def ask(wire: Wire) -> str | None:
+        path = FINETUNEJOBS.format(namespace="default")
+        try:
+            kube.request("POST", path, wire, dryRun="All", fieldValidation="Strict")
+        except RefusedError as error:
+            return str(error)
+        return None
+
+    return ask
+
+
+H, R = "spec.hyperparameters.", "spec.resources."
+ACCEPTED = [
+    ("metadata.name", "a" * 50),
+    ("metadata.name", "a-1"),
+    *((f"{H}learningRate", value) for value in (1e-9, 1, 0.5)),
+    *((f"{H}effectiveBatchSize", value) for value in (1, 65536)),
+    *((f"{H}numEpochs", value) for value in (1, 1000)),
+    *((f"{H}maxSeqLen", value) for value in (8, 1048576)),
+    *((f"{H}maxTokensPerGpu", value) for value in (8, 16777216)),
+    *((f"{H}lrScheduler", value) for value in ("constant", "cosine", "linear")),
+    *((f"{H}warmupSteps", value) for value in (0, 1000000)),
+    *((f"{H}weightDecay", value) for value in (0, 1)),
+    *((f"{H}{beta}", value) for beta in ("beta1", "beta2") for value in (0, 0.999)),
+    *((f"{H}eps", value) for value in (1e-12, 1)),
+    *((f"{H}maxGradNorm", value) for value in (1e-3, 1000000)),
+    *((f"{H}seed", value) for value in (0, 2147483647)),
+    *((f"{H}maxSteps", value) for value in (1, 100000000)),
+    ("spec.hyperparameters", {"maxSeqLen": 128, "maxTokensPerGpu": 128}),
+    ("spec.hyperparameters", {}),
+    ("spec.checkpoints", {}),
+    ("spec.checkpoints.everyEpoch", False),
+    ("spec.storage.path", "a/b..c/d"),
+    ("spec.storage.path", "..."),
+    ("spec.model.volume.path", "x" * 512),
+    ("spec.storage.claimName", "a.b-c"),
+    *((f"{R}nodes", value) for value in (1, 1024)),
+    *((f"{R}gpusPerNode", value) for value in (0, 64)),
+    *((f"{R}requests.cpu", value) for value in ("2", "500m", "1.5")),
+    *((f"{R}sharedMemory", value) for value in ("16Gi", "1G")),
+    (f"{R}requests", {}),
+    ("spec.failurePolicy", {}),
+    *(("spec.failurePolicy.maxRestarts", value) for value in (0, 1000)),
+    *(("spec.failurePolicy.gracePeriodSeconds", value) for value in (10, 3600)),
+]
+REFUSED = [
+    ("metadata.name", "a" * 51),
+    ("metadata.name", "1a"),
+    ("metadata.name", "a.b"),
+    *((f"{H}learningRate", value) for value in (0, -1, 1.01, "fast")),
+    *((f"{H}effectiveBatchSize", value) for value in (0, 65537, 1.5, "2")),
+    *((f"{H}numEpochs", value) for value in (0, 1001)),
+    *((f"{H}maxSeqLen", value) for value in (7, 1048577)),
+    *((f"{H}maxTokensPerGpu", value) for value in (7, 16777217)),
+    (f"{H}lrScheduler", "polynomial"),
+    *((f"{H}warmupSteps", value) for value in (-1, 1000001)),
+    *((f"{H}weightDecay", value) for value in (-0.1, 1.1)),
+    *((f"{H}{beta}", value) for beta in ("beta1", "beta2") for value in (-0.1, 1)),
+    *((f"{H}eps", value) for value in (0, 1.1)),
+    *((f"{H}maxGradNorm", value) for value in (0, 1000001)),
+    *((f"{H}seed", value) for value in (-1, 2147483648)),
+    *((f"{H}maxSteps", value) for value in (0, 100000001)),
+    ("spec.hyperparameters", {"maxSeqLen": 129, "maxTokensPerGpu": 128}),
+    (f"{H}unknown", 1),
+    ("spec.unknown", 1),
+    ("spec.method", "magic"),
+    ("spec.method", ...),
+    ("spec.model", ...),
+    ("spec.model.volume", ...),
+    ("spec.dataset", ...),
+    ("spec.dataset.train", ...),
+    ("spec.storage", ...),
+    ("spec.storage.claimName", ...),
+    ("spec.storage.claimName", ""),
+    ("spec.storage.claimName", "Upper"),
+    ("spec.storage.claimName", "a" * 254),
+    ("spec.storage.path", "/absolute"),
+    ("spec.storage.path", "a/../b"),
+    ("spec.storage.path", ".."),
+    ("spec.storage.path", ""),
+    ("spec.model.volume.path", "x" * 513),
+    ("spec.checkpoints.everyEpoch", "yes"),
+    *((f"{R}nodes", value) for value in (0, 1025)),
+    *((f"{R}gpusPerNode", value) for value in (-1, 65)),
+    *((f"{R}requests.cpu", value) for value in ("two", "-1", "", 2)),
+    (f"{R}sharedMemory", "16 Gi"),
+    *(("spec.failurePolicy.maxRestarts", value) for value in (-1, 1001)),
+    *(("spec.failurePolicy.gracePeriodSeconds", value) for value in (9, 3601)),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), ACCEPTED)
+def test_both_take_it(answer: Callable[[Wire], str | None], path: str, value: Any) -> None:
+    wire = with_value(path, value)
+    assert answer(wire) is None
+    assert validation.read(wire)[1] == []
+
+
+@pytest.mark.parametrize(("path", "value"), REFUSED)
+def test_both_refuse_it_and_name_the_field(
+    answer: Callable[[Wire], str | None], path: str, value: Any
+) -> None:
+    wire = with_value(path, value)
+    said, problems = answer(wire), validation.read(wire)[1]
+    assert said is not None
+    assert problems
+    field = path if value is not ... else path.rsplit(".", 1)[1]
+    leaf = field.rsplit(".", 1)[-1]
+    assert leaf in said
+    assert any(leaf in problem for problem in problems)
+
+
+# To the API server 1.0 is an integer; nobody writes that, and the models say so.
+FRACTIONS = st.floats(-2, 2).filter(lambda value: not value.is_integer())
+SIMPLE = st.booleans() | st.integers(-5, 5) | FRACTIONS | st.text("ab./-:9", max_size=6)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    path=st.sampled_from([path for path, _ in ACCEPTED + REFUSED if path != "metadata.name"]), value=SIMPLE
+)
+def test_both_agree_on_anything(answer: Callable[[Wire], str | None], path: str, value: Any) -> None:
+    wire = with_value(path, value)
+    said, problems = answer(wire), validation.read(wire)[1]
+    assert (said is None) == (not problems), (said, problems)
+
+
+# Once it exists
+
+
+def edit(namespace: Namespace, change: Wire) -> str | None:
+    try:
+        namespace.patch(FINETUNEJOBS, "demo", {"spec": change})
+    except RefusedError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"volume": {"path": "other"}}},
+        {"dataset": {"train": {"volume": {"path": "other.jsonl"}}}},
+        {"hyperparameters": {"learningRate": 1e-4}},
+        {"hyperparameters": {"seed": 1}},
+        {"checkpoints": {"everyEpoch": False}},
+        {"storage": {"path": "elsewhere"}},
+        {"resources": {"nodes": 4}},
+    ],
+)
+def test_what_decides_the_result_is_fixed(namespace: Namespace, change: Wire) -> None:
+    namespace.submit()
+    said = edit(namespace, change)
+    assert said is not None
+    assert next(iter(change)) in said
+    assert "is fixed once the job exists" in said
+
+
+def test_what_does_not_is_free(namespace: Namespace) -> None:
+    namespace.submit()
+    assert edit(namespace, {"failurePolicy": {"maxRestarts": 7}}) is None
+    namespace.patch(FINETUNEJOBS, "demo", {"metadata": {"labels": {"team": "a"}, "annotations": {"b": "c"}}})
+
+
+def test_a_job_that_nobody_has_looked_at_does_not_look_up_to_date(namespace: Namespace) -> None:
+    assert namespace.submit("unseen")["status"]["observedGeneration"] == -1
+
+
+def test_users_cannot_write_the_status_along_with_the_spec(namespace: Namespace) -> None:
+    wire = manifest("forged") | {"status": {"phase": "Succeeded"}}
+    assert "phase" not in namespace.create(FINETUNEJOBS, wire)["status"]
+
+
+def test_what_is_left_out_is_filled_in_as_the_models_do(namespace: Namespace) -> None:
+    found = namespace.submit("defaults", resources={})
+    found.pop("status")
+    read, problems = validation.read(found)
+    stated, _ = validation.read(manifest("defaults", resources={}))
+    assert problems == []
+    assert read is not None
+    assert stated is not None
+    assert read.spec == stated.spec
