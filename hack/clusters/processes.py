@@ -128,7 +128,7 @@ class Supervisor:
         """Drop the records of processes that have ended by themselves: they are to be started anew."""
         for name in self.started():
             if not self.running(name):
-                self._record(name).unlink()
+                self._forget(name)
 
     def stop(self, names: Iterable[str], *, grace: float) -> None:
         """End the named processes together: SIGTERM, and SIGKILL to those that outlast `grace` seconds."""
@@ -142,9 +142,7 @@ class Supervisor:
         if pidfds:
             raise ClusterError(f"{', '.join(names)}: a process survives SIGKILL, see {self._run}")
         for name in names:
-            if child := self._children.pop(name, None):
-                child.wait()
-            self._record(name).unlink(missing_ok=True)
+            self._forget(name)
 
     def check_all(self) -> None:
         """Raise a ClusterError with the end of its log when a process that was started does not run."""
@@ -172,6 +170,11 @@ class Supervisor:
         except FileNotFoundError:
             return "it has no log"
         return "\n".join([f"the end of {self.log(name)}:", *tail])
+
+    def _forget(self, name: str) -> None:
+        if child := self._children.pop(name, None):
+            child.wait()  # it has ended, and is a zombie until its parent has asked for its exit code
+        self._record(name).unlink(missing_ok=True)
 
     def _record(self, name: str) -> Path:
         return self._run / f"{name}.pid"

@@ -38,7 +38,7 @@ async def forward(listener: socket.socket, host: str, port: int) -> None:
         try:
             inner_reader, inner_writer = await asyncio.open_connection(host, port)
         except OSError:
-            writer.transport.abort()  # nobody listens inside: refuse, as far as one still can
+            writer.close()  # nobody listens inside: hang up
             return
         try:
             async with asyncio.TaskGroup() as directions:
@@ -48,7 +48,7 @@ async def forward(listener: socket.socket, host: str, port: int) -> None:
             pass  # one side has gone away, and the other is told below
         finally:
             for end in (writer, inner_writer):
-                end.transport.abort()
+                end.close()  # which still sends what has been written
 
     server = await asyncio.start_server(serve, sock=listener)
     await server.serve_forever()
