@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-_FILE = "cluster.json"
+RECORD_FILE = "cluster.json"
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,13 @@ class Record:
     def load(cls, directory: Path) -> Record | None:
         """The record of the cluster in `directory`; None when there is no cluster."""
         try:
-            return cls(**json.loads((directory / _FILE).read_text()))
+            return cls(**json.loads((directory / RECORD_FILE).read_text()))
         except FileNotFoundError:
             return None
 
     def save(self, directory: Path) -> None:
         """Keep the record in `directory`."""
         directory.mkdir(parents=True, exist_ok=True)
-        partial = directory / f"{_FILE}.partial"
+        partial = directory / f"{RECORD_FILE}.partial"
         partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        partial.replace(directory / _FILE)
-
-    @staticmethod
-    def delete(directory: Path) -> None:
-        """Forget the cluster in `directory`."""
-        (directory / _FILE).unlink(missing_ok=True)
+        partial.replace(directory / RECORD_FILE)

@@ -23,7 +23,7 @@ from clusters.paths import cluster_directory
 from clusters.ports import free_ports
 from clusters.probe import wait_until
 from clusters.processes import Supervisor
-from clusters.record import Record
+from clusters.record import RECORD_FILE, Record
 from clusters.volumes import create_volume
 
 _COMPONENTS = ("kubelet", "kube-proxy", "coredns", "scheduler", "forwarder", *control_plane.COMPONENTS)
@@ -90,8 +90,10 @@ class LocalCluster:
         for entry in self._directory.iterdir():
             if entry.is_dir() and entry != self._containerd.store:
                 shutil.rmtree(entry)
-            elif entry.is_file():
+            elif entry.is_file() and entry.name != RECORD_FILE:
                 entry.unlink()
+        # Last, so that a `down` which is interrupted can be repeated.
+        (self._directory / RECORD_FILE).unlink()
 
     def is_up(self) -> bool:
         """Whether every component runs and the node is ready."""
