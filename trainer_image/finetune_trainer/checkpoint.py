@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class Checkpoints:
 
     def save_weights(self, model: TrainableModel, step: int, epoch: float) -> Path:
         """Write an ordinary Hugging Face model into the checkpoints; returns its directory."""
-        final = self.storage.checkpoints / f"step-{step:08d}"
+        final = self.storage.checkpoints / _name(step)
         self._save_model(model, final, step, epoch)
         return final
 
@@ -67,12 +67,12 @@ class Checkpoints:
             write(model.hf, weights, self.dtype, self.base, directory)
             self._publish(final, commit.sealed(directory.iterdir(), self.tick), step, epoch)
 
-        self.gang.on_first(write_it, self.tick)
+        self.gang.on_first(write_it)
 
     def save_resume(self, state: State, step: int, epoch: float) -> Path:
         """Write what a restart goes on from, and remove what it replaces; returns its directory."""
-        final = self.storage.resume / f"step-{step:08d}"
-        directory = Path(self.gang.on_first(lambda: str(commit.start(final)), self.tick))
+        final = self.storage.resume / _name(step)
+        directory = Path(self.gang.on_first(lambda: str(commit.start(final))))
         dcp.save(_tensors(state), storage_writer=dcp.FileSystemWriter(directory, sync_files=False))
         mine = [*directory.glob(f"__{self.gang.rank}_*")]
         if self.gang.is_first:
@@ -86,7 +86,7 @@ class Checkpoints:
                 if other != final:
                     shutil.rmtree(other)
 
-        self.gang.on_first(finish, self.tick)
+        self.gang.on_first(finish)
         return final
 
     def restore(self, state: State) -> int:
@@ -94,7 +94,7 @@ class Checkpoints:
 
         Returns its step; 0 where there is none.
         """
-        found = self.gang.on_first(self._candidates, self.tick)
+        found = self.gang.on_first(self._candidates)
         for name in found:
             directory = self.storage.resume / name
             manifest = commit.read(directory, uid=self.storage.uid)
@@ -104,8 +104,9 @@ class Checkpoints:
                 continue
             assert manifest is not None
             step = int(manifest.facts["step"])
-            _make_room(state, step)
-            dcp.load(_tensors(state), storage_reader=dcp.FileSystemReader(directory))
+            reader = dcp.FileSystemReader(directory)
+            _make_room(state, step, set(reader.read_metadata().state_dict_metadata))
+            dcp.load(_tensors(state), storage_reader=reader)
             state.scheduler.load_state_dict(manifest.facts["scheduler"])
             return step
         return 0
@@ -125,21 +126,28 @@ class Checkpoints:
         commit.publish(final, uid=self.storage.uid, files=files, facts=facts)
 
 
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _key(name: str, moment: str) -> str:
+    return f"optimizer.{name}.{moment}"
+
+
 def _tensors(state: State) -> dict[str, Tensor]:
     """Weights and moments under stable names, as they are divided among processes."""
     tensors: dict[str, Tensor] = {}
     for name, weight in state.model.named_parameters():
         tensors[f"model.{name}"] = weight.detach()
-        for moment in _MOMENTS:
-            if moment in state.optimizer.state[weight]:
-                tensors[f"optimizer.{name}.{moment}"] = state.optimizer.state[weight][moment]
+        # A weight that never had a gradient has no moments.
+        for moment in _MOMENTS if weight in state.optimizer.state else ():
+            tensors[_key(name, moment)] = state.optimizer.state[weight][moment]
     return tensors
 
 
-def _make_room(state: State, step: int) -> None:
+def _make_room(state: State, step: int, stored: Set[str]) -> None:
     """Give the optimizer the state that it has after some steps, for its moments to be read into."""
-    for weight in state.model.parameters():
-        state.optimizer.state[weight] = {
-            "step": torch.tensor(float(step)),
-            **{moment: torch.zeros_like(weight, requires_grad=False) for moment in _MOMENTS},
-        }
+    for name, weight in state.model.named_parameters():
+        if _key(name, _MOMENTS[0]) in stored:
+            moments = {moment: torch.zeros_like(weight, requires_grad=False) for moment in _MOMENTS}
+            state.optimizer.state[weight] = {"step": torch.tensor(float(step)), **moments}

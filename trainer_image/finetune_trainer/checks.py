@@ -1,13 +1,12 @@
 """What can be known to be wrong before anything heavy is imported."""
 
-import errno
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import storage
-from finetune_trainer.errors import AccessDeniedError, InvalidConfigurationError, StorageFullError, described
+from finetune_trainer.errors import InvalidConfigurationError, described, of_system
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
@@ -28,7 +27,7 @@ def load(file: Path) -> RunConfig:
 def check(config: RunConfig, *, node: int) -> None:
     """Make sure that inputs are there and that the storage is writable and this run's own.
 
-    Raises InvalidConfigurationError, AccessDeniedError or StorageFullError, naming the field of the spec.
+    Raises a TrainerError that names the field of the spec.
     """
     _check_model(config)
     _check_train(config)
@@ -36,12 +35,8 @@ def check(config: RunConfig, *, node: int) -> None:
     where = f"spec.storage: cannot write to {origin}"
     try:
         storage.claim(config, node=node)
-    except PermissionError as error:
-        raise AccessDeniedError(f"{where}: {error.strerror}. The trainer runs as an ordinary user.") from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFullError(f"{where}: {error.strerror}") from None
-        raise InvalidConfigurationError(f"{where}: {error.strerror}") from None
+        raise of_system(error, where) from None
 
 
 def _check_model(config: RunConfig) -> None:
@@ -60,8 +55,8 @@ def _check_model(config: RunConfig) -> None:
         if not found.intersection(_TOKENIZER_FILES):
             raise InvalidConfigurationError(f"{field}: no tokenizer in {origin}: none of {_TOKENIZER_FILES}")
         (directory / "config.json").open("rb").close()
-    except PermissionError as error:
-        raise AccessDeniedError(f"{field}: cannot read {origin}: {error.strerror}") from None
+    except OSError as error:
+        raise of_system(error, f"{field}: cannot read {origin}") from None
 
 
 def _check_train(config: RunConfig) -> None:
@@ -73,5 +68,5 @@ def _check_train(config: RunConfig) -> None:
         if not file.exists():
             raise InvalidConfigurationError(f"{field}: no file {origin}")
         file.open("rb").close()
-    except PermissionError as error:
-        raise AccessDeniedError(f"{field}: cannot read {origin}: {error.strerror}") from None
+    except OSError as error:
+        raise of_system(error, f"{field}: cannot read {origin}") from None

@@ -78,7 +78,7 @@ def publish(final: Path, *, uid: str, files: Mapping[str, FileRecord], facts: Ma
         file.flush()
         os.fsync(file.fileno())
     _sync(directory)
-    # Anything under the final name was never complete, or its writer would have found it and stopped.
+    # What lies there is incomplete, or of an attempt that ended before it could go on from this step.
     shutil.rmtree(final, ignore_errors=True)
     directory.rename(final)
     _sync(final.parent)

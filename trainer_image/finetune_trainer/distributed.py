@@ -70,10 +70,10 @@ class Gang:
         """Whether it is fine with every process."""
         return all(self.collect(fine))
 
-    def on_first(self, work: Callable[[], T], check: Callable[[], None]) -> T:
+    def on_first(self, work: Callable[[], T]) -> T:
         """Have rank 0 do what may take long, and give its result (JSON) to all.
 
-        The others wait at the store, where no time-out of a collective applies, and call `check` meanwhile.
+        The others wait at the store, where no time-out of a collective applies, and where signals get through.
         """
         self._meetings += 1
         key = f"meeting-{self._meetings}"
@@ -86,7 +86,6 @@ class Gang:
             self._store.set(key, json.dumps({"result": result}))
             return result
         while not self._store.check([key]):
-            check()
             time.sleep(_POLL_SECONDS)
         text = self._store.get(key).decode()
         if not text:

@@ -14,8 +14,8 @@ from finetune_api.failure import ExitCode, cause_of
 from finetune_api.report import Failure, Report, Stage
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import causes, checks, history
-from finetune_trainer.errors import TrainerError
-from finetune_trainer.gang import Gang, Output
+from finetune_trainer.errors import TrainerError, of_system
+from finetune_trainer.launch import Output, Workers
 from finetune_trainer.storage import Storage
 
 
@@ -24,20 +24,20 @@ class _Stop:
 
     def __init__(self) -> None:
         self.requested = False
-        self.gang: Gang | None = None
+        self.workers: Workers | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
-    def watch(self, gang: Gang) -> None:
-        """Pass requests on to a gang, even one that came while it was being started."""
-        self.gang = gang
+    def watch(self, workers: Workers) -> None:
+        """Pass requests on to workers, even one that came while they were being started."""
+        self.workers = workers
         if self.requested:
-            gang.terminate()
+            workers.terminate()
 
     def _on_signal(self, *_: object) -> None:
         self.requested = True
-        if self.gang:
-            self.gang.terminate()
+        if self.workers:
+            self.workers.terminate()
 
 
 def train(file: Path) -> int:
@@ -47,17 +47,17 @@ def train(file: Path) -> int:
     node = int(os.environ.get("PET_NODE_RANK", "0"))
     try:
         config = checks.load(file)
+        storage = Storage.of(config)
+        if finished := history.finished_output(storage):
+            report = history.last_report(storage, attempt)
+            return _end(report.model_copy(update={"stage": Stage.FINISHED, "output": finished}))
         checks.check(config, node=node)
+        output = _output(storage, attempt, node)
     except TrainerError as error:
         sys.stderr.write(f"finetune-trainer: {error}\n")
         refusal = _failure(error.exit_code, str(error))
         return _end(Report(attempt=attempt, sequence=0, stage=Stage.FAILED, failure=refusal))
 
-    storage = Storage.of(config)
-    if finished := history.finished_output(storage):
-        report = history.last_report(storage, attempt)
-        return _end(report.model_copy(update={"stage": Stage.FINISHED, "output": finished}))
-    output = Output(storage.log(attempt, node))
     failure = _run(config, file, node, stop, output)
     if failure:
         output.say(f"{failure.reason} (exit code {failure.exit_code}): {failure.message}")
@@ -71,15 +71,22 @@ def train(file: Path) -> int:
         with history.open_metrics(storage) as metrics:
             history.append(metrics, report)
     except OSError as error:
-        output.say(f"the last report is not kept on the volume: {error}")
+        output.say(f"the last Report is not kept on the volume: {error}")
     return exit_code
+
+
+def _output(storage: Storage, attempt: int, node: int) -> Output:
+    try:
+        return Output(storage.log(attempt, node))
+    except OSError as error:
+        raise of_system(error, "spec.storage: cannot keep the log") from None
 
 
 def _run(config: RunConfig, file: Path, node: int, stop: _Stop, output: Output) -> Failure | None:
     with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
-        gang = Gang(config, file, node=node, scratch=Path(scratch), output=output)
-        stop.watch(gang)
-        code = gang.wait()
+        workers = Workers(config, file, node=node, scratch=Path(scratch), output=output)
+        stop.watch(workers)
+        code = workers.wait()
         if code == 0:
             return None
         failure = causes.explain(causes.collect(Path(scratch)))

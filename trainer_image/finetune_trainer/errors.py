@@ -1,5 +1,6 @@
 """Why training ends early: each kind of end knows its exit code."""
 
+import errno
 from pathlib import Path
 
 from finetune_api.failure import ExitCode
@@ -52,6 +53,16 @@ class TerminatedError(TrainerError):
     """The process was asked to stop, and did."""
 
     exit_code = ExitCode.TERMINATED
+
+
+def of_system(error: OSError, what: str) -> TrainerError:
+    """An error of the operating system, by what it means to the job; `what` says what was being done."""
+    message = f"{what}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFullError(message)
+    if isinstance(error, PermissionError):
+        return AccessDeniedError(message)
+    return TrainerError(message)
 
 
 def described(source: VolumeSource, here: Path) -> str:

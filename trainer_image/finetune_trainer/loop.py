@@ -1,5 +1,6 @@
 """The training loop."""
 
+import logging
 import math
 import resource
 import sys
@@ -28,14 +29,18 @@ from finetune_trainer.checkpoint import Checkpoints, State
 from finetune_trainer.distributed import Gang
 from finetune_trainer.errors import LossNotFiniteError, TerminatedError
 from finetune_trainer.model import TrainableModel, gathers
+from finetune_trainer.prepare.arrow import Samples
 from finetune_trainer.prepare.encode import MASKED
-from finetune_trainer.prepare.store import Prepared
 from finetune_trainer.reporter import Reporter
+
+_log = logging.getLogger(__name__)
 
 # The spec's names of schedules that transformers calls otherwise.
 _SCHEDULERS = {"constant": "constant_with_warmup"}
 # Weight of the newest step in the mean duration of steps.
 _NEWEST = 0.1
+# The log is for people: a line now and then. Every step is in the metrics file.
+_LOG_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Loop:
 
     config: RunConfig
     plan: Plan
-    prepared: Prepared
+    samples: Samples
     gang: Gang
     model: TrainableModel
     checkpoints: Checkpoints
@@ -66,9 +71,10 @@ class Loop:
         stated = self.config.hyperparameters
         optimizer = _optimizer(self.model, stated, self.plan)
         self._state = State(self.model, optimizer, _scheduler(optimizer, stated, self.plan))
-        self._schedule = Schedule(len(self.prepared.lengths), self.plan.effective_batch_size, stated.seed)
+        self._schedule = Schedule(len(self.samples), self.plan.effective_batch_size, stated.seed)
+        self._last_logged = -math.inf
         # Plain integers: the planner touches each of them many times.
-        self._lengths: list[int] = self.prepared.lengths.tolist()
+        self._lengths: list[int] = self.samples.lengths.tolist()
 
     def run(self) -> None:
         """Train to the end and write the result.
@@ -110,7 +116,7 @@ class Loop:
         )[self.gang.rank]
         # The whole step's tokens, over all processes: a token counts the same wherever it lies. FSDP takes the
         # mean over processes, so the sum needs their number.
-        loss_tokens = int(self.prepared.loss_tokens[batch.samples].sum())
+        loss_tokens = int(self.samples.loss_tokens[batch.samples].sum())
         scale = self.gang.world_size / loss_tokens
         loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         for index, members in enumerate(micro_batches):
@@ -145,7 +151,7 @@ class Loop:
         lengths: list[int] = []
         start = 0
         for member in members:
-            input_ids, labels = self.prepared.tokens(member)
+            input_ids, labels = self.samples[member]
             # The last hidden state before a token predicts it.
             [at] = np.nonzero(labels[1:] != MASKED)
             ids.append(input_ids)
@@ -190,6 +196,19 @@ class Loop:
         changes: dict[str, Any] = {"initial_loss": measured.loss} if step == 1 else {}
         remaining = (self.plan.total_steps - step) * mean_duration
         self.reporter.update(metrics=metrics, seconds_remaining=remaining, **changes)
+        now = time.monotonic()
+        if self.gang.is_first and now - self._last_logged >= _LOG_SECONDS:
+            self._last_logged = now
+            _log.info(
+                "step %d/%d, epoch %.2f: loss %.4f, learning rate %.3g, gradient norm %.3g, %.0f tokens/s",
+                step,
+                self.plan.total_steps,
+                metrics.epoch,
+                measured.loss,
+                rate,
+                measured.grad_norm,
+                metrics.tokens_per_second,
+            )
 
     def _keep(self, step: int, batch: Batch, *, stop: bool) -> None:
         """Save what is due after a step, and go if that was asked for."""

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from transformers.utils.logging import disable_progress_bar
+
 from finetune_api import guide
 from finetune_api.report import Stage
 from finetune_api.runconfig import RunConfig
@@ -16,8 +18,7 @@ from finetune_trainer.loop import Loop
 from finetune_trainer.methods import sft
 from finetune_trainer.model import load_config, stored_dtype
 from finetune_trainer.post import Poster
-from finetune_trainer.prepare import store
-from finetune_trainer.prepare.store import Prepared
+from finetune_trainer.prepare.pipeline import Prepared, load, prepare
 from finetune_trainer.reporter import Reporter
 from finetune_trainer.storage import Storage
 
@@ -37,6 +38,8 @@ def train(
 
     `begin` is called when there begins to be something to save. Raises a TrainerError, or whatever went wrong.
     """
+    # Progress bars are made for terminals; the Report says more.
+    disable_progress_bar()
     storage = Storage.of(config)
     gang = Gang(use_gpu=config.use_gpu)
     poster = Poster(config.report_url, ca=ca, token=token) if config.report_url and gang.is_first else None
@@ -46,10 +49,8 @@ def train(
     context_length = model_config.get_text_config().max_position_embeddings
 
     reporter.stage(Stage.PREPARING)
-    directory = gang.on_first(
-        lambda: str(store.prepare(config, storage, context_length, reporter.tick)), reporter.tick
-    )
-    prepared = store.load(Path(directory), storage)
+    directory = gang.on_first(lambda: str(prepare(config, storage, context_length, reporter.tick)))
+    prepared = load(Path(directory), storage)
 
     plan = guide.plan(
         config.hyperparameters,
@@ -64,7 +65,7 @@ def train(
     checkpoints = Checkpoints(storage, gang, base, stored_dtype(base, model_config), reporter.tick)
     model = sft.build(base, model_config, gang)
     begin()
-    Loop(config, plan, prepared, gang, model, checkpoints, reporter, stop_requested).run()
+    Loop(config, plan, prepared.samples, gang, model, checkpoints, reporter, stop_requested).run()
     if gang.is_first:
         output = history.finished_output(storage)
         assert output is not None

@@ -1,17 +1,15 @@
 """What went wrong, as an exit code and a sentence."""
 
-import errno
 from collections.abc import Iterator
 
 import torch
 from torch.distributed import DistError
 
 from finetune_api.failure import ExitCode
-from finetune_trainer.errors import TrainerError
+from finetune_trainer.errors import TrainerError, of_system
 
 # gloo has no error class of its own.
 _GLOO = ("gloo", "Connection closed by peer", "Connection reset by peer")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Libraries in other languages pass on the system's words only.
 _FULL_WORDS = ("No space left on device", "Disk quota exceeded")
 
@@ -23,12 +21,10 @@ def explain(error: BaseException) -> tuple[ExitCode, str]:
             return one.exit_code, str(one)
         if isinstance(one, torch.OutOfMemoryError):
             return ExitCode.OUT_OF_MEMORY, _words(one)
-        if (isinstance(one, OSError) and one.errno in _FULL) or any(
-            words in str(one) for words in _FULL_WORDS
-        ):
+        if any(words in str(one) for words in _FULL_WORDS):
             return ExitCode.STORAGE_FULL, f"the storage volume is full: {_words(one)}"
-        if isinstance(one, PermissionError):
-            return ExitCode.ACCESS_DENIED, _words(one)
+        if isinstance(one, OSError) and (known := of_system(one, "")).exit_code != ExitCode.ERROR:
+            return known.exit_code, _words(one)
         if isinstance(one, DistError) or (
             isinstance(one, RuntimeError) and any(w in str(one) for w in _GLOO)
         ):

@@ -10,6 +10,16 @@ from finetune_trainer.errors import InvalidConfigurationError
 from finetune_trainer.prepare.encode import Encoded, encode
 from finetune_trainer.prepare.render import Message, Rendered, TemplateError, after_answer
 
+# What a tokenizer and its chat template are made of, as patterns of file names.
+FILES = (
+    "tokenizer*",
+    "chat_template*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+)
+
 
 class ChatTokenizer:
     """Turns conversations into token ids and labels."""

@@ -1,4 +1,4 @@
-"""This node's part of the gang: torchrun as a child process, its output, its environment, its end."""
+"""torchrun as a child process of this node: its environment, its output, its end."""
 
 import os
 import signal
@@ -24,27 +24,25 @@ class Output:
 
     def __init__(self, kept: Path) -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO | None = kept.open("ab", buffering=0)
+        self._targets: list[BinaryIO] = [sys.stdout.buffer, kept.open("ab", buffering=0)]
 
     def write(self, data: bytes) -> None:
-        """Print, and keep. A full volume must not silence a trainer that is about to say so."""
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        if self._file is None:
-            return
-        try:
-            self._file.write(data)
-        except OSError as error:
-            self._file = None
-            self.say(f"the log is no longer kept on the volume: {error}")
+        """Print, and keep. A full volume or a closed pipe must not hold up those who still have much to say."""
+        for target in tuple(self._targets):
+            try:
+                target.write(data)
+                target.flush()
+            except OSError as error:
+                self._targets.remove(target)
+                self.say(f"{target.name} takes no more output: {error}")
 
     def say(self, text: str) -> None:
         """Print a line of the first process's own."""
         self.write(f"finetune-trainer: {text}\n".encode())
 
 
-class Gang:
-    """A running torchrun."""
+class Workers:
+    """This node's training processes, under a torchrun of their own."""
 
     def __init__(self, config: RunConfig, file: Path, *, node: int, scratch: Path, output: Output) -> None:
         self._output = output
