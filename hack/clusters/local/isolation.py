@@ -114,7 +114,8 @@ class Isolation:
         output(*inside, "address", "replace", f"{NODE_IP}/24", "dev", _BRIDGE)
         # Services' addresses need a route before kube-proxy can rewrite them.
         output(*inside, "route", "replace", "default", "dev", _BRIDGE)
-        output("nsenter", f"--net={self.network}", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        forward = "echo 1 > /proc/sys/net/ipv4/ip_forward"
+        output("nsenter", f"--net={self.network}", "sh", "-c", forward)
 
     def _create_mounts(self) -> None:
         _RUN.mkdir(exist_ok=True)
