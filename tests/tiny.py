@@ -60,6 +60,8 @@ def save_tiny_model(directory: Path, *, family: str = "llama", dtype: str = "flo
         save_tensors(halves, directory / "model.safetensors", metadata={"format": "pt"})
     else:
         save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    # As safetensors writes it, only its owner could read it; pods run as another user.
+    (directory / "model.safetensors").chmod(0o644)
 
 
 def _shapes(vocabulary: int, *, biases: bool, head: bool) -> dict[str, tuple[int, ...]]:

@@ -54,7 +54,10 @@ def _check_model(config: RunConfig) -> None:
             )
         if not found.intersection(_TOKENIZER_FILES):
             raise InvalidConfigurationError(f"{field}: no tokenizer in {origin}: none of {_TOKENIZER_FILES}")
-        (directory / "config.json").open("rb").close()
+        # Saved by another user, safetensors are his alone; the library that reads them would say they do not exist.
+        for name in sorted(found):
+            if name in ("config.json", *_TOKENIZER_FILES) or name.endswith(".safetensors"):
+                (directory / name).open("rb").close()
     except OSError as error:
         raise of_system(error, f"{field}: cannot read {origin}") from None
 

@@ -107,6 +107,8 @@ def intact(directory: Path, files: Mapping[str, FileRecord], tick: Callable[[], 
 
 
 def _seal(file: Path) -> FileRecord:
+    # safetensors makes files that only their owner can read; what serves the model runs as somebody else.
+    file.chmod(0o644)
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
         digest = hashlib.file_digest(opened, "sha256").hexdigest()

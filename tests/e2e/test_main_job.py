@@ -1,0 +1,196 @@
+"""The main job, as a user does it: apply, watch, wait, use the model."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import save_chat_data, save_tiny_model
+
+from deploy import NAMESPACE as OPERATOR_NAMESPACE
+from deploy import RELEASE, run
+from e2e.conftest import Namespace
+
+# Long enough for two pods to import torch on a machine of two cores.
+PATIENCE = 300
+
+
+def manifest(name: str, *, nodes: int, data: str = "train.jsonl", **hyperparameters: Any) -> dict[str, Any]:
+    """A FineTuneJob on the CPU whose result depends on nothing but its data and hyperparameters."""
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name},
+        "spec": {
+            "method": "sft",
+            "model": {"volume": {"claimName": "models", "path": "tiny"}},
+            "dataset": {"train": {"volume": {"claimName": "data", "path": data}}},
+            "storage": {"claimName": "runs"},
+            "hyperparameters": {
+                "learningRate": 1e-3,
+                "effectiveBatchSize": 6,
+                "numEpochs": 2,
+                "maxSeqLen": 128,
+                "maxTokensPerGpu": 128,
+            }
+            | hyperparameters,
+            "resources": {"nodes": nodes, "gpusPerNode": 0, "requests": {"cpu": "100m", "memory": "2Gi"}},
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def inputs(namespace: Namespace) -> Namespace:
+    """The namespace with a tiny model and 20 samples, one of which is longer than maxSeqLen."""
+    save_tiny_model(namespace.claim("models") / "tiny")
+    save_chat_data(namespace.claim("data") / "train.jsonl", samples=19, overlong=1)
+    namespace.claim("runs")
+    return namespace
+
+
+@pytest.fixture(scope="module")
+def finished(inputs: Namespace) -> Namespace:
+    """Two jobs alike, on two nodes and on one, and a long one during which the operator was killed."""
+    inputs.apply(manifest("two", nodes=2))
+    inputs.apply(manifest("one", nodes=1))
+    for job in ("two", "one"):
+        inputs.wait(job, "condition=Succeeded", seconds=PATIENCE)
+    return inputs
+
+
+def status(namespace: Namespace, job: str) -> dict[str, Any]:
+    found: dict[str, Any] = namespace.get("finetunejob", job)["status"]
+    return found
+
+
+def losses(namespace: Namespace, job: str) -> list[float]:
+    """The loss of every step, as the job left it on its volume."""
+    lines = (namespace.claim("runs") / job / "metrics.jsonl").read_text().splitlines()
+    metrics = [report["metrics"] for line in lines if "metrics" in (report := json.loads(line))]
+    return [loss for _, loss in sorted({metric["step"]: metric["loss"] for metric in metrics}.items())]
+
+
+def poll(what: Callable[[], bool], *, seconds: float) -> None:
+    """Wait until `what` holds."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(1)
+
+
+def test_the_status_tells_the_whole_story(finished: Namespace) -> None:
+    found = status(finished, "two")
+    assert found["phase"] == "Succeeded"
+    conditions = {condition["type"]: condition["status"] for condition in found["conditions"]}
+    assert conditions["Accepted"] == conditions["Succeeded"] == conditions["Ready"] == "True"
+    assert conditions.get("Stalled", "False") == conditions.get("Reconciling", "False") == "False"
+    assert found["progress"]["summary"] == "8/8 (100%)"
+    assert found["progress"]["loss"] < found["progress"]["initialLoss"]
+    assert (found["plan"]["totalSteps"], found["plan"]["worldSize"]) == (8, 2)
+    assert [a["number"] for a in found["attempts"]] == [1]
+    kinds = [(checkpoint["kind"], checkpoint["epoch"]) for checkpoint in found["checkpoints"]]
+    assert ("weights", 1) in kinds
+    assert ("weights", 2) in kinds
+
+
+def test_an_over_long_sample_is_counted_as_dropped(finished: Namespace) -> None:
+    dataset = status(finished, "two")["dataset"]
+    assert (dataset["samples"], dataset["dropped"]) == (19, 1)
+    assert dataset["longest"] <= 128
+
+
+def test_two_nodes_train_the_same_result_as_one(finished: Namespace) -> None:
+    assert losses(finished, "two") == pytest.approx(losses(finished, "one"), abs=1e-4)
+    assert len(losses(finished, "two")) == 8
+
+
+def test_the_model_is_an_ordinary_one(finished: Namespace) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    output = finished.claim("runs") / "two" / "output"
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    model = AutoModelForCausalLM.from_pretrained(output)
+    tokens = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hello"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    answer = model.generate(**tokens, max_new_tokens=4, do_sample=False)
+    assert answer.shape[1] > tokens["input_ids"].shape[1]
+
+
+def test_checkpoints_lie_where_the_status_says(finished: Namespace) -> None:
+    found = status(finished, "two")
+    root = finished.claim("runs")
+    for checkpoint in found["checkpoints"]:
+        files = [file for file in (root / checkpoint["path"]).rglob("*") if file.is_file()]
+        assert sum(file.stat().st_size for file in files) >= checkpoint["bytes"] > 0
+    assert any((root / found["output"]["path"]).glob("*.safetensors"))
+
+
+def test_what_kubectl_shows_is_worth_reading(finished: Namespace) -> None:
+    header, *rows = finished.kubectl("get", "ftj", "--output", "wide").splitlines()
+    assert header.split()[:6] == ["NAME", "METHOD", "PHASE", "PROGRESS", "EPOCH", "LOSS"]
+    [row] = [row for row in rows if row.startswith("two ")]
+    assert "Succeeded" in row
+    assert "8/8 (100%)" in row
+
+
+def test_events_tell_of_checkpoints_and_the_end(finished: Namespace) -> None:
+    events = finished.kubectl(
+        "get", "events", "--output", "jsonpath={range .items[*]}{.reason} {end}"
+    ).split()
+    assert {"Started", "CheckpointSaved", "Succeeded"} <= set(events)
+
+
+def test_a_wrong_data_path_fails_at_once_naming_it_and_leaves_no_pod(inputs: Namespace) -> None:
+    inputs.apply(manifest("typo", nodes=2, data="no-such/typo.jsonl"))
+    inputs.wait("typo", "condition=Stalled", seconds=PATIENCE)
+    found = status(inputs, "typo")
+    assert found["phase"] == "Failed"
+    [message] = [c["message"] for c in found["conditions"] if c["type"] == "Stalled"]
+    assert "no-such/typo.jsonl" in message
+    assert len(found["attempts"]) == 1
+    poll(lambda: not inputs.get("pods", "--selector", "finetune.dev/job=typo")["items"], seconds=60)
+
+
+def test_killing_the_operator_in_the_middle_of_training_loses_nothing(inputs: Namespace) -> None:
+    inputs.apply(manifest("survivor", nodes=2, numEpochs=150))
+    inputs.wait("survivor", "jsonpath={.status.phase}=Running", seconds=PATIENCE)
+    pods = {pod["metadata"]["uid"] for pod in inputs.get("pods", "-l", "finetune.dev/job=survivor")["items"]}
+    operator = ("-n", OPERATOR_NAMESPACE, "-l", f"app.kubernetes.io/instance={RELEASE}")
+    run("hack/cluster", "kubectl", "delete", "pod", *operator, "--grace-period=0", "--force", "--wait=false")
+    inputs.wait("survivor", "condition=Succeeded", seconds=PATIENCE)
+    found = status(inputs, "survivor")
+    assert [attempt["number"] for attempt in found["attempts"]] == [1]
+    assert found["progress"]["step"] == found["plan"]["totalSteps"] == 600
+    left = {pod["metadata"]["uid"] for pod in inputs.get("pods", "-l", "finetune.dev/job=survivor")["items"]}
+    assert left == pods
+
+
+def test_an_evicted_pod_costs_no_work(inputs: Namespace) -> None:
+    """Eviction, as a drained node does it: the gang saves, starts again and goes on from there."""
+    inputs.apply(manifest("drained", nodes=2, numEpochs=150))
+    inputs.wait("drained", "jsonpath={.status.phase}=Running", seconds=PATIENCE)
+    poll(lambda: status(inputs, "drained")["progress"].get("step", 0) > 4, seconds=PATIENCE)
+    victim = inputs.get("pods", "-l", "finetune.dev/job=drained")["items"][1]["metadata"]["name"]
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": victim}}
+    path = f"/api/v1/namespaces/{inputs.name}/pods/{victim}/eviction"
+    inputs.kubectl("create", "--raw", path, "--filename", "-", stdin=json.dumps(eviction))
+    inputs.wait("drained", "condition=Succeeded", seconds=2 * PATIENCE)
+    first, second = status(inputs, "drained")["attempts"]
+    assert first["reason"] in ("Disrupted", "Terminated")
+    assert first["counted"] is False
+    assert second["resumedFromStep"] > 0
+    assert len(losses(inputs, "drained")) == 600
+
+
+def test_deleting_the_job_removes_all_that_it_owns_and_keeps_the_model(finished: Namespace) -> None:
+    finished.kubectl("delete", "finetunejob", "one", "--wait=true", "--timeout=60s")
+    selector = ("--selector", "finetune.dev/job=one")
+    kinds = "jobs,pods,services,configmaps,networkpolicies"
+    poll(lambda: not finished.get(kinds, *selector)["items"], seconds=60)
+    assert Path(finished.claim("runs") / "one" / "output" / "config.json").exists()
