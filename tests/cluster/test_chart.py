@@ -3,6 +3,7 @@
 import base64
 import json
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,12 @@ def test_wrong_values_are_refused_by_name(tools: Tools, values: Manifest, compla
     refused = tools.helm("template", "--kube-version=1.34", **values)
     assert refused.returncode != 0
     assert complaint in refused.stderr
+
+
+def test_the_chart_is_of_the_version_that_it_installs() -> None:
+    project = tomllib.loads((CHART.parents[1] / "pyproject.toml").read_text())["project"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == project["version"]
 
 
 def test_log_levels_are_the_operator_s_own() -> None:
