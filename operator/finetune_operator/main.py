@@ -24,12 +24,12 @@ from finetune_operator.controller import Controller, utc_now
 from finetune_operator.health import health_application
 from finetune_operator.identity import Identities
 from finetune_operator.metrics import Metrics
-from finetune_operator.patrol import Patrol
+from finetune_operator.patrol import PATROL_SECONDS, Patrol
 from finetune_operator.queue import WorkQueue
 from finetune_operator.receiver import CA_FILE, Receiver, tls_context
 from finetune_operator.reports import Reports
 from finetune_operator.settings import Settings, SettingsError
-from finetune_operator.watch_health import Watch, WatchHealth
+from finetune_operator.watch_health import TOLERANCE_SECONDS, Watch, WatchHealth
 from finetune_operator.workload import Installation
 
 logger = logging.getLogger(__name__)
@@ -38,8 +38,16 @@ WORKERS = 16
 SHUTDOWN_SECONDS = 10.0
 
 
-async def run(settings: Settings, stop: asyncio.Event) -> None:
+async def run(
+    settings: Settings,
+    stop: asyncio.Event,
+    *,
+    patrol_seconds: float = PATROL_SECONDS,
+    tolerance_seconds: float = TOLERANCE_SECONDS,
+) -> None:
     """Run the operator until `stop` is set.
+
+    Every `patrol_seconds` the watches are checked; one whose events are late by `tolerance_seconds` is dead.
 
     Raises OSError when a port is taken or a certificate cannot be read, ConfigException without credentials for the
     API server, and whatever ends a part that should run for ever.
@@ -58,7 +66,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         controller = Controller(cluster, reports, installation, metrics)
         queue: WorkQueue[Key] = WorkQueue(controller.handle, workers=WORKERS)
         await _check_crd(cluster)
-        health = WatchHealth()
+        health = WatchHealth(tolerance_seconds=tolerance_seconds)
         metrics.queue_depth.set_function(lambda: queue.depth)
         metrics.watch_ages(health.ages)
 
@@ -66,7 +74,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         cleanup.push_async_callback(queue.stop, seconds=SHUTDOWN_SECONDS)
         # kopf, when it ends, also ends every task that was started after it: so it comes last and goes first,
         # but for the servers, whose connections are such tasks.
-        patrol = asyncio.create_task(Patrol(cluster, health, queue).run(), name="patrol")
+        patrol = asyncio.create_task(
+            Patrol(cluster, health, queue, seconds=patrol_seconds).run(), name="patrol"
+        )
         cleanup.push_async_callback(_cancel, patrol)
         stopping = asyncio.create_task(stop.wait(), name="stop")
         cleanup.push_async_callback(_cancel, stopping)

@@ -29,8 +29,9 @@ class Patrol:
         health: WatchHealth,
         queue: WorkQueue[Key],
         *,
-        seconds: float = PATROL_SECONDS,
+        seconds: float,
     ) -> None:
+        """`seconds` lie between two lists, or more where listing takes long."""
         self._cluster = cluster
         self._health = health
         self._queue = queue

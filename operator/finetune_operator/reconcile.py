@@ -320,6 +320,11 @@ def _end(
     """The attempt failed: find out why, and write down what follows."""
     now = situation.now
     ends = [pod.end for pod in pods if pod.end is not None]
+    if not ends and pods:
+        # The pod that brought the Job down is gone already; how its peers end tells more than that.
+        words = f"a pod is gone; waiting for the other {len(pods)} to end"
+        outcome = _write(situation.subject, status, Standing.UNDERWAY, "Ending", words, now)
+        return replace(outcome, requeue_after=SETTLING_TIME.total_seconds())
     verdict = judge(ends)
     if (wait := _unsettled(verdict, pods, now)) is not None:
         return Outcome(requeue_after=wait)
@@ -361,9 +366,6 @@ def _end(
 def _unsettled(verdict: Verdict, pods: Sequence[Pod], now: datetime) -> float | None:
     """Seconds to wait for better evidence than there is; None if the verdict stands."""
     ended = [pod for pod in pods if pod.end is not None]
-    if not ended:
-        # The pod that brought the Job down is gone; how its peers end tells more than that.
-        return SETTLING_TIME.total_seconds() if pods else None
     if (
         len(ended) == len(pods)
         or verdict.recovery is Recovery.FAIL

@@ -56,8 +56,11 @@ class _State:
 class WatchHealth:
     """Compares what events brought with what lists say; `clock` is monotonic, in seconds."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, tolerance_seconds: float = TOLERANCE_SECONDS
+    ) -> None:
         self._clock = clock
+        self._tolerance_seconds = tolerance_seconds
         self._states = {watch: _State(last_event=clock()) for watch in Watch}
 
     def seen(self, watch: Watch, namespace: str, name: str, version: str) -> None:
@@ -94,13 +97,15 @@ class WatchHealth:
         sentences = []
         for watch, state in self._states.items():
             late = [
-                name for name, missing in state.missing.items() if now - missing.since > TOLERANCE_SECONDS
+                name
+                for name, missing in state.missing.items()
+                if now - missing.since > self._tolerance_seconds
             ]
             if late:
                 namespace, name = min(late)
                 sentences.append(
                     f"the watch of {watch.plural} has stopped: no event for {len(late)} changed objects, "
-                    f"such as {namespace}/{name}, in {TOLERANCE_SECONDS:.0f} s"
+                    f"such as {namespace}/{name}, in {self._tolerance_seconds:.0f} s"
                 )
         return sentences
 

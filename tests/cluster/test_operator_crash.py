@@ -1,0 +1,205 @@
+"""The operator dies before every single write of a job's life, and nothing is lost or done twice."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+
+import pytest
+
+from cluster.kube import FINETUNEJOBS, JOBS, PODS, Kube, Namespace, eventually
+from cluster.operators import Operator
+from finetune_api.report import Stage
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator.api import Api
+from finetune_operator.cluster import Cluster, Key
+from finetune_operator.controller import Controller
+from finetune_operator.metrics import Metrics
+from finetune_operator.observed import GangJob, Received, Subject
+from finetune_operator.queue import TryAgainError
+from finetune_operator.reports import Reports
+from finetune_operator.transitions import Event
+from finetune_operator.workload import Manifest
+from world import INSTALLATION, OUTPUT, START, checkpoint, report
+
+
+class DiedError(Exception):
+    """The operator is no more."""
+
+
+class MortalCluster(Cluster):
+    """The real thing, until its operator dies: just before one of its writes."""
+
+    def __init__(self, api: Api, writes_to_live: int) -> None:
+        super().__init__(api, instance="mortal")
+        self.left = writes_to_live
+        self.writes: list[str] = []
+
+    def _write(self, what: str) -> None:
+        if self.left == 0:
+            raise DiedError(what)
+        self.left -= 1
+        self.writes.append(what)
+
+    async def apply(self, manifest: Manifest) -> None:
+        self._write(f"apply {manifest['kind']}")
+        await super().apply(manifest)
+
+    async def delete(self, namespace: str, job: GangJob) -> None:
+        self._write(f"delete {job.name}")
+        await super().delete(namespace, job)
+
+    async def write_status(self, subject: Subject, status: FineTuneJobStatus) -> None:
+        self._write(f"status {status.phase}")
+        await super().write_status(subject, status)
+
+    async def post(self, subject: Subject, event: Event) -> None:
+        self._write(f"event {event.reason}")
+        await super().post(subject, event)
+
+
+class Life:
+    """One FineTuneJob's life: two attempts, the first fails; its operator is replaced when it dies."""
+
+    def __init__(self, api: Api, namespace: Namespace, writes_to_live: int) -> None:
+        self.api = api
+        self.namespace = namespace
+        self.key = Key(namespace.name, "demo")
+        self.cluster = MortalCluster(api, writes_to_live)
+        self.deaths = 0
+        self.gangs: dict[str, set[str]] = {}
+        self.began = time.monotonic()
+        self._be_born()
+
+    def _be_born(self) -> None:
+        self.reports = Reports()
+        self.controller = Controller(self.cluster, self.reports, INSTALLATION, Metrics(), self.clock)
+
+    def clock(self) -> datetime:
+        """A quick one: what is to wait for seconds need not keep this test waiting."""
+        return START + timedelta(seconds=int(20 * (time.monotonic() - self.began)))
+
+    async def until(self, phase: str, attempt: int) -> None:
+        """Reconcile until the job is in this phase of this attempt."""
+        deadline = time.monotonic() + 30
+        while True:
+            assert time.monotonic() < deadline, (self.cluster.writes, self.namespace.status())
+            try:
+                await self.controller.handle(self.key)
+            except DiedError:
+                self.deaths += 1
+                self.cluster = MortalCluster(self.api, -1)
+                self._be_born()
+                self._report(attempt)
+            except TryAgainError:
+                pass
+            for job in self.namespace.all(JOBS):
+                self.gangs.setdefault(job["metadata"]["name"], set()).add(job["metadata"]["uid"])
+            status = self.namespace.status()
+            if status.get("phase") == phase and status["attempts"][-1]["number"] == attempt:
+                return
+            await asyncio.sleep(0.02)
+
+    def _report(self, attempt: int) -> None:
+        # The trainer reports on, whoever listens.
+        for job in self.namespace.all(JOBS):
+            if job["metadata"]["name"] == f"demo-{attempt}" and self.training == attempt:
+                self.reports.put(self.key, Received(report(attempt), job["metadata"]["uid"], self.clock()))
+
+    training = 0
+
+    async def live(self) -> None:
+        self.namespace.submit()
+        await self.until("Starting", 1)
+        await self.train(1)
+        for pod in self.namespace.pods(attempt=1):
+            self.namespace.end_pod(pod, 1)
+        await self.until("Starting", 2)
+        await self.train(2)
+        last = report(2, 99, step=36, stage=Stage.FINISHED, output=OUTPUT, checkpoints=[checkpoint(36)])
+        pods = self.namespace.pods(attempt=2)
+        self.namespace.end_pod(pods[1], 0)
+        self.namespace.end_pod(pods[0], 0, last.to_termination_message())
+        await self.until("Succeeded", 2)
+        # Whatever was begun is finished, and then there is nothing more to do.
+        written = len(self.cluster.writes)
+        await self.controller.handle(self.key)
+        assert len(self.cluster.writes) == written
+
+    async def train(self, attempt: int) -> None:
+        self.namespace.run_pods(self.namespace.pods(attempt=attempt))
+        self.training = attempt
+        self._report(attempt)
+        await self.until("Running", attempt)
+
+
+@pytest.fixture
+async def api(kube: Kube, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
+    monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
+    api = await Api.connect(Metrics())
+    yield api
+    await api.close()
+
+
+async def lived(api: Api, kube: Kube, writes_to_live: int) -> Life:
+    """A whole life in a namespace of its own, checked."""
+    name = f"crash-{uuid.uuid4().hex[:8]}"
+    kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    life = Life(api, Namespace(kube, name), writes_to_live)
+    await life.live()
+    status = life.namespace.status()
+    assert [(a["number"], a["reason"], a["counted"]) for a in status["attempts"]] == [
+        (1, "Error", True),
+        (2, "Completed", False),
+    ]
+    assert (status["restarts"], status["output"]["path"]) == (1, "demo/output")
+    assert {name: len(uids) for name, uids in life.gangs.items()} == {"demo-1": 1, "demo-2": 1}
+    assert [job["metadata"]["name"] for job in life.namespace.all(JOBS)] == ["demo-2"]
+    assert len(life.namespace.all(PODS)) == 2
+    events = life.namespace.events()
+    assert len(events) == len(set(events)) + (events.count("Started") == 2)
+    kube.request("DELETE", life.namespace.path(FINETUNEJOBS))
+    kube.request("DELETE", f"/api/v1/namespaces/{name}")
+    return life
+
+
+async def test_death_before_any_write_loses_nothing_and_doubles_nothing(api: Api, kube: Kube) -> None:
+    undisturbed = await lived(api, kube, -1)
+    writes = undisturbed.cluster.writes
+    assert writes[0] == "status Pending"
+    assert len(writes) > 15
+    for point, write in enumerate(writes):
+        life = await lived(api, kube, point)
+        assert life.deaths == 1, write
+
+
+def test_the_process_is_killed_again_and_again(namespace: Namespace, operator: Operator) -> None:
+    """The same with the real process, at less exact moments."""
+    namespace.submit()
+    pods = namespace.pods()
+    operator.kill()
+    namespace.run_pods(pods)
+    operator.start()
+    assert operator.post(namespace.name, "demo", report(), token=namespace.token(pods[0]))[0] == 200
+    namespace.in_phase("Running")
+    operator.kill()
+    operator.start()
+    time.sleep(1)
+    status = namespace.status()
+    assert (status["phase"], status["progress"]["step"]) == ("Running", 1)
+    for pod in pods:
+        namespace.end_pod(pod, 200)
+    operator.kill()
+    operator.start()
+    second = namespace.pods(attempt=2)
+    operator.kill()
+    operator.start()
+    for pod in second:
+        namespace.end_pod(pod, 0)
+    status = namespace.in_phase("Succeeded")
+    assert [attempt["number"] for attempt in status["attempts"]] == [1, 2]
+    assert status["restarts"] == 1
+    assert eventually(lambda: "Succeeded" in namespace.events())
+    assert operator.stop() == 0
+    operator.start()
