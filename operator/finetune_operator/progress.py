@@ -3,7 +3,7 @@
 import math
 from datetime import datetime, timedelta
 
-from finetune_api.report import Report
+from finetune_api.report import Report, Stage
 from finetune_api.status import MAX_LISTED_CHECKPOINTS, Attempt, Checkpoint, FineTuneJobStatus, Progress
 
 
@@ -13,19 +13,24 @@ def with_report(
     """`status` with everything that a Report of its newest attempt tells.
 
     A `final` Report is one from a termination message: short of room, it may leave out the plan, the dataset and the
-    oldest checkpoints, so those that are known already are kept.
+    oldest checkpoints, so those that are known already are kept. A trainer that refuses to start has nothing to say
+    but why, and that takes nothing back.
     """
     plan = report.plan or status.plan
-    checkpoints = report.checkpoints
-    if final:
+    checkpoints, progressed = report.checkpoints, status.progress
+    refusal = final and report.stage is Stage.FAILED and report.metrics is None
+    if refusal:
+        checkpoints = status.checkpoints
+    elif final:
         checkpoints = _left_out(status.checkpoints, checkpoints) + checkpoints
+    if not refusal:
+        total_steps = plan.total_steps if plan else None
+        progressed = progress(report, received, total_steps=total_steps, known=status.progress)
     return status.model_copy(
         update={
             "plan": plan,
             "dataset": report.dataset or status.dataset,
-            "progress": progress(
-                report, received, total_steps=plan.total_steps if plan else None, known=status.progress
-            ),
+            "progress": progressed,
             "checkpoints": _unique(checkpoints)[-MAX_LISTED_CHECKPOINTS:],
             "attempts": [_with_resumption(attempt, report) for attempt in status.attempts],
         }

@@ -1,15 +1,12 @@
 """A real Kubernetes API for the tests of this tier: etcd, API server and controller manager, but no nodes."""
 
-import uuid
 from collections.abc import Iterator
 
 import pytest
-import yaml
 
-from cluster.kube import FINETUNEJOBS, Kube, Namespace, eventually
+from cluster.kube import Kube, Namespace
 from cluster.operators import Operator
 from clusters.local import ControlPlane
-from finetune_api.crd import custom_resource_definition
 
 
 @pytest.fixture(scope="session")
@@ -23,30 +20,15 @@ def control_plane() -> Iterator[ControlPlane]:
 def kube(control_plane: ControlPlane) -> Kube:
     """The API server, with the CRD of this checkout installed."""
     kube = Kube(control_plane.kubeconfig)
-    kube.request(
-        "PATCH",
-        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/finetunejobs.finetune.dev",
-        # As text, for the request's body is JSON and an apply patch is YAML: one is the other.
-        yaml.safe_load(yaml.safe_dump(custom_resource_definition())),
-        "application/apply-patch+yaml",
-        fieldManager="tests",
-        fieldValidation="Strict",
-    )
-    eventually(lambda: kube.request("GET", "/apis/finetune.dev/v1alpha1/finetunejobs"))
+    kube.install_crd()
     return kube
 
 
 @pytest.fixture
 def namespace(kube: Kube) -> Iterator[Namespace]:
     """A namespace of this test's own."""
-    name = f"test-{uuid.uuid4().hex[:8]}"
-    kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-    eventually(lambda: kube.request("GET", f"/api/v1/namespaces/{name}/serviceaccounts/default"))
-    made = Namespace(kube, name)
-    yield made
-    # First, for the namespace itself is long in going, and the operator would work on.
-    kube.request("DELETE", made.path(FINETUNEJOBS))
-    kube.request("DELETE", f"/api/v1/namespaces/{name}")
+    with kube.namespace() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,17 @@
 
 import json
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kubernetes import config
 
+from finetune_api import names
+from finetune_api.crd import custom_resource_definition
 from world import manifest
 
 T = TypeVar("T")
@@ -72,6 +76,30 @@ class Kube:
             raise RefusedError(response.status, text)
         answer: Wire = json.loads(text)
         return answer
+
+    def install_crd(self) -> None:
+        """Install the CRD of this checkout; not a word in it may be unknown to the API server."""
+        self.request(
+            "PATCH",
+            f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{names.CRD_NAME}",
+            custom_resource_definition(),
+            "application/apply-patch+yaml",
+            fieldManager="tests",
+            fieldValidation="Strict",
+        )
+        eventually(lambda: self.request("GET", "/apis/finetune.dev/v1alpha1/finetunejobs"))
+
+    @contextmanager
+    def namespace(self) -> Iterator["Namespace"]:
+        """A namespace with a random name, gone in the end."""
+        name = f"test-{uuid.uuid4().hex[:8]}"
+        self.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+        eventually(lambda: self.request("GET", f"/api/v1/namespaces/{name}/serviceaccounts/default"))
+        made = Namespace(self, name)
+        yield made
+        # First, for the namespace itself is long in going, and operators would work on.
+        self.request("DELETE", made.path(FINETUNEJOBS))
+        self.request("DELETE", f"/api/v1/namespaces/{name}")
 
 
 @dataclass(frozen=True)

@@ -74,14 +74,21 @@ class Operator:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
+        self._process = self._spawn()
+        eventually(self._is_up, seconds=60)
+
+    def run_to_its_end(self) -> tuple[int, str]:
+        """Start it, and wait until it has given up; returns its exit status and what it said."""
+        return self._spawn().wait(timeout=60), self.log.read_text()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 [Path(sys.executable).parent / "finetune-operator"],
                 env=os.environ | self.environment,
                 stdout=log,
                 stderr=log,
             )
-        eventually(self._is_up, seconds=60)
 
     def _is_up(self) -> bool:
         assert self._process is not None

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from cluster.kube import FINETUNEJOBS, JOBS, PODS, Kube, Namespace, eventually
+from cluster.kube import JOBS, PODS, Kube, Namespace, eventually
 from cluster.operators import Operator
 from finetune_api.report import Stage
 from finetune_api.status import FineTuneJobStatus
@@ -144,10 +144,14 @@ async def api(kube: Kube, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]
 
 async def lived(api: Api, kube: Kube, writes_to_live: int) -> Life:
     """A whole life in a namespace of its own, checked."""
-    name = f"crash-{uuid.uuid4().hex[:8]}"
-    kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-    life = Life(api, Namespace(kube, name), writes_to_live)
-    await life.live()
+    with kube.namespace() as namespace:
+        life = Life(api, namespace, writes_to_live)
+        await life.live()
+        check(life)
+    return life
+
+
+def check(life: Life) -> None:
     status = life.namespace.status()
     assert [(a["number"], a["reason"], a["counted"]) for a in status["attempts"]] == [
         (1, "Error", True),
@@ -159,9 +163,6 @@ async def lived(api: Api, kube: Kube, writes_to_live: int) -> Life:
     assert len(life.namespace.all(PODS)) == 2
     events = life.namespace.events()
     assert len(events) == len(set(events)) + (events.count("Started") == 2)
-    kube.request("DELETE", life.namespace.path(FINETUNEJOBS))
-    kube.request("DELETE", f"/api/v1/namespaces/{name}")
-    return life
 
 
 async def test_death_before_any_write_loses_nothing_and_doubles_nothing(api: Api, kube: Kube) -> None:
@@ -203,3 +204,28 @@ def test_the_process_is_killed_again_and_again(namespace: Namespace, operator: O
     assert eventually(lambda: "Succeeded" in namespace.events())
     assert operator.stop() == 0
     operator.start()
+
+
+def test_two_operators_at_once_do_no_harm(namespace: Namespace, operator: Operator, tmp_path: Path) -> None:
+    second = Operator(namespace.kube.kubeconfig, tmp_path)
+    second.start()
+    try:
+        for name in ("a", "b", "c"):
+            namespace.submit(name)
+        for name in ("a", "b", "c"):
+            for pod in namespace.pods(name):
+                namespace.end_pod(pod, 1)
+        for name in ("a", "b", "c"):
+            for pod in namespace.pods(name, attempt=2):
+                namespace.end_pod(pod, 0)
+            status = namespace.in_phase("Succeeded", name)
+            assert [(a["number"], a["reason"]) for a in status["attempts"]] == [
+                (1, "Error"),
+                (2, "Completed"),
+            ]
+            assert status["restarts"] == 1
+        assert len(namespace.all(PODS)) == 6
+    finally:
+        assert second.stop() == 0
+    for log in (operator.log, second.log):
+        assert '"level": "error"' not in log.read_text()

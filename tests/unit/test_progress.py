@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from finetune_api.report import Metrics
+from finetune_api.report import Metrics, Stage
 from finetune_api.status import Attempt, FineTuneJobStatus
 from finetune_operator.progress import duration, percent, progress, summary, with_report, without_forecast
 from world import DATASET, PLAN, START, checkpoint, report
@@ -121,6 +121,12 @@ def test_a_last_word_that_had_no_room_loses_no_model() -> None:
         (20, "weights"),
         (30, "weights"),
     ]
+
+
+def test_a_trainer_that_refuses_to_start_takes_nothing_back() -> None:
+    known = with_report(status(), report(step=12, checkpoints=[checkpoint(10, "resume")]), START)
+    refusal = report(attempt=2, sequence=0, step=None, stage=Stage.FAILED, plan=None)
+    assert with_report(known, refusal, START, final=True) == known
 
 
 def test_the_newest_fifty_checkpoints_are_listed_once_each() -> None:
