@@ -7,7 +7,7 @@ from typing import BinaryIO
 from pydantic import ValidationError
 
 from finetune_api.report import Report, Stage
-from finetune_api.status import Checkpoint, Output
+from finetune_api.status import MAX_LISTED_CHECKPOINTS, Checkpoint, Output
 from finetune_trainer import commit
 from finetune_trainer.commit import Manifest
 from finetune_trainer.storage import Storage
@@ -35,13 +35,13 @@ def complete(directory: Path, *, uid: str) -> Iterator[tuple[Path, Manifest]]:
 
 
 def checkpoints(storage: Storage) -> list[Checkpoint]:
-    """All complete checkpoints, oldest first."""
+    """The newest complete checkpoints, oldest first, as many as a Report lists."""
     found = [
         checkpoint_of(storage, path, manifest)
         for directory in (storage.checkpoints, storage.resume)
         for path, manifest in complete(directory, uid=storage.uid)
     ]
-    return sorted(found, key=lambda checkpoint: checkpoint.time)
+    return sorted(found, key=lambda checkpoint: checkpoint.time)[-MAX_LISTED_CHECKPOINTS:]
 
 
 def checkpoint_of(storage: Storage, path: Path, manifest: Manifest) -> Checkpoint:

@@ -22,9 +22,9 @@ class Reporter:
             return
         self._metrics = history.open_metrics(storage)
         self._poster = poster
-        found = tuple(history.checkpoints(storage))[-MAX_LISTED_CHECKPOINTS:]
         last = history.last_report(storage, attempt)
-        self.report = last.model_copy(update={"checkpoints": list(found), "stage": Stage.STARTING})
+        found = history.checkpoints(storage)
+        self.report = last.model_copy(update={"checkpoints": found, "stage": Stage.STARTING})
         self._last = 0.0
         self._put(urgent=True)
 
