@@ -8,7 +8,8 @@ from finetune_api.failure import PodEnd
 from finetune_api.report import Metrics, Report, Stage
 from finetune_api.status import Checkpoint, DatasetStatus, FineTuneJobStatus, Output, Plan
 from finetune_operator.observed import GangJob, Observed, Pod, Received, Subject, subject
-from finetune_operator.reconcile import Outcome, reconcile
+from finetune_operator.outcome import Outcome
+from finetune_operator.reconcile import reconcile
 from finetune_operator.transitions import Event
 from finetune_operator.workload import Installation
 

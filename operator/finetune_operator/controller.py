@@ -14,8 +14,9 @@ from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster, Key
 from finetune_operator.metrics import Metrics
 from finetune_operator.observed import Observed, Subject
+from finetune_operator.outcome import Outcome
 from finetune_operator.queue import TryAgainError
-from finetune_operator.reconcile import Outcome, reconcile
+from finetune_operator.reconcile import reconcile
 from finetune_operator.reports import Reports
 from finetune_operator.transitions import Event
 from finetune_operator.workload import Installation

@@ -12,7 +12,7 @@ from finetune_operator import observed
 from finetune_operator.cli.local.gang import Gang
 from finetune_operator.cli.local.tail import Tail
 from finetune_operator.observed import Observed, Received
-from finetune_operator.reconcile import Outcome
+from finetune_operator.outcome import Outcome
 
 
 class Machine:

@@ -1,0 +1,86 @@
+"""Pure: what a reconcile decides, and when a status is worth a write."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from finetune_api.spec import FineTuneJob
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator import conditions
+from finetune_operator.conditions import Standing
+from finetune_operator.observed import GangJob, Observed, Subject
+from finetune_operator.transitions import Event, events
+from finetune_operator.workload import Manifest
+
+# Mere progress is written no more often than this.
+PROGRESS_INTERVAL = timedelta(seconds=5)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What to do now: deletes, then applies, then one write of the status, then events."""
+
+    delete: tuple[GangJob, ...] = ()
+    apply: tuple[Manifest, ...] = ()
+    status: FineTuneJobStatus | None = None
+    """None: the status is right as it is."""
+    events: tuple[Event, ...] = ()
+    """To be told once the status is written."""
+    requeue_after: float | None = None
+    """Seconds after which to look again even if nothing is heard."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that a decision about an accepted job rests on."""
+
+    subject: Subject
+    job: FineTuneJob
+    observed: Observed
+    now: datetime
+
+    @property
+    def status(self) -> FineTuneJobStatus:
+        """The status as it was read."""
+        return self.subject.status
+
+
+def write(
+    subject: Subject,
+    status: FineTuneJobStatus,
+    standing: Standing,
+    reason: str,
+    message: str,
+    now: datetime,
+) -> Outcome:
+    """The Outcome that makes `status` the job's status, with the conditions of where it stands."""
+    old = subject.status
+    new = FineTuneJobStatus.model_validate(
+        status.model_dump()
+        | {
+            "observed_generation": subject.generation,
+            "conditions": conditions.conditions(
+                standing,
+                reason,
+                message,
+                generation=subject.generation,
+                now=now,
+                previous=old.conditions,
+            ),
+        }
+    )
+    if new == old:
+        return Outcome()
+    rest = _throttled(old, new, now)
+    if rest is not None:
+        return Outcome(requeue_after=rest)
+    return Outcome(status=new, events=events(old, new))
+
+
+def _throttled(old: FineTuneJobStatus, new: FineTuneJobStatus, now: datetime) -> float | None:
+    """Seconds to wait before writing what is mere progress."""
+    if old.progress is None or old.progress.last_report_time is None:
+        return None
+    if old.model_copy(update={"progress": new.progress}) != new:
+        return None
+    rest = PROGRESS_INTERVAL - (now - old.progress.last_report_time)
+    return rest.total_seconds() if rest > timedelta(0) else None
