@@ -25,8 +25,7 @@ def run(*command: str) -> str:
 def deploy() -> None:
     """Bring up a cluster if none is up, and make the operator of this checkout run in it."""
     run("hack/cluster", "up")
-    run("hack/images", "build")
-    operator, trainer = run("hack/images", "tag", "operator"), run("hack/images", "tag", "trainer")
+    operator, trainer = run("hack/images", "build").splitlines()
     run("hack/cluster", "load-image", operator, trainer)
     run(
         *("hack/cluster", "helm", "upgrade", RELEASE, "charts/finetune-operator", "--install"),

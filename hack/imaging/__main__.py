@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 
 import click
 
-from clusters.console import ClusterError, say
+from clusters.console import ClusterError
 from clusters.paths import locked
 from imaging import base
 from imaging.content import IMAGES
@@ -34,10 +33,8 @@ def build(targets: tuple[str, ...]) -> None:
                 continue
             reference = image.reference()
             if not engine.has(reference):
-                began = time.monotonic()
                 engine.build(image.target, reference)
                 engine.prune(image.repository, reference)
-                say(f"built in {time.monotonic() - began:.0f} s")
             click.echo(reference)
 
 

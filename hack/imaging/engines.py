@@ -6,11 +6,10 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Protocol
 
-from clusters.console import ClusterError
+from clusters.console import ClusterError, step
 from clusters.shell import output
 from imaging import base
 from imaging.content import ROOT, superseded
@@ -28,10 +27,10 @@ class Engine(Protocol):
         """Whether the image is there."""
 
     def build(self, target: str, reference: str) -> None:
-        """Build a target of the Dockerfile and name it; what the builder says goes to standard error.
+        """Build a target of the Dockerfile and name it.
 
         Raises:
-            ClusterError: the build failed; the builder has said why.
+            ClusterError: the build failed; the message has what the builder said.
         """
 
     def prune(self, repository: str, current: str) -> None:
@@ -47,7 +46,8 @@ class Docker:
 
     def build(self, target: str, reference: str) -> None:
         """See Engine."""
-        _show("docker", "build", "--target", target, "--tag", reference, ROOT)
+        with step(f"image {reference}"):
+            output("docker", "build", "--progress", "plain", "--target", target, "--tag", reference, ROOT)
 
     def prune(self, repository: str, current: str) -> None:
         """See Engine."""
@@ -68,16 +68,17 @@ class Buildah:
         if not self.has(base.REFERENCE):
             base.make()
             self.prune(base.REPOSITORY, base.REFERENCE)
-        # Named, the stage with the tools outlives prune(), and the next build need not download them.
-        for stage, name in (("tools", "localhost/finetune-tools:latest"), (target, reference)):
-            _show(
-                *("buildah", "build", "--layers", "--force-rm", "--target", stage, "--tag", name),
-                *("--build-arg", f"PYTHON_IMAGE={base.REFERENCE}"),
-                # No more privileges than root has in a container, and no network of its own to set up.
-                *("--isolation", "chroot", "--network", "host"),
-                *_host_certificates(),
-                ROOT,
-            )
+        with step(f"image {reference}"):
+            # Named, the stage with the tools outlives prune(), and the next build need not download them.
+            for stage, name in (("tools", "localhost/finetune-tools:latest"), (target, reference)):
+                output(
+                    *("buildah", "build", "--layers", "--force-rm", "--target", stage, "--tag", name),
+                    *("--build-arg", f"PYTHON_IMAGE={base.REFERENCE}"),
+                    # No more privileges than root has in a container, and no network of its own to set up.
+                    *("--isolation", "chroot", "--network", "host"),
+                    *_host_certificates(),
+                    ROOT,
+                )
 
     def prune(self, repository: str, current: str) -> None:
         """See Engine."""
@@ -124,8 +125,3 @@ def _host_certificates() -> tuple[str, ...]:
 
 def _succeeds(*command: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def _show(*command: str | Path) -> None:
-    if code := subprocess.run(command, stdout=sys.stderr, check=False).returncode:
-        raise ClusterError(f"{' '.join(str(word) for word in command)}: exit code {code}, see above")
