@@ -10,7 +10,7 @@ from finetune_api.report import Report, Stage
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase
 from finetune_operator import conditions, progress
 from finetune_operator.conditions import Standing
-from finetune_operator.observed import GangJob, Pod
+from finetune_operator.observed import GangJob, Pod, Received
 from finetune_operator.outcome import Outcome, Situation, write
 
 # The first pod to be seen failing is often a victim of the one that fails a moment later for a reason of its own.
@@ -34,33 +34,26 @@ _GANG_UP = (Phase.PREPARING, Phase.RUNNING)
 def follow(situation: Situation, attempt: Attempt, gang: GangJob | None) -> Outcome:
     """The attempt's Job is there, or was: mirror it, or record its end."""
     pods = [pod for pod in situation.observed.pods if gang is None or pod.job_uid == gang.uid]
-    report = _report(situation, attempt, gang)
-    status = situation.status
-    received = situation.observed.report
-    if report is not None and received is not None:
+    received = _received(situation, attempt, gang)
+    report, status = None, situation.status
+    if received is not None:
+        report = received.report
         status = progress.with_report(status, report, received.time)
     if gang is not None and gang.complete:
         return _succeed(situation, status, pods, report)
-    ends = [pod for pod in pods if pod.end is not None]
-    if gang is None or gang.failed or ends:
-        return _end(situation, status, attempt, gang, pods)
+    if gang is None or gang.failed or any(pod.end is not None for pod in pods):
+        return _end(situation, status, attempt, pods)
     phase, reason, message = _stage(situation, pods, report)
-    return write(
-        situation.subject,
-        status.model_copy(update={"phase": phase}),
-        Standing.UNDERWAY,
-        reason,
-        message,
-        situation.now,
-    )
+    status = status.model_copy(update={"phase": phase})
+    return write(situation.subject, status, Standing.UNDERWAY, reason, message, situation.now)
 
 
-def _report(situation: Situation, attempt: Attempt, gang: GangJob | None) -> Report | None:
+def _received(situation: Situation, attempt: Attempt, gang: GangJob | None) -> Received | None:
     """What was last POSTed, if it is of this very gang."""
     received = situation.observed.report
     if received is None or received.report.attempt != attempt.number:
         return None
-    return received.report if gang is None or received.job_uid == gang.uid else None
+    return received if gang is None or received.job_uid == gang.uid else None
 
 
 def _stage(situation: Situation, pods: Sequence[Pod], report: Report | None) -> tuple[Phase, str, str]:
@@ -130,7 +123,6 @@ def _end(
     situation: Situation,
     status: FineTuneJobStatus,
     attempt: Attempt,
-    gang: GangJob | None,
     pods: Sequence[Pod],
 ) -> Outcome:
     """The attempt failed: find out why, and write down what follows."""
