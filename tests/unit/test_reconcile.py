@@ -410,6 +410,21 @@ def test_a_disruption_costs_nothing_and_is_not_waited_for() -> None:
     assert (world.status.attempts[0].reason, world.status.attempts[0].counted) == ("Disrupted", False)
 
 
+def test_the_next_attempt_is_not_even_on_record_while_a_pod_is_left() -> None:
+    world = running()
+    world.fail_pod(0, 1)
+    world.fail_pod(1, 1)
+    world.turn()
+    world.jobs.clear()
+    world.now += timedelta(minutes=5)
+    for _ in range(3):
+        world.turn()
+    assert len(world.status.attempts) == 1
+    world.pods.clear()
+    world.turn()
+    assert len(world.status.attempts) == 2
+
+
 def test_restarts_run_out() -> None:
     world = running(failurePolicy={"maxRestarts": 1})
     for _ in range(2):
@@ -492,10 +507,10 @@ def test_a_finished_job_whose_spec_turns_invalid_stays_what_it_is() -> None:
 
 
 def test_a_job_that_is_being_deleted_is_left_to_the_garbage_collector() -> None:
-    world = running()
-    deleted = replace(world.subject, deleting=True)
-    outcome = reconcile(deleted, world.observed, world.now, INSTALLATION)
-    assert (outcome.delete, outcome.apply, outcome.status) == ((), (), None)
+    for world in (World(), running()):
+        deleted = replace(world.subject, deleting=True)
+        outcome = reconcile(deleted, world.observed, world.now, INSTALLATION)
+        assert (outcome.delete, outcome.apply, outcome.status) == ((), (), None)
 
 
 def test_a_stray_job_of_another_attempt_is_removed() -> None:
