@@ -1,8 +1,11 @@
 """One attempt as processes of this machine, told of as a cluster tells of its Job and pods."""
 
+import ctypes
 import os
+import signal
 import socket
 import subprocess
+import sys
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,6 +16,7 @@ from finetune_operator.cli.local import gpus
 from finetune_operator.workload import Manifest
 
 LOOPBACK = "127.0.0.1"
+PR_SET_PDEATHSIG = 1
 INDEX_FIELD = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 
 
@@ -100,6 +104,7 @@ class Gang:
                 stderr=subprocess.STDOUT,
                 env=os.environ | environment,
                 pass_fds=[inherited],
+                preexec_fn=_end_with_parent,
                 # Ctrl-C reaches the whole foreground group; the nodes are to be told in an orderly way.
                 start_new_session=True,
             )
@@ -196,6 +201,16 @@ class Gang:
                 "containerStatuses": [{"name": names.TRAINER_CONTAINER, "state": state}],
             },
         }
+
+
+# Loaded beforehand: between fork and exec there is little that may be done.
+_libc = ctypes.CDLL(None)
+
+
+def _end_with_parent() -> None:
+    """Have the system ask this process to save its state and end when this command is killed. Only Linux can."""
+    if sys.platform == "linux":
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _free_port() -> int:

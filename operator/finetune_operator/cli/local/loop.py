@@ -21,10 +21,14 @@ LOOK_SECONDS = 0.3
 def train(job: FineTuneJob, machine: Machine, display: Display, interrupt: Interrupt) -> FineTuneJobStatus:
     """Run the job until it is over, or until it was interrupted and its nodes have ended; returns its status."""
     status = FineTuneJobStatus()
+    told = False
     while True:
         now = datetime.now(UTC).replace(microsecond=0)
         if interrupt.signal is not None:
             machine.stop(now, at_once=interrupt.repeated)
+            if not told:
+                display.say("Stopping", "the nodes save their state and end; Ctrl-C again ends them at once")
+                told = True
         found = machine.observe(now)
         outcome = reconcile(_subject(job, status), found, now, INSTALLATION)
         status = outcome.status or status
