@@ -89,11 +89,7 @@ class Cluster:
     async def taken(self, manifests: Sequence[Manifest], subject: Subject) -> tuple[Taken, ...]:
         """Those objects that exist under the names of `manifests` and are not controlled by this FineTuneJob."""
         found = await asyncio.gather(*(self._existing(manifest) for manifest in manifests))
-        return tuple(
-            Taken(wire["kind"], wire["metadata"]["name"], fading=_is_predecessor_s(wire, subject))
-            for wire in found
-            if wire is not None and observed.controller(wire).get("uid") != subject.uid
-        )
+        return tuple(taken for wire in found if wire and (taken := observed.taken(wire, subject)))
 
     async def apply(self, manifest: Manifest) -> None:
         """Make an object be as the manifest says (server-side apply)."""
@@ -222,8 +218,3 @@ class Cluster:
             body=manifest,
             content_type=APPLY,
         )
-
-
-def _is_predecessor_s(wire: Wire, subject: Subject) -> bool:
-    owner = observed.controller(wire)
-    return owner.get("kind") == names.KIND and owner.get("name") == subject.name

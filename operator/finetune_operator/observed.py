@@ -158,6 +158,15 @@ def pod(wire: Wire, name: str) -> Pod | None:
     )
 
 
+def taken(wire: Wire, by: Subject) -> Taken | None:
+    """An object that has a name which the FineTuneJob `by` needs; None if it controls that object."""
+    owner = controller(wire)
+    if owner.get("uid") == by.uid:
+        return None
+    fading = owner.get("kind") == names.KIND and owner.get("name") == by.name
+    return Taken(wire["kind"], wire["metadata"]["name"], fading)
+
+
 def controller(wire: Wire) -> Wire:
     """The owner reference of the controller; empty if there is none."""
     owners: list[Wire] = wire["metadata"].get("ownerReferences", [])

@@ -26,6 +26,14 @@ CONFIGMAPS = "/api/v1/namespaces/{namespace}/configmaps"
 NETWORK_POLICIES = "/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/{namespace}/events"
 MERGE = "application/merge-patch+json"
+# A Job of somebody's own that has the name of the demo job's first attempt.
+BARE_JOB = {
+    "metadata": {"name": "demo-1"},
+    "spec": {
+        "suspend": True,
+        "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}},
+    },
+}
 
 
 class RefusedError(Exception):

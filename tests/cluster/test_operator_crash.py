@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.kube import JOBS, PODS, Kube, Namespace, eventually
+from cluster.kube import BARE_JOB, FINETUNEJOBS, JOBS, PODS, Kube, Namespace, eventually
 from cluster.operators import Operator
 from finetune_api.report import Stage
-from finetune_api.status import FineTuneJobStatus
-from finetune_operator.api import Api
+from finetune_api.status import FineTuneJobStatus, Phase
+from finetune_operator.api import Api, ApiError
 from finetune_operator.cluster import Cluster, Key
 from finetune_operator.controller import Controller
 from finetune_operator.metrics import Metrics
@@ -173,6 +173,25 @@ async def test_death_before_any_write_loses_nothing_and_doubles_nothing(api: Api
     for point, write in enumerate(writes):
         life = await lived(api, kube, point)
         assert life.deaths == 1, write
+
+
+async def test_who_decided_on_an_old_status_cannot_write(api: Api, namespace: Namespace) -> None:
+    cluster, key = Cluster(api, instance="slow"), Key(namespace.name, "demo")
+    namespace.submit()
+    old = await cluster.subject(key)
+    assert old is not None
+    namespace.patch(FINETUNEJOBS, "demo", {"metadata": {"labels": {"touched": "yes"}}})
+    with pytest.raises(ApiError) as refused:
+        await cluster.write_status(old, FineTuneJobStatus(phase=Phase.FAILED))
+    assert refused.value.status == 409
+    assert "phase" not in namespace.status()
+
+
+async def test_a_job_that_only_has_the_name_is_not_deleted(api: Api, namespace: Namespace) -> None:
+    namespace.create(JOBS, BARE_JOB)
+    impostor = GangJob(name="demo-1", uid="00000000-0000-0000-0000-000000000000", attempt=1)
+    await Cluster(api, instance="slow").delete(namespace.name, impostor)
+    assert "deletionTimestamp" not in namespace.get(JOBS, "demo-1")["metadata"]
 
 
 def test_the_process_is_killed_again_and_again(namespace: Namespace, operator: Operator) -> None:

@@ -4,7 +4,17 @@ import time
 
 import pytest
 
-from cluster.kube import CONFIGMAPS, FINETUNEJOBS, JOBS, PODS, SERVICES, Namespace, RefusedError, eventually
+from cluster.kube import (
+    BARE_JOB,
+    CONFIGMAPS,
+    FINETUNEJOBS,
+    JOBS,
+    PODS,
+    SERVICES,
+    Namespace,
+    RefusedError,
+    eventually,
+)
 from cluster.operators import Operator
 from finetune_api.report import Failure, Report, Stage
 from world import OUTPUT, checkpoint, report
@@ -214,18 +224,7 @@ def test_a_job_made_again_under_the_same_name_starts_afresh(namespace: Namespace
     ("template", "body"),
     [
         (SERVICES, {"metadata": {"name": "demo-gang"}, "spec": {"ports": [{"port": 80}]}}),
-        (
-            JOBS,
-            {
-                "metadata": {"name": "demo-1"},
-                "spec": {
-                    "suspend": True,
-                    "template": {
-                        "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}
-                    },
-                },
-            },
-        ),
+        (JOBS, BARE_JOB),
     ],
 )
 def test_somebody_else_s_object_is_left_alone(

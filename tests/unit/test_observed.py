@@ -7,8 +7,8 @@ import pytest
 
 from finetune_api.report import Failure, Stage
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator.observed import Pod, gang_job, pod, subject
-from world import World, manifest, report
+from finetune_operator.observed import Pod, Taken, gang_job, pod, subject, taken
+from world import World, manifest, report, submitted
 
 
 def wire_job(**status: Any) -> dict[str, Any]:
@@ -92,6 +92,27 @@ def test_a_pod_that_only_wears_our_labels_is_none_of_ours() -> None:
         {"kind": "Job", "name": "other", "uid": "x", "controller": True}
     ]
     assert pod(stranger, "demo") is None
+
+
+def test_whose_an_object_is() -> None:
+    by = submitted()
+
+    def owned(**owner: Any) -> Taken | None:
+        wire = {
+            "kind": "Service",
+            "metadata": {"name": "demo-gang", "ownerReferences": [owner] if owner else []},
+        }
+        return taken(wire, by)
+
+    assert owned(kind="FineTuneJob", name="demo", uid="uid-1", controller=True) is None
+    foreign = Taken("Service", "demo-gang", fading=False)
+    assert owned() == foreign
+    assert owned(kind="FineTuneJob", name="demo", uid="uid-1") == foreign, "an owner that does not control"
+    assert owned(kind="FineTuneJob", name="other", uid="uid-2", controller=True) == foreign
+    assert owned(kind="Deployment", name="demo", uid="uid-2", controller=True) == foreign
+    assert owned(kind="FineTuneJob", name="demo", uid="uid-0", controller=True) == Taken(
+        "Service", "demo-gang", fading=True
+    )
 
 
 def test_a_pod_that_waits_says_why() -> None:
