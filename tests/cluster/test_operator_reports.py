@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -64,6 +65,7 @@ def test_progress_is_written_rarely_and_a_checkpoint_at_once(gang: Gang) -> None
     gang.namespace.in_phase("Running")
     for step in range(2, 12):
         gang.post(report(sequence=step, step=step), token=token)
+    time.sleep(1.5)
     assert gang.namespace.status()["progress"]["step"] == 1
     gang.post(report(sequence=12, step=12, checkpoints=[checkpoint(12)]), token=token)
     eventually(lambda: gang.namespace.status()["progress"]["step"] == 12, seconds=3)

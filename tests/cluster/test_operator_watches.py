@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.kube import JOBS, PODS, Kube, Namespace, eventually
+from cluster.kube import BARE_JOB, JOBS, PODS, Kube, Namespace, eventually
 from cluster.operators import write_certificate
 from clusters.ports import free_ports
 from finetune_operator.main import run
@@ -85,6 +85,11 @@ def submitted(namespace: Namespace) -> None:
 
 def test_a_quiet_cluster_is_healthy(here: Here, namespace: Namespace) -> None:
     submitted(namespace)
+    # What others do is none of the operator's business.
+    namespace.create(
+        PODS, {"metadata": {"name": "other"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    )
+    namespace.create(JOBS, BARE_JOB | {"metadata": {"name": "other"}})
     time.sleep(2 * TOLERANCE_SECONDS)
     assert here.get("/healthz") == (200, "ok\n")
     _, metrics = here.get("/metrics")

@@ -198,6 +198,14 @@ def test_a_finetunejob_with_an_invalid_spec_can_be_read() -> None:
     assert found.status == FineTuneJobStatus()
 
 
+def test_a_finetunejob_that_is_being_deleted() -> None:
+    wire = manifest()
+    wire["metadata"] |= {"namespace": "team", "uid": "u", "generation": 1, "resourceVersion": "1"}
+    assert not subject(wire).deleting
+    wire["metadata"]["deletionTimestamp"] = "2026-01-01T12:00:00Z"
+    assert subject(wire).deleting
+
+
 def test_a_status_reads_back_as_it_was_written() -> None:
     world = World()
     world.settle()
