@@ -68,8 +68,8 @@ def token_losses(model: Any, tokenizer: Any, messages: list[Message]) -> torch.T
 def main(base: Path, tuned: Path, heldout: Path) -> None:
     """Compare the models in BASE and TUNED on the rows of HELDOUT."""
     warnings.filterwarnings("ignore")
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     rows = [json.loads(line)["messages"] for line in heldout.read_text(encoding="utf-8").splitlines()]
     example = max(rows, key=lambda row: len(row[-2]["content"]))
     console = Console()

