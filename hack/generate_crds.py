@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import yaml
-
 from finetune_api import names
 from finetune_api.crd import custom_resource_definition
+from finetune_operator.cli.output import to_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = "# Generated from crds/finetune_api by `make crds`. Do not edit.\n"
@@ -15,17 +14,9 @@ TARGETS = (
 )
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes everything out: anchors and aliases are for machines."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
-
-
 def rendered() -> str:
     """The text of the files."""
-    definition = custom_resource_definition()
-    return HEADER + yaml.dump(definition, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
+    return HEADER + to_yaml([custom_resource_definition()])
 
 
 if __name__ == "__main__":
