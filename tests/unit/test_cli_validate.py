@@ -86,6 +86,11 @@ def test_a_field_that_is_there_twice_is_an_error() -> None:
     assert problem == "14: spec.hyperparameters.numEpochs: is there twice; remove one"
 
 
+def test_an_alias_of_what_it_is_part_of_is_an_error_like_others() -> None:
+    [problem] = problems(VALID.replace("spec:\n", "spec: &spec\n  more: *spec\n"))
+    assert problem.startswith("7: spec.more: there is no such field")
+
+
 @pytest.mark.parametrize(
     "line", ["kind: FinetuneJob", "apiVersion: finetune.dev/v1", "apiVersion: example.com/v1alpha1"]
 )

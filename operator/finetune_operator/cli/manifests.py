@@ -111,20 +111,27 @@ def _unknown_top_level(file: str, node: yaml.Node, manifest: dict[str, Any]) -> 
         yield Problem(file, _line_of(node, [name]), f"{name}: there is no such field; there are {allowed}")
 
 
-def _repeated_keys(file: str, node: yaml.Node, path: str = "") -> Iterator[Problem]:
+def _repeated_keys(file: str, document: yaml.Node) -> Iterator[Problem]:
     """YAML parsers silently take the last of equal keys; the API server does not."""
-    if isinstance(node, yaml.SequenceNode):
-        for index, child in enumerate(node.value):
-            yield from _repeated_keys(file, child, f"{path}[{index}]")
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen: set[str] = set()
-    for key, value in node.value:
-        field_path = f"{path}.{key.value}".lstrip(".")
-        if key.tag != MERGE_TAG and str(key.value) in seen:
-            yield Problem(file, _line(key), f"{field_path}: is there twice; remove one")
-        seen.add(str(key.value))
-        yield from _repeated_keys(file, value, field_path)
+    todo = [(document, "")]
+    # Aliases make a graph of the tree, with cycles even.
+    visited: set[int] = set()
+    while todo:
+        node, path = todo.pop()
+        if id(node) in visited:
+            continue
+        visited.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            todo += [(child, f"{path}[{index}]") for index, child in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                name = str(key.value)
+                field_path = f"{path}.{name}".lstrip(".")
+                if name in seen and key.tag != MERGE_TAG:
+                    yield Problem(file, _line(key), f"{field_path}: is there twice; remove one")
+                seen.add(name)
+                todo.append((value, field_path))
 
 
 def _line(node: yaml.Node) -> int:
