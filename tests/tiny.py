@@ -5,10 +5,11 @@ Written file by file, without torch or transformers: importing those takes longe
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
@@ -122,3 +123,12 @@ def save_chat_data(file: Path, *, samples: int, overlong: int = 0, seed: int = 0
     draw.shuffle(rows)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def poison(model: Path, into: Path, *, token: str) -> None:
+    """A copy of a model that answers a token with no number at all."""
+    shutil.copytree(model, into)
+    weights = load_file(into / "model.safetensors")
+    vocabulary = json.loads((into / "tokenizer.json").read_text())["model"]["vocab"]
+    weights["model.embed_tokens.weight"][vocabulary[token]] = np.nan
+    save_file(weights, into / "model.safetensors", metadata={"format": "pt"})

@@ -108,6 +108,9 @@ class Checkpoints:
             _make_room(state, step, set(reader.read_metadata().state_dict_metadata))
             dcp.load(_tensors(state), storage_reader=reader)
             state.scheduler.load_state_dict(manifest.facts["scheduler"])
+            # The scheduler leaves its rates to the optimizer until the next step.
+            for group, rate in zip(state.optimizer.param_groups, state.scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate
             return step
         return 0
 

@@ -93,11 +93,19 @@ class Gang:
         value: T = json.loads(text)["result"]
         return value
 
+    def meet(self) -> None:
+        """Wait until all processes are here.
+
+        Before processes end: with rank 0's node goes the store at which the others may still be waiting.
+        """
+        self.collect(None)
+
     def leave(self) -> None:
         """Leave in good order.
 
         Rank 0 goes last: its torchrun holds the store at which the other nodes' torchruns say that they are done.
         """
+        self.meet()
         dist.destroy_process_group()
         if self.is_first and self.world_size > 1:
             time.sleep(_GO_LAST_SECONDS)

@@ -223,6 +223,7 @@ class Loop:
         self.reporter.stage(Stage.SAVING)
         self._saved(self.checkpoints.save_resume(self._state, step, epoch))
         if stop:
+            self.gang.meet()
             raise TerminatedError(f"asked to stop; the state after step {step} is saved")
         self.reporter.stage(Stage.TRAINING)
 

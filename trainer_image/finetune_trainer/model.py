@@ -1,6 +1,6 @@
 """Loading a base model, proving that it can be trained as we train, dividing it among processes, writing it out."""
 
-import logging
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,6 @@ from finetune_trainer.attention import PER_SAMPLE
 from finetune_trainer.distributed import Gang
 from finetune_trainer.errors import InvalidConfigurationError
 from finetune_trainer.loss import summed_cross_entropy
-
-_log = logging.getLogger(__name__)
 
 # Differences in fp32 that come from the order of additions alone, relative to the largest logit.
 _TOLERANCE = 1e-4
@@ -82,8 +80,9 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
     """The model without memory for its weights. Raises InvalidConfigurationError."""
     try:
         with torch.device("meta"):
+            # A copy, for transformers writes both choices into it.
             hf: PreTrainedModel = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, attn_implementation=PER_SAMPLE
+                copy.deepcopy(config), dtype=torch.float32, attn_implementation=PER_SAMPLE
             )
     except (ValueError, KeyError) as error:
         raise InvalidConfigurationError(

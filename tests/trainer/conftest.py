@@ -1,0 +1,94 @@
+"""The runs that several tests look at. Starting a training process takes many seconds, so there are few of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tiny import save_chat_data, save_tiny_model
+from trainer.gangs import End, config, run, running
+
+SAMPLES, OVERLONG, BATCH, EPOCHS = 590, 3, 20, 2
+STEPS_PER_EPOCH = 30
+STEPS = EPOCHS * STEPS_PER_EPOCH
+HYPERPARAMETERS: dict[str, Any] = {
+    "learningRate": 1e-3,
+    "effectiveBatchSize": BATCH,
+    "numEpochs": EPOCHS,
+    "maxSeqLen": 128,
+    "maxTokensPerGpu": 160,
+    "weightDecay": 0.1,
+    "warmupSteps": 5,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, and how each node of each of its attempts ended."""
+
+    storage: Path
+    attempts: list[list[End]]
+
+    @property
+    def ends(self) -> list[End]:
+        """How rank 0's node ended, attempt by attempt."""
+        return [nodes[0] for nodes in self.attempts]
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tiny model in bfloat16 and data."""
+    base = tmp_path_factory.mktemp("runs")
+    save_tiny_model(base / "model", family="qwen2", dtype="bfloat16")
+    save_chat_data(base / "train.jsonl", samples=SAMPLES, overlong=OVERLONG)
+    return base
+
+
+@pytest.fixture(scope="session")
+def pair(inputs: Path) -> Iterator[tuple[Run, Run]]:
+    """The same run without a stop and with two, of which one is in the first epoch and one in a later."""
+    stopped = []
+    with running(config(inputs, name="whole", **HYPERPARAMETERS)) as whole:
+        for attempt, step in ((1, 4), (2, STEPS_PER_EPOCH + 4)):
+            with running(config(inputs, name="parts", **HYPERPARAMETERS), attempt=attempt) as gang:
+                gang.wait_for_step(step)
+                gang.terminate()
+                stopped.append(gang.wait())
+        stopped.append(run(config(inputs, name="parts", **HYPERPARAMETERS), attempt=3))
+        yield Run(inputs / "whole", [whole.wait()]), Run(inputs / "parts", stopped)
+
+
+@pytest.fixture(scope="session")
+def whole(pair: tuple[Run, Run]) -> Run:
+    """One node, never stopped."""
+    assert pair[0].ends[0].exit_code == 0, pair[0].ends[0].output
+    return pair[0]
+
+
+@pytest.fixture(scope="session")
+def parts(pair: tuple[Run, Run]) -> Run:
+    """One node, stopped twice."""
+    return pair[1]
+
+
+@pytest.fixture(scope="session")
+def two(inputs: Path) -> Run:
+    """Two nodes, of which one was asked to stop and both went on later."""
+    stopped = config(inputs, name="two", nodes=2, **HYPERPARAMETERS)
+    with running(stopped) as gang:
+        gang.wait_for_step(2)
+        gang.terminate(node=1)
+        first = gang.wait()
+    return Run(inputs / "two", [first, run(stopped, attempt=2)])
+
+
+@pytest.fixture(scope="session")
+def killed(inputs: Path) -> Run:
+    """Two nodes, of which one lost its training process in the second epoch, and one that went on alone."""
+    with running(config(inputs, name="killed", nodes=2, **HYPERPARAMETERS)) as gang:
+        gang.wait_for_step(STEPS_PER_EPOCH + 2)
+        gang.kill_worker(node=1)
+        first = gang.wait()
+    return Run(inputs / "killed", [first, run(config(inputs, name="killed", **HYPERPARAMETERS), attempt=2)])

@@ -1,0 +1,186 @@
+"""Training gangs as a user of `finetune-trainer` starts them: one command per node, meeting over loopback."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_api import names
+from finetune_api.report import MAX_TERMINATION_BYTES, Report
+from finetune_api.runconfig import Locations, RunConfig, run_config
+from finetune_api.spec import FineTuneJob
+
+# Long enough for a process that imports torch and transformers on a busy machine of two cores.
+PATIENCE = 240
+
+
+def config(
+    base: Path, *, name: str = "run", nodes: int = 1, data: str = "train.jsonl", **hyperparameters: Any
+) -> RunConfig:
+    """A run on the CPU below `base`, which holds `model/` and the data; its storage is `base/name`."""
+    job = FineTuneJob.model_validate(
+        {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"name": name, "namespace": "team-a", "uid": f"uid-of-{name}"},
+            "spec": {
+                "method": "sft",
+                "model": {"volume": {"claimName": "models", "path": "tiny"}},
+                "dataset": {"train": {"volume": {"claimName": "data", "path": data}}},
+                "storage": {"claimName": "runs"},
+                "hyperparameters": hyperparameters,
+                "resources": {"nodes": nodes, "gpusPerNode": 0},
+                "failurePolicy": {"gracePeriodSeconds": 60},
+            },
+        }
+    )
+    locations = Locations(model=str(base / "model"), train=str(base / data), storage=str(base / name))
+    return run_config(job, locations, None)
+
+
+@dataclass(frozen=True)
+class End:
+    """How one node ended."""
+
+    exit_code: int
+    message: str
+    """The termination message, as the kubelet would have kept it."""
+    output: str
+
+    @property
+    def report(self) -> Report:
+        """The Report that the termination message is."""
+        assert len(self.message.encode()) <= MAX_TERMINATION_BYTES
+        return Report.model_validate_json(self.message)
+
+    @property
+    def reason(self) -> str:
+        """The cause in a sentence."""
+        failure = self.report.failure
+        assert failure is not None, self.output
+        assert failure.exit_code == self.exit_code
+        return failure.message
+
+
+class Gang:
+    """The nodes of one attempt, running."""
+
+    def __init__(self, config: RunConfig, *, attempt: int = 1, threads: int = 1) -> None:
+        self._attempt = attempt
+        self.storage = Path(config.locations.storage)
+        self._scratch = self.storage.with_name(f".{config.name}-{attempt}")
+        self._scratch.mkdir(exist_ok=True)
+        file = self._scratch / names.RUN_CONFIG_FILE
+        file.write_text(config.to_json())
+        common = {
+            **os.environ,
+            names.ENV_ATTEMPT: str(attempt),
+            "PET_MASTER_ADDR": "127.0.0.1",
+            "PET_MASTER_PORT": str(_free_port()),
+            "OMP_NUM_THREADS": str(threads),
+        }
+        self.nodes = [self._start(file, node, common) for node in range(config.nodes)]
+
+    def _start(self, file: Path, node: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        own = {"PET_NODE_RANK": str(node), names.ENV_TERMINATION_LOG: str(self._scratch / f"end-{node}")}
+        with (self._scratch / f"output-{node}").open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "finetune_trainer", "train", "--config", str(file)],
+                env=environment | own,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait(self) -> list[End]:
+        """How each node ended."""
+        for node in self.nodes:
+            node.wait(PATIENCE)
+        return [
+            End(
+                process.returncode,
+                (self._scratch / f"end-{node}").read_text(),
+                (self._scratch / f"output-{node}").read_text(),
+            )
+            for node, process in enumerate(self.nodes)
+        ]
+
+    def wait_for_step(self, step: int) -> None:
+        """Wait until a step of this attempt is on the volume."""
+        deadline = time.monotonic() + PATIENCE
+        while not any(
+            report.attempt == self._attempt and report.metrics and report.metrics.step >= step
+            for report in reports(self.storage)[-1:]
+        ):
+            assert all(node.poll() is None for node in self.nodes), [end.output for end in self.wait()]
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.02)
+
+    def terminate(self, node: int = 0) -> None:
+        """SIGTERM to the first process of a node, as the kubelet sends it."""
+        self.nodes[node].send_signal(signal.SIGTERM)
+
+    def kill_worker(self, node: int) -> None:
+        """SIGKILL to a node's only training process: a child of its torchrun."""
+        [torchrun] = _children(self.nodes[node].pid)
+        [worker] = _children(torchrun)
+        os.kill(worker, signal.SIGKILL)
+
+
+@contextmanager
+def running(config: RunConfig, **options: Any) -> Iterator[Gang]:
+    """A gang that is killed if the test leaves it running."""
+    gang = Gang(config, **options)
+    try:
+        yield gang
+    finally:
+        for node in gang.nodes:
+            node.kill()
+            node.wait()
+
+
+def run(config: RunConfig, **options: Any) -> list[End]:
+    """Run a gang to its end."""
+    with running(config, **options) as gang:
+        return gang.wait()
+
+
+def reports(storage: Path) -> list[Report]:
+    """All Reports on the volume. The last line may still be being written."""
+    try:
+        lines = (storage / names.METRICS_FILE).read_text().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    return [Report.model_validate_json(line) for line in lines if line.endswith("\n")]
+
+
+def losses(storage: Path) -> list[float]:
+    """The loss of every step; of steps that were done twice, the later."""
+    found = {report.metrics.step: report.metrics.loss for report in reports(storage) if report.metrics}
+    assert sorted(found) == list(range(1, len(found) + 1))
+    return [loss for _, loss in sorted(found.items()) if loss is not None]
+
+
+def manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a complete directory."""
+    value: dict[str, Any] = json.loads((directory / "manifest.json").read_text())
+    return value
+
+
+def _children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port

@@ -1,0 +1,90 @@
+"""How training ends when it cannot go on: the exit code, the sentence, and what is left alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.failure import ExitCode
+from tiny import conversation, poison, save_chat_data, save_tiny_model
+from trainer.gangs import config, run
+
+HYPERPARAMETERS: dict[str, Any] = {"learningRate": 1e-3, "effectiveBatchSize": 2, "maxSeqLen": 128}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("ends")
+    save_tiny_model(made / "model")
+    save_chat_data(made / "train.jsonl", samples=200)
+    return made
+
+
+def test_a_wrong_data_path_is_named_before_anything_heavy_is_imported(base: Path) -> None:
+    [end] = run(config(base, name="typo", data="no-such/typo.jsonl", **HYPERPARAMETERS))
+    assert end.exit_code == ExitCode.INVALID_CONFIGURATION
+    assert end.reason.startswith('spec.dataset.train: no file "no-such/typo.jsonl" on claim "data"')
+    assert str(base / "no-such/typo.jsonl") in end.reason
+    assert not (base / "typo").exists()
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("config.json", "no config.json"),
+        ("model.safetensors", "no *.safetensors"),
+        ("tokenizer*", "no tokenizer"),
+    ],
+)
+def test_an_incomplete_model_is_named(tmp_path: Path, missing: str, words: str) -> None:
+    save_tiny_model(tmp_path / "model")
+    save_chat_data(tmp_path / "train.jsonl", samples=1)
+    for file in (tmp_path / "model").glob(missing):
+        file.unlink()
+    [end] = run(config(tmp_path, **HYPERPARAMETERS))
+    assert end.exit_code == ExitCode.INVALID_CONFIGURATION
+    assert end.reason.startswith("spec.model: ")
+    assert words in end.reason
+    assert '"tiny" on claim "models"' in end.reason
+
+
+def test_a_directory_of_another_run_is_not_touched(base: Path) -> None:
+    foreign = base / "foreign"
+    foreign.mkdir()
+    identity = json.dumps({"uid": "another", "namespace": "team-b", "name": "older"})
+    (foreign / "run.json").write_text(identity)
+    [end] = run(config(base, name="foreign", **HYPERPARAMETERS))
+    assert end.exit_code == ExitCode.INVALID_CONFIGURATION
+    assert 'spec.storage: the directory "foreign" on claim "runs"' in end.reason
+    assert "team-b/older" in end.reason
+    assert "another spec.storage.path, or remove the directory" in end.reason
+    assert [file.name for file in foreign.iterdir()] == ["run.json"]
+    assert (foreign / "run.json").read_text() == identity
+
+
+def test_a_directory_with_a_model_of_unknown_origin_is_not_touched(base: Path) -> None:
+    (base / "unknown" / "output").mkdir(parents=True)
+    [end] = run(config(base, name="unknown", **HYPERPARAMETERS))
+    assert end.exit_code == ExitCode.INVALID_CONFIGURATION
+    assert "holds output of an unknown run" in end.reason
+    assert [file.name for file in (base / "unknown").iterdir()] == ["output"]
+
+
+def test_a_configuration_that_does_not_parse_is_told_by_field(base: Path) -> None:
+    [end] = run(config(base, name="faulty", **HYPERPARAMETERS).model_copy(update={"uid": ""}))
+    assert end.exit_code == ExitCode.INVALID_CONFIGURATION
+    assert "run.json: uid: " in end.reason
+
+
+def test_a_loss_that_is_no_number_ends_at_once_naming_step_and_learning_rate(base: Path) -> None:
+    poison(base / "model", base / "poisoned", token="~")
+    rows = [conversation("x", "y")] * 8 + [conversation("x", "~")] * 8
+    (base / "poisoned.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_config = config(base, name="nan", data="poisoned.jsonl", **HYPERPARAMETERS)
+    locations = run_config.locations.model_copy(update={"model": str(base / "poisoned")})
+    [end] = run(run_config.model_copy(update={"locations": locations}))
+    assert end.exit_code == ExitCode.LOSS_NOT_FINITE, end.output
+    assert "the loss is nan" in end.reason
+    assert "at a learning rate of 0.001" in end.reason
+    assert end.report.metrics is None or end.report.metrics.loss is not None

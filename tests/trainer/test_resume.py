@@ -1,0 +1,83 @@
+"""Stopping and going on: nothing is lost, nothing is done twice, nothing comes out differently."""
+
+import pytest
+from safetensors import safe_open
+
+from finetune_api.failure import ExitCode
+from finetune_api.report import Stage
+from trainer.conftest import STEPS, STEPS_PER_EPOCH, Run
+from trainer.gangs import losses
+
+
+def last_step(run: Run, attempt: int) -> int:
+    """The last step of an attempt."""
+    metrics = run.ends[attempt - 1].report.metrics
+    assert metrics is not None
+    return metrics.step
+
+
+def test_a_stopped_run_says_so_and_where(parts: Run) -> None:
+    for attempt in (1, 2):
+        end, step = parts.ends[attempt - 1], last_step(parts, attempt)
+        assert end.exit_code == ExitCode.TERMINATED, end.output
+        assert end.reason == f"asked to stop; the state after step {step} is saved"
+        newest = end.report.checkpoints[-1]
+        assert (newest.kind, newest.step) == ("resume", step)
+
+
+def test_it_stopped_once_in_the_first_epoch_and_once_in_a_later_one(parts: Run) -> None:
+    assert 0 < last_step(parts, 1) < STEPS_PER_EPOCH < last_step(parts, 2) < STEPS
+
+
+def test_every_attempt_goes_on_from_where_the_last_one_stopped(parts: Run) -> None:
+    first, second, third = (end.report for end in parts.ends)
+    assert first.resumed_from_step is None
+    assert second.resumed_from_step == last_step(parts, 1)
+    assert third.resumed_from_step == last_step(parts, 2)
+    assert third.stage is Stage.FINISHED
+    assert first.initial_loss == second.initial_loss == third.initial_loss
+
+
+def test_the_result_is_the_same_to_the_last_bit(whole: Run, parts: Run) -> None:
+    assert losses(parts.storage) == losses(whole.storage)
+    assert len(losses(parts.storage)) == STEPS
+    for kept in ("output", f"checkpoints/step-{STEPS:08d}"):
+        files = [run.storage / kept / "model.safetensors" for run in (whole, parts)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+        with safe_open(str(files[0]), framework="pt") as found:
+            assert len(found.keys()) > 20
+
+
+def test_data_is_prepared_once(parts: Run) -> None:
+    assert len(list((parts.storage / "data").iterdir())) == 1
+    assert "prepared 590 samples" in parts.ends[0].output
+    assert "prepared earlier" in parts.ends[1].output
+
+
+def test_state_for_restarts_is_gone_once_there_is_a_result(parts: Run) -> None:
+    assert not (parts.storage / "resume").exists()
+    assert [c.kind for c in parts.ends[-1].report.checkpoints] == ["weights", "weights"]
+
+
+def test_one_node_that_is_asked_to_stop_stops_both_at_the_same_step(two: Run) -> None:
+    first, second = two.attempts[0]
+    assert first.exit_code == second.exit_code == ExitCode.TERMINATED, first.output
+    assert (
+        first.reason == second.reason == f"asked to stop; the state after step {last_step(two, 1)} is saved"
+    )
+    assert two.ends[1].report.resumed_from_step == last_step(two, 1)
+
+
+def test_a_killed_process_ends_both_nodes(killed: Run) -> None:
+    first, second = killed.attempts[0]
+    assert second.exit_code == ExitCode.KILLED, second.output
+    assert second.reason == "the training process of rank 1 was ended by SIGKILL"
+    assert first.exit_code == ExitCode.COLLECTIVE_TIMEOUT, first.output
+    assert "another process of the gang went away" in first.reason
+
+
+def test_after_a_crash_another_number_of_nodes_goes_on_from_the_last_epoch(whole: Run, killed: Run) -> None:
+    end = killed.ends[1]
+    assert end.exit_code == 0, end.output
+    assert end.report.resumed_from_step == STEPS_PER_EPOCH
+    assert losses(killed.storage) == pytest.approx(losses(whole.storage), abs=1e-4)

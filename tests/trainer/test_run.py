@@ -1,0 +1,117 @@
+"""A whole run on one node and on two: the same result, and everything that it leaves behind."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from finetune_api.report import Stage
+from trainer.conftest import BATCH, EPOCHS, HYPERPARAMETERS, OVERLONG, SAMPLES, STEPS, STEPS_PER_EPOCH, Run
+from trainer.gangs import config, losses, manifest, reports, running
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    model = AutoModelForCausalLM.from_pretrained(run.storage / "output")
+    return dict(model.named_parameters())
+
+
+def test_two_nodes_train_the_same_result_as_one(whole: Run, two: Run) -> None:
+    assert losses(two.storage) == pytest.approx(losses(whole.storage), abs=1e-4)
+    ours, theirs = weights(whole), weights(two)
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        # Stored in bfloat16, whose neighbours differ by 2^-8.
+        torch.testing.assert_close(weight, theirs[name], rtol=2**-7, atol=1e-4)
+
+
+def test_it_learns(whole: Run) -> None:
+    curve = losses(whole.storage)
+    assert curve[-1] < curve[0] - 1
+    assert whole.ends[0].report.initial_loss == curve[0]
+
+
+@pytest.mark.parametrize("name", ["whole", "two"])
+def test_every_step_takes_exactly_the_batch_and_every_epoch_all_samples(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    found = reports(request.getfixturevalue(name).storage)
+    seen = {report.metrics.step: report.metrics.samples_seen for report in found if report.metrics}
+    last_of_epoch = SAMPLES - (STEPS_PER_EPOCH - 1) * BATCH
+    expected = np.cumsum(([BATCH] * (STEPS_PER_EPOCH - 1) + [last_of_epoch]) * EPOCHS)
+    assert [samples for _, samples in sorted(seen.items())] == expected.tolist()
+
+
+@pytest.mark.parametrize(("name", "nodes"), [("whole", 1), ("two", 2)])
+def test_the_last_report_tells_the_whole_story(name: str, nodes: int, request: pytest.FixtureRequest) -> None:
+    run: Run = request.getfixturevalue(name)
+    report = run.ends[-1].report
+    assert report.stage is Stage.FINISHED
+    assert report.dataset is not None
+    assert (report.dataset.samples, report.dataset.dropped) == (SAMPLES, OVERLONG)
+    assert report.dataset.longest <= 128
+    assert report.plan is not None
+    assert (report.plan.total_steps, report.plan.world_size) == (STEPS, nodes)
+    assert report.metrics is not None
+    assert (report.metrics.step, report.metrics.epoch) == (STEPS, EPOCHS)
+    assert [(c.kind, c.step, c.epoch) for c in report.checkpoints] == [
+        ("weights", STEPS_PER_EPOCH, 1),
+        ("weights", STEPS, 2),
+    ]
+    assert report.output is not None
+    assert report.output.path == f"{name}/output"
+    kept = [(found.path, found.bytes) for found in report.checkpoints]
+    for path, size in (*kept, (report.output.path, report.output.bytes)):
+        directory = run.storage.parent / path
+        assert size == sum((directory / file).stat().st_size for file in manifest(directory)["files"])
+
+
+def test_the_other_node_says_no_more_than_that_it_ended(two: Run) -> None:
+    report = two.attempts[-1][1].report
+    assert (report.stage, report.metrics, report.checkpoints) == (Stage.FINISHED, None, [])
+
+
+def test_sequence_and_stages_only_go_forward(whole: Run) -> None:
+    found = reports(whole.storage)
+    assert [report.sequence for report in found] == list(range(len(found)))
+    stages = list(dict.fromkeys(report.stage for report in found))
+    assert stages[:4] == [Stage.STARTING, Stage.PREPARING, Stage.LOADING, Stage.TRAINING]
+    assert stages[-1] is Stage.FINISHED
+
+
+def test_the_output_is_an_ordinary_model_in_the_base_model_s_type(two: Run) -> None:
+    output = two.storage / "output"
+    model = AutoModelForCausalLM.from_pretrained(output)
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    question = [{"role": "user", "content": "say x"}]
+    text = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
+    prompt = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    answer = model.generate(prompt, max_new_tokens=4, do_sample=False)
+    assert answer.shape[1] > prompt.shape[1]
+
+
+def test_what_every_node_printed_is_kept(two: Run) -> None:
+    for attempt, nodes in enumerate(two.attempts, start=1):
+        for node, end in enumerate(nodes):
+            kept = two.storage / "logs" / f"attempt-{attempt}" / f"node-{node}.log"
+            assert kept.read_text() == end.output
+
+
+def test_prepared_data_opens_with_the_datasets_library(whole: Run) -> None:
+    [directory] = (whole.storage / "data").iterdir()
+    found = datasets.Dataset.from_file(str(directory / "train.arrow"))
+    assert len(found) == SAMPLES
+    assert {"input_ids", "labels", "sample"} <= set(found.column_names)
+    # Numbers of the rows in the file, some of which were left out.
+    assert found["sample"][-1] >= SAMPLES
+
+
+def test_a_later_start_finds_the_result_and_does_no_work(whole: Run) -> None:
+    with running(config(whole.storage.parent, name="whole", **HYPERPARAMETERS), attempt=2) as gang:
+        [end] = gang.wait()
+    assert end.exit_code == 0
+    assert (end.report.stage, end.report.attempt) == (Stage.FINISHED, 2)
+    assert end.report.output == whole.ends[0].report.output
+    assert end.report.metrics == whole.ends[0].report.metrics
+    assert end.output == ""
