@@ -21,6 +21,7 @@ _PROGRAMS: Mapping[str, str] = {
     "skopeo": "skopeo",  # reads images out of the store of buildah or Docker
     # Not of the cluster itself, but of the images that run in it.
     "buildah": "buildah",
+    "netavark": "/usr/lib/podman/netavark",  # buildah ends without it, though it is told to use the host's network
     "debootstrap": "debootstrap",
 }
 
