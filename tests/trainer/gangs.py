@@ -84,7 +84,7 @@ class Gang:
             **os.environ,
             names.ENV_ATTEMPT: str(attempt),
             "PET_MASTER_ADDR": "127.0.0.1",
-            "PET_MASTER_PORT": str(_free_port()),
+            "PET_MASTER_PORT": str(free_port()),
             "OMP_NUM_THREADS": str(threads),
         }
         self.nodes = [self._start(file, node, common) for node in range(config.nodes)]
@@ -179,7 +179,8 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in text.split()]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]

@@ -1,14 +1,16 @@
 """How training ends when it cannot go on: the exit code, the sentence, and what is left alone."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_api.failure import ExitCode
+from finetune_api.report import Stage
 from tiny import conversation, poison, save_chat_data, save_tiny_model
-from trainer.gangs import config, run
+from trainer.gangs import End, config, run, running
 
 HYPERPARAMETERS: dict[str, Any] = {"learningRate": 1e-3, "effectiveBatchSize": 2, "maxSeqLen": 128}
 
@@ -77,14 +79,37 @@ def test_a_configuration_that_does_not_parse_is_told_by_field(base: Path) -> Non
     assert "run.json: uid: " in end.reason
 
 
-def test_a_loss_that_is_no_number_ends_at_once_naming_step_and_learning_rate(base: Path) -> None:
-    poison(base / "model", base / "poisoned", token="~")
+@pytest.fixture(scope="module")
+def faulty(base: Path) -> dict[str, End]:
+    """Two runs that come to grief at different stages; side by side, to save time."""
     rows = [conversation("x", "y")] * 8 + [conversation("x", "~")] * 8
     (base / "poisoned.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run_config = config(base, name="nan", data="poisoned.jsonl", **HYPERPARAMETERS)
-    locations = run_config.locations.model_copy(update={"model": str(base / "poisoned")})
-    [end] = run(run_config.model_copy(update={"locations": locations}))
+    poison(base / "model", base / "poisoned", token="~")
+    (base / "invalid.jsonl").write_text("\n".join([json.dumps(rows[0]), "{"] + ['{"messages": 1}'] * 30))
+    diverging = config(base, name="diverging", data="poisoned.jsonl", **HYPERPARAMETERS)
+    locations = diverging.locations.model_copy(update={"model": str(base / "poisoned")})
+    with (
+        running(diverging.model_copy(update={"locations": locations})) as one,
+        running(config(base, name="invalid", data="invalid.jsonl", **HYPERPARAMETERS)) as other,
+    ):
+        return {"diverging": one.wait()[0], "invalid": other.wait()[0]}
+
+
+def test_a_loss_that_is_no_number_ends_at_once_naming_step_and_learning_rate(faulty: dict[str, End]) -> None:
+    end = faulty["diverging"]
     assert end.exit_code == ExitCode.LOSS_NOT_FINITE, end.output
-    assert "the loss is nan" in end.reason
-    assert "at a learning rate of 0.001" in end.reason
-    assert end.report.metrics is None or end.report.metrics.loss is not None
+    assert re.match(
+        r"the loss is nan and the gradient norm nan in step \d, at a learning rate of", end.reason
+    )
+    assert "nan" not in json.dumps(end.report.metrics and end.report.metrics.to_wire()).lower()
+
+
+def test_invalid_rows_end_it_before_anything_is_trained(faulty: dict[str, End]) -> None:
+    end = faulty["invalid"]
+    assert end.exit_code == ExitCode.INVALID_DATA, end.output
+    assert end.report.stage is Stage.FAILED
+    assert '"invalid.jsonl" on claim "data"' in end.reason
+    assert "has invalid rows, 31 in all: line 2: is not JSON" in end.reason
+    assert end.reason.endswith("; and 11 more")
+    # The log has every row that the message had to leave out.
+    assert "line 21: messages: must be a list" in end.output

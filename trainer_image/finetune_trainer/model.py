@@ -152,7 +152,7 @@ def distribute(loaded: PreTrainedModel | None, config: PreTrainedConfig, gang: G
     model = TrainableModel(skeleton(config).train())
     if on_gpu:
         # A third more arithmetic for memory that no longer grows with the number of layers times tokens.
-        model.hf.gradient_checkpointing_enable({"use_reentrant": False})
+        model.hf.activation_checkpointing_enable({"use_reentrant": False})
     precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     options: dict[str, Any] = {
         "mesh": gang.mesh(),

@@ -124,7 +124,7 @@ def _check(counts: Counts, faults: _Faults, origin: str, limit: int) -> None:
             _log.error("%s", fault)
         more = f"; and {faults.count - len(faults.shown)} more" if faults.count > len(faults.shown) else ""
         shown = "; ".join(map(str, faults.shown))
-        raise InvalidDataError(f"{where} has {faults.count} invalid rows: {shown}{more}")
+        raise InvalidDataError(f"{where} has invalid rows, {faults.count} in all: {shown}{more}")
     if counts.dropped and not counts.samples:
         raise InvalidDataError(
             f"{where}: all {counts.dropped} samples are longer than {limit} tokens, the longest has "

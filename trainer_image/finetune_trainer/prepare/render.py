@@ -52,8 +52,9 @@ def _span(messages: Sequence[Message], turn: int, text: str, template: Render) -
     if not rest.endswith(tail):
         tail = tail[len(tail) - _shared(rest[::-1], tail[::-1]) :]
     end = len(text) - len(tail)
-    said = text[start:end].strip()
-    if not said or (said not in content and content.strip() not in said):
+    # Blanks are the template's to choose; words are not.
+    said, meant = "".join(text[start:end].split()), "".join(content.split())
+    if not said or (said not in meant and meant not in said):
         raise TemplateError(f"the chat template does not show messages[{turn}].content as it is")
     return start, end
 
