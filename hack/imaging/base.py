@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from clusters.console import ClusterError, step
+from clusters.console import step
 from clusters.shell import output
 
 REPOSITORY = "localhost/finetune-base"
@@ -42,13 +42,8 @@ def make() -> None:
     """Make the base and keep it in buildah's storage as REFERENCE. Takes about a minute.
 
     Raises:
-        ClusterError: debootstrap is not installed, or could not fetch or unpack a package.
+        ClusterError: debootstrap could not fetch or unpack a package.
     """
-    if shutil.which("debootstrap") is None:
-        raise ClusterError(
-            "debootstrap is needed to make a base image without a Docker engine; "
-            "on Debian and Ubuntu: apt-get install debootstrap"
-        )
     container = output("buildah", "from", "scratch").strip()
     try:
         with step(f"base image from Debian {_SUITE}"):

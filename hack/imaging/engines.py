@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from clusters.console import ClusterError, step
+from clusters.packages import OF_IMAGES, require_packages
 from clusters.shell import output
 from imaging import base
 from imaging.content import ROOT, superseded
@@ -102,15 +103,11 @@ def find_engine() -> Engine:
     """
     if shutil.which("docker") and _succeeds("docker", "version", "--format", "{{.Server.Version}}"):
         return Docker()
-    if shutil.which("buildah") is None:
-        raise ClusterError(
-            "no Docker engine answers, and buildah is not installed: start Docker, or as root on Debian and Ubuntu: "
-            "apt-get install buildah debootstrap"
-        )
     if os.geteuid() != 0:
         raise ClusterError(
             "no Docker engine answers, and buildah needs root here: start Docker, or run this as root"
         )
+    require_packages(OF_IMAGES, "building images without a Docker engine")
     return Buildah()
 
 

@@ -104,8 +104,9 @@ def test_an_old_go_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_packages_are_known_by_their_programs() -> None:
-    assert packages.missing_packages(lambda program: None if program == "nft" else program) == ["nftables"]
-    assert packages.missing_packages(lambda program: program) == []
+    wanted = packages.OF_A_NODE
+    assert packages.missing_packages(wanted, lambda p: None if p == "nft" else p) == ["nftables"]
+    assert packages.missing_packages(wanted, lambda p: p) == []
 
 
 def test_missing_packages_are_named_with_the_command_that_installs_them(
@@ -115,6 +116,6 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(
     monkeypatch.setattr(shutil, "which", lambda program: None if program == "runc" else program)
     monkeypatch.setattr(packages.missing_packages, "__defaults__", (shutil.which,))
     with pytest.raises(
-        ClusterError, match=r"needs runc\b.*apt-get install --yes --no-install-recommends runc$"
+        ClusterError, match=r"a cluster needs runc\b.*apt-get install --yes --no-install-recommends runc$"
     ):
-        packages.require_packages()
+        packages.require_packages(packages.OF_A_NODE, "a cluster")

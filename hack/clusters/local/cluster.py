@@ -18,7 +18,7 @@ from clusters.local.images import load_image, load_pause_image
 from clusters.local.isolation import NODE_IP, Isolation
 from clusters.local.layout import Layout
 from clusters.local.node import HEALTH_URLS, Node, dns_objects
-from clusters.packages import require_packages
+from clusters.packages import OF_A_NODE, require_packages
 from clusters.paths import cluster_directory
 from clusters.ports import free_ports
 from clusters.probe import wait_until
@@ -55,7 +55,7 @@ class LocalCluster:
         Raises:
             ClusterError: something is missing on this machine, or a component failed.
         """
-        require_packages()
+        require_packages(OF_A_NODE, "a local cluster")
         paths = binaries.ensure(binaries.LOCAL)
         known_port = self._admin_port()
         port = known_port or free_ports(1)[0]
