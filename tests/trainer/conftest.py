@@ -75,20 +75,15 @@ def parts(pair: tuple[Run, Run]) -> Run:
 
 @pytest.fixture(scope="session")
 def two(inputs: Path) -> Run:
-    """Two nodes, of which one was asked to stop and both went on later."""
-    stopped = config(inputs, name="two", nodes=2, **HYPERPARAMETERS)
-    with running(stopped) as gang:
-        gang.wait_for_step(2)
-        gang.terminate(node=1)
-        first = gang.wait()
-    return Run(inputs / "two", [first, run(stopped, attempt=2)])
-
-
-@pytest.fixture(scope="session")
-def killed(inputs: Path) -> Run:
-    """Two nodes, of which one lost its training process in the second epoch, and one that went on alone."""
-    with running(config(inputs, name="killed", nodes=2, **HYPERPARAMETERS)) as gang:
+    """Two nodes: one loses its training process in the second epoch, then one is asked to stop; one goes on alone."""
+    both = config(inputs, name="two", nodes=2, **HYPERPARAMETERS)
+    with running(both) as gang:
         gang.wait_for_step(STEPS_PER_EPOCH + 2)
         gang.kill_worker(node=1)
-        first = gang.wait()
-    return Run(inputs / "killed", [first, run(config(inputs, name="killed", **HYPERPARAMETERS), attempt=2)])
+        killed = gang.wait()
+    with running(both, attempt=2) as gang:
+        gang.wait_for_step(STEPS_PER_EPOCH + 4)
+        gang.terminate(node=1)
+        stopped = gang.wait()
+    alone = run(config(inputs, name="two", **HYPERPARAMETERS), attempt=3)
+    return Run(inputs / "two", [killed, stopped, alone])
