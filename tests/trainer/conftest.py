@@ -48,15 +48,19 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pair(inputs: Path) -> Iterator[tuple[Run, Run]]:
-    """The same run without a stop and with two, of which one is in the first epoch and one in a later."""
+    """The same run without a stop and with two, of which one is in the first epoch and one in a later.
+
+    The second does not keep the model of each epoch.
+    """
+    interrupted = config(inputs, name="parts", every_epoch=False, **HYPERPARAMETERS)
     stopped = []
     with running(config(inputs, name="whole", **HYPERPARAMETERS)) as whole:
         for attempt, step in ((1, 4), (2, STEPS_PER_EPOCH + 4)):
-            with running(config(inputs, name="parts", **HYPERPARAMETERS), attempt=attempt) as gang:
+            with running(interrupted, attempt=attempt) as gang:
                 gang.wait_for_step(step)
                 gang.terminate()
                 stopped.append(gang.wait())
-        stopped.append(run(config(inputs, name="parts", **HYPERPARAMETERS), attempt=3))
+        stopped.append(run(interrupted, attempt=3))
         yield Run(inputs / "whole", [whole.wait()]), Run(inputs / "parts", stopped)
 
 

@@ -23,7 +23,13 @@ PATIENCE = 240
 
 
 def config(
-    base: Path, *, name: str = "run", nodes: int = 1, data: str = "train.jsonl", **hyperparameters: Any
+    base: Path,
+    *,
+    name: str = "run",
+    nodes: int = 1,
+    data: str = "train.jsonl",
+    every_epoch: bool = True,
+    **hyperparameters: Any,
 ) -> RunConfig:
     """A run on the CPU below `base`, which holds `model/` and the data; its storage is `base/name`."""
     job = FineTuneJob.model_validate(
@@ -37,6 +43,7 @@ def config(
                 "dataset": {"train": {"volume": {"claimName": "data", "path": data}}},
                 "storage": {"claimName": "runs"},
                 "hyperparameters": hyperparameters,
+                "checkpoints": {"everyEpoch": every_epoch},
                 "resources": {"nodes": nodes, "gpusPerNode": 0},
                 "failurePolicy": {"gracePeriodSeconds": 60},
             },

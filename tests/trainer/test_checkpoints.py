@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from finetune_trainer.checkpoint import Checkpoints, State
 from finetune_trainer.distributed import Gang
+from finetune_trainer.errors import InvalidDataError
 from finetune_trainer.methods import sft
 from finetune_trainer.model import load_config
 from finetune_trainer.storage import Storage
@@ -45,7 +47,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkpoints(gang: Gang, base: Path, tmp_path: Path) -> Checkpoints:
-    return Checkpoints(Storage(tmp_path, "run", "uid-1"), gang, base, torch.float32, lambda: None)
+    return Checkpoints(Storage(tmp_path, "run", "uid-1"), gang, base, torch.float32, "digest-1", lambda: None)
 
 
 def fresh(base: Path, gang: Gang) -> State:
@@ -69,7 +71,9 @@ def keep(checkpoints: Checkpoints, state: State, step: int) -> Path:
     aside = resume.with_name("aside")
     if resume.exists():
         resume.rename(aside)
-    saved = checkpoints.save_resume(state, step, step / 10)
+    saved = checkpoints.storage.root / Path(checkpoints.save_resume(state, step, step / 10).path).relative_to(
+        "run"
+    )
     if aside.exists():
         for older in aside.iterdir():
             older.rename(resume / older.name)
@@ -100,7 +104,8 @@ def test_only_the_newest_is_kept(checkpoints: Checkpoints, base: Path, gang: Gan
     checkpoints.save_resume(state, 1, 0.1)
     (checkpoints.storage.resume / "step-00000002.incomplete").mkdir()
     newest = checkpoints.save_resume(state, 3, 0.3)
-    assert list(checkpoints.storage.resume.iterdir()) == [newest]
+    assert (newest.kind, newest.step, newest.path) == ("resume", 3, "run/resume/step-00000003")
+    assert [path.name for path in checkpoints.storage.resume.iterdir()] == ["step-00000003"]
 
 
 @pytest.mark.parametrize("damage", ["a byte", "a file", "the manifest", "the run"])
@@ -136,6 +141,14 @@ def test_what_is_damaged_or_foreign_is_never_read(
     other = fresh(base, gang)
     assert checkpoints.restore(other) == 1
     assert read == [older.name]
+
+
+def test_a_step_of_other_data_means_nothing(checkpoints: Checkpoints, base: Path, gang: Gang) -> None:
+    state = fresh(base, gang)
+    advance(state)
+    checkpoints.save_resume(state, 1, 0.1)
+    with pytest.raises(InvalidDataError, match="changed since step 1 of this run"):
+        replace(checkpoints, data="digest-2").restore(fresh(base, gang))
 
 
 def test_without_a_state_a_run_begins_at_the_beginning(

@@ -40,11 +40,10 @@ def test_every_attempt_goes_on_from_where_the_last_one_stopped(parts: Run) -> No
 def test_the_result_is_the_same_to_the_last_bit(whole: Run, parts: Run) -> None:
     assert losses(parts.storage) == losses(whole.storage)
     assert len(losses(parts.storage)) == STEPS
-    for kept in ("output", f"checkpoints/step-{STEPS:08d}"):
-        files = [run.storage / kept / "model.safetensors" for run in (whole, parts)]
-        assert files[0].read_bytes() == files[1].read_bytes()
-        with safe_open(str(files[0]), framework="pt") as found:
-            assert len(found.keys()) > 20
+    first, second = (run.storage / "output" / "model.safetensors" for run in (whole, parts))
+    assert first.read_bytes() == second.read_bytes()
+    with safe_open(str(first), framework="pt") as found:
+        assert len(found.keys()) > 20
 
 
 def test_data_is_prepared_once(parts: Run) -> None:
@@ -55,7 +54,12 @@ def test_data_is_prepared_once(parts: Run) -> None:
 
 def test_state_for_restarts_is_gone_once_there_is_a_result(parts: Run) -> None:
     assert not (parts.storage / "resume").exists()
-    assert [c.kind for c in parts.ends[-1].report.checkpoints] == ["weights", "weights"]
+    assert parts.ends[-1].report.checkpoints == []
+
+
+def test_models_of_epochs_are_kept_only_if_wanted(whole: Run, parts: Run) -> None:
+    assert len(list((whole.storage / "checkpoints").iterdir())) == 2
+    assert not (parts.storage / "checkpoints").exists()
 
 
 def test_a_killed_process_ends_both_nodes(two: Run) -> None:

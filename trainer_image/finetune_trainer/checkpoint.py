@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from finetune_api.status import Checkpoint
 from finetune_trainer import commit, history
 from finetune_trainer.commit import FileRecord, Manifest
 from finetune_trainer.distributed import Gang
+from finetune_trainer.errors import InvalidDataError
 from finetune_trainer.model import TrainableModel, full_weights, write
 from finetune_trainer.storage import Storage
 
@@ -44,14 +46,15 @@ class Checkpoints:
     """The base model's directory: its tokenizer goes with every model."""
     dtype: torch.dtype
     """In which models are stored."""
+    data: str
+    """Digest of the prepared data: a step means something only together with the samples that it counts."""
     tick: Callable[[], None]
     """Called often while something takes long."""
 
-    def save_weights(self, model: TrainableModel, step: int, epoch: float) -> Path:
-        """Write an ordinary Hugging Face model into the checkpoints; returns its directory."""
+    def save_weights(self, model: TrainableModel, step: int, epoch: float) -> Checkpoint:
+        """Write an ordinary Hugging Face model into the checkpoints."""
         final = self.storage.checkpoints / _name(step)
-        self._save_model(model, final, step, epoch)
-        return final
+        return history.checkpoint_of(self.storage, final, self._save_model(model, final, step, epoch))
 
     def save_output(self, model: TrainableModel, step: int, epoch: float) -> None:
         """Write the run's result, after which no state for restarts is needed."""
@@ -59,18 +62,18 @@ class Checkpoints:
         if self.gang.is_first:
             shutil.rmtree(self.storage.resume, ignore_errors=True)
 
-    def _save_model(self, model: TrainableModel, final: Path, step: int, epoch: float) -> None:
+    def _save_model(self, model: TrainableModel, final: Path, step: int, epoch: float) -> Manifest:
         weights = full_weights(model.hf, self.dtype, keep=self.gang.is_first, tick=self.tick)
 
-        def write_it() -> None:
+        def write_it() -> str:
             directory = commit.start(final)
             write(model.hf, weights, self.dtype, self.base, directory)
-            self._publish(final, commit.sealed(directory.iterdir(), self.tick), step, epoch)
+            return self._publish(final, commit.sealed(directory.iterdir(), self.tick), step, epoch)
 
-        self.gang.on_first(write_it)
+        return Manifest.model_validate_json(self.gang.on_first(write_it))
 
-    def save_resume(self, state: State, step: int, epoch: float) -> Path:
-        """Write what a restart goes on from, and remove what it replaces; returns its directory."""
+    def save_resume(self, state: State, step: int, epoch: float) -> Checkpoint:
+        """Write what a restart goes on from, and remove what it replaces."""
         final = self.storage.resume / _name(step)
         directory = Path(self.gang.on_first(lambda: str(commit.start(final))))
         dcp.save(_tensors(state), storage_writer=dcp.FileSystemWriter(directory, sync_files=False))
@@ -79,20 +82,23 @@ class Checkpoints:
             mine.append(directory / ".metadata")
         shares = self.gang.collect(commit.sealed(mine, self.tick))
 
-        def finish() -> None:
+        def finish() -> str:
             files = {name: record for share in shares for name, record in share.items()}
-            self._publish(final, files, step, epoch, scheduler=state.scheduler.state_dict())
+            manifest = self._publish(
+                final, files, step, epoch, data=self.data, scheduler=state.scheduler.state_dict()
+            )
             for other in self.storage.resume.iterdir():
                 if other != final:
                     shutil.rmtree(other)
+            return manifest
 
-        self.gang.on_first(finish)
-        return final
+        manifest = Manifest.model_validate_json(self.gang.on_first(finish))
+        return history.checkpoint_of(self.storage, final, manifest)
 
     def restore(self, state: State) -> int:
         """Go on from the newest intact state of this run, written by any number of processes.
 
-        Returns its step; 0 where there is none.
+        Returns its step; 0 where there is none. Raises InvalidDataError when it was trained on other data.
         """
         found = self.gang.on_first(self._candidates)
         for name in found:
@@ -104,6 +110,11 @@ class Checkpoints:
                 continue
             assert manifest is not None
             step = int(manifest.facts["step"])
+            if manifest.facts["data"] != self.data:
+                raise InvalidDataError(
+                    f"spec.dataset.train: the data or the tokenizer changed since step {step} of this run: restore "
+                    "them, or train anew with another spec.storage.path"
+                )
             reader = dcp.FileSystemReader(directory)
             _make_room(state, step, set(reader.read_metadata().state_dict_metadata))
             dcp.load(_tensors(state), storage_reader=reader)
@@ -124,9 +135,10 @@ class Checkpoints:
 
     def _publish(
         self, final: Path, files: Mapping[str, FileRecord], step: int, epoch: float, **more: Any
-    ) -> None:
+    ) -> str:
+        """Make a directory visible; returns its manifest as JSON."""
         facts = {"step": step, "epoch": epoch, **more}
-        commit.publish(final, uid=self.storage.uid, files=files, facts=facts)
+        return commit.publish(final, uid=self.storage.uid, files=files, facts=facts).model_dump_json()
 
 
 def _name(step: int) -> str:

@@ -52,10 +52,13 @@ def train(file: Path) -> int:
             report = history.last_report(storage, attempt)
             return _end(report.model_copy(update={"stage": Stage.FINISHED, "output": finished}))
         checks.check(config, node=node)
-        output = _output(storage, attempt, node)
-    except TrainerError as error:
-        sys.stderr.write(f"finetune-trainer: {error}\n")
-        refusal = _failure(error.exit_code, str(error))
+        output = Output(storage.log(attempt, node))
+    except (TrainerError, OSError) as error:
+        known = (
+            error if isinstance(error, TrainerError) else of_system(error, f"spec.storage: {error.filename}")
+        )
+        sys.stderr.write(f"finetune-trainer: {known}\n")
+        refusal = _failure(known.exit_code, str(known))
         return _end(Report(attempt=attempt, sequence=0, stage=Stage.FAILED, failure=refusal))
 
     failure = _run(config, file, node, stop, output)
@@ -73,13 +76,6 @@ def train(file: Path) -> int:
     except OSError as error:
         output.say(f"the last Report is not kept on the volume: {error}")
     return exit_code
-
-
-def _output(storage: Storage, attempt: int, node: int) -> Output:
-    try:
-        return Output(storage.log(attempt, node))
-    except OSError as error:
-        raise of_system(error, "spec.storage: cannot keep the log") from None
 
 
 def _run(config: RunConfig, file: Path, node: int, stop: _Stop, output: Output) -> Failure | None:

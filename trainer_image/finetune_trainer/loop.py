@@ -9,34 +9,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_scheduler
 
 from finetune_api.report import Metrics, Stage
 from finetune_api.runconfig import RunConfig
-from finetune_api.spec import Hyperparameters
 from finetune_api.status import Plan
-from finetune_trainer import history
 from finetune_trainer.batches import Batch, Schedule, pack
 from finetune_trainer.checkpoint import Checkpoints, State
 from finetune_trainer.distributed import Gang
 from finetune_trainer.errors import LossNotFiniteError, TerminatedError
-from finetune_trainer.model import TrainableModel, gathers
+from finetune_trainer.inputs import assemble
+from finetune_trainer.model import TrainableModel, exchange_gradients
+from finetune_trainer.optimization import make_optimizer, make_scheduler
 from finetune_trainer.prepare.arrow import Samples
-from finetune_trainer.prepare.encode import MASKED
 from finetune_trainer.reporter import Reporter
 
 _log = logging.getLogger(__name__)
 
-# The spec's names of schedules that transformers calls otherwise.
-_SCHEDULERS = {"constant": "constant_with_warmup"}
 # Weight of the newest step in the mean duration of steps.
 _NEWEST = 0.1
 # The log is for people: a line now and then. Every step is in the metrics file.
@@ -69,8 +61,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         stated = self.config.hyperparameters
-        optimizer = _optimizer(self.model, stated, self.plan)
-        self._state = State(self.model, optimizer, _scheduler(optimizer, stated, self.plan))
+        optimizer = make_optimizer(self.model, stated, self.plan)
+        self._state = State(self.model, optimizer, make_scheduler(optimizer, stated, self.plan))
         self._schedule = Schedule(len(self.samples), self.plan.effective_batch_size, stated.seed)
         self._last_logged = -math.inf
         # Plain integers: the planner touches each of them many times.
@@ -82,7 +74,7 @@ class Loop:
         Raises TerminatedError once the state is saved, when any process was asked to stop; LossNotFiniteError.
         """
         step = self.checkpoints.restore(self._state)
-        self.reporter.stage(Stage.TRAINING, plan=self.plan, resumed_from_step=step or None)
+        self.reporter.stage(Stage.TRAINING, resumed_from_step=step or None)
         mean_duration: float | None = None
         while step < self.plan.total_steps:
             began = time.perf_counter()
@@ -120,8 +112,8 @@ class Loop:
         scale = self.gang.world_size / loss_tokens
         loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         for index, members in enumerate(micro_batches):
-            gathers(self.model, now=index == len(micro_batches) - 1)
-            loss: Tensor = self.model(**self._inputs(members))
+            exchange_gradients(self.model, now=index == len(micro_batches) - 1)
+            loss: Tensor = self.model(**assemble(self.samples, members, device))
             (loss * scale).backward()
             loss_sum += loss.detach()
         norm = clip_grad_norm_(self.model.parameters(), self.config.hyperparameters.max_grad_norm)
@@ -141,41 +133,6 @@ class Loop:
             stop=any(values[1::3]),
             peak_memory=int(max(values[2::3])),
         )
-
-    def _inputs(self, members: list[int]) -> dict[str, Any]:
-        """The samples of a micro-batch one behind the other; a single token without loss where there are none."""
-        ids: list[npt.NDArray[Any]] = []
-        positions: list[npt.NDArray[Any]] = []
-        predicting: list[npt.NDArray[Any]] = []
-        targets: list[npt.NDArray[Any]] = []
-        lengths: list[int] = []
-        start = 0
-        for member in members:
-            input_ids, labels = self.samples[member]
-            # The last hidden state before a token predicts it.
-            [at] = np.nonzero(labels[1:] != MASKED)
-            ids.append(input_ids)
-            positions.append(np.arange(len(input_ids)))
-            predicting.append(start + at)
-            targets.append(labels[1:][at])
-            lengths.append(len(input_ids))
-            start += len(input_ids)
-        if not members:
-            ids, positions, lengths = [np.zeros(1)], [np.zeros(1)], [1]
-            predicting, targets = [np.zeros(0)], [np.zeros(0)]
-
-        def tensor(parts: list[npt.NDArray[Any]]) -> Tensor:
-            return torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(
-                self.gang.device, non_blocking=True
-            )
-
-        return {
-            "input_ids": tensor(ids)[None],
-            "position_ids": tensor(positions)[None],
-            "sample_lengths": lengths,
-            "predicting": tensor(predicting),
-            "targets": tensor(targets),
-        }
 
     def _epoch(self, step: int) -> float:
         return self._schedule.samples_before(step) / self._schedule.samples
@@ -216,44 +173,16 @@ class Loop:
         is_last = step == self.plan.total_steps
         if batch.ends_epoch and self.config.checkpoints.every_epoch:
             self.reporter.stage(Stage.SAVING)
-            self._saved(self.checkpoints.save_weights(self.model, step, epoch))
+            self.reporter.checkpoint(self.checkpoints.save_weights(self.model, step, epoch))
         # The result takes the place of the last state.
         if is_last or not (batch.ends_epoch or stop):
             return
         self.reporter.stage(Stage.SAVING)
-        self._saved(self.checkpoints.save_resume(self._state, step, epoch))
+        self.reporter.checkpoint(self.checkpoints.save_resume(self._state, step, epoch))
         if stop:
             self.gang.meet()
             raise TerminatedError(f"asked to stop; the state after step {step} is saved")
         self.reporter.stage(Stage.TRAINING)
-
-    def _saved(self, directory: "Any") -> None:
-        if not self.gang.is_first:
-            return
-        storage = self.checkpoints.storage
-        for path, manifest in history.complete(directory.parent, uid=storage.uid):
-            if path == directory:
-                self.reporter.checkpoint(history.checkpoint_of(storage, path, manifest))
-
-
-def _optimizer(model: TrainableModel, stated: Hyperparameters, plan: Plan) -> AdamW:
-    return AdamW(
-        model.parameters(),
-        lr=plan.learning_rate,
-        betas=(stated.beta1, stated.beta2),
-        eps=stated.eps,
-        weight_decay=stated.weight_decay,
-    )
-
-
-def _scheduler(optimizer: AdamW, stated: Hyperparameters, plan: Plan) -> LambdaLR:
-    scheduler: LambdaLR = get_scheduler(
-        _SCHEDULERS.get(stated.lr_scheduler, stated.lr_scheduler),
-        optimizer,
-        num_warmup_steps=stated.warmup_steps,
-        num_training_steps=plan.total_steps,
-    )
-    return scheduler
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -178,8 +178,11 @@ def distribute(loaded: PreTrainedModel | None, config: PreTrainedConfig, gang: G
     return model
 
 
-def gathers(model: TrainableModel, *, now: bool) -> None:
-    """On the CPU: whether the next backward pass exchanges gradients, or leaves them for the step's last one."""
+def exchange_gradients(model: TrainableModel, *, now: bool) -> None:
+    """Whether the next backward pass exchanges gradients, or leaves them to the last one of the step.
+
+    GPUs exchange every time: whole gradients kept until the end of the step would not fit.
+    """
     if isinstance(model, FSDPModule) and next(model.parameters()).device.type == "cpu":
         model.set_requires_gradient_sync(now)
         model.set_reshard_after_backward(now)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from transformers import PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
 from finetune_api import guide
@@ -46,7 +47,7 @@ def train(
     reporter = Reporter(storage, attempt, poster, silent=not gang.is_first)
     base = Path(config.locations.model)
     model_config = load_config(base)
-    context_length = model_config.get_text_config().max_position_embeddings
+    context_length = _context_length(config, model_config)
 
     reporter.stage(Stage.PREPARING)
     directory = gang.on_first(lambda: str(prepare(config, storage, context_length, reporter.tick)))
@@ -62,7 +63,9 @@ def train(
     )
     _check_budget(plan, prepared)
     reporter.stage(Stage.LOADING, dataset=prepared.status, plan=plan)
-    checkpoints = Checkpoints(storage, gang, base, stored_dtype(base, model_config), reporter.tick)
+    checkpoints = Checkpoints(
+        storage, gang, base, stored_dtype(base, model_config), prepared.status.digest, reporter.tick
+    )
     model = sft.build(base, model_config, gang)
     begin()
     Loop(config, plan, prepared.samples, gang, model, checkpoints, reporter, stop_requested).run()
@@ -75,6 +78,16 @@ def train(
         )
     reporter.close()
     gang.leave()
+
+
+def _context_length(config: RunConfig, model_config: PreTrainedConfig) -> int:
+    found = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    length = found or config.hyperparameters.max_seq_len
+    if length is None:
+        raise InvalidConfigurationError(
+            "spec.hyperparameters.maxSeqLen: the model's config.json does not tell how long a text may be: state it"
+        )
+    return int(length)
 
 
 def _check_budget(plan: Plan, prepared: Prepared) -> None:

@@ -1,0 +1,34 @@
+"""The optimizer and the course of its learning rate."""
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_scheduler
+
+from finetune_api.spec import Hyperparameters
+from finetune_api.status import Plan
+
+# The spec's names of schedules that transformers calls otherwise: there, `constant` knows no warm-up.
+_SCHEDULERS = {"constant": "constant_with_warmup"}
+
+
+def make_optimizer(model: nn.Module, stated: Hyperparameters, plan: Plan) -> AdamW:
+    """AdamW over all weights."""
+    return AdamW(
+        model.parameters(),
+        lr=plan.learning_rate,
+        betas=(stated.beta1, stated.beta2),
+        eps=stated.eps,
+        weight_decay=stated.weight_decay,
+    )
+
+
+def make_scheduler(optimizer: AdamW, stated: Hyperparameters, plan: Plan) -> LambdaLR:
+    """The learning rate over the run's steps."""
+    scheduler: LambdaLR = get_scheduler(
+        _SCHEDULERS.get(stated.lr_scheduler, stated.lr_scheduler),
+        optimizer,
+        num_warmup_steps=stated.warmup_steps,
+        num_training_steps=plan.total_steps,
+    )
+    return scheduler
