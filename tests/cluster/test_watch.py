@@ -4,13 +4,26 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.kube import FINETUNEJOBS, MERGE, Namespace
+import pytest
+
+from cluster.kube import FINETUNEJOBS, MERGE, Kube, Namespace
+from clusters.local import ControlPlane
 from world import OUTPUT, World, checkpoint, report
 
 FINETUNE = str(Path(sys.executable).with_name("finetune"))
 PATIENCE = 60
+
+
+@pytest.fixture(scope="module")
+def kube() -> Iterator[Kube]:
+    """An API server of these tests' own: they write what the operator writes, and the other one has a real operator."""
+    with ControlPlane() as plane:
+        kube = Kube(plane.kubeconfig)
+        kube.install_crd()
+        yield kube
 
 
 def watch(namespace: Namespace, name: str, *options: str) -> subprocess.Popen[str]:
