@@ -1,5 +1,6 @@
 """Packed samples: no sample sees another, and the loss is that of each sample alone."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,11 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from finetune_trainer import loss, model
 from finetune_trainer.attention import PER_SAMPLE
 from finetune_trainer.errors import InvalidConfigurationError
+from finetune_trainer.inputs import assemble
 from finetune_trainer.loss import summed_cross_entropy
 from finetune_trainer.model import TrainableModel
+from finetune_trainer.prepare.arrow import Samples, SampleWriter
+from finetune_trainer.prepare.encode import MASKED, Encoded
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -98,6 +102,40 @@ def test_loss_and_gradients_are_those_of_plain_cross_entropy(monkeypatch: pytest
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Samples:
+    """Samples of LENGTHS with loss on their second half."""
+    with SampleWriter(tmp_path / "samples.arrow") as writer:
+        for number, ids in enumerate(packed()[0][0].split(LENGTHS)):
+            half = len(ids) // 2
+            labels = [MASKED] * half + ids[half:].tolist()
+            writer.write(Encoded(ids.tolist(), labels), sample=number)
+    return Samples(tmp_path / "samples.arrow")
+
+
+def test_the_loss_of_a_micro_batch_is_the_sum_over_its_samples_alone(samples: Samples) -> None:
+    ours = TrainableModel(build("llama"))
+    with torch.no_grad():
+        together = ours(**assemble(samples, [3, 1, 2, 0], torch.device("cpu")))
+        ours.hf.set_attn_implementation("eager")
+        alone = []
+        for input_ids, labels in (samples[number] for number in range(len(samples))):
+            # transformers' own loss: the mean over shifted labels.
+            ids, targets = (
+                torch.tensor(values.copy(), dtype=torch.long)[None] for values in (input_ids, labels)
+            )
+            count = (targets[0, 1:] != MASKED).sum()
+            alone.append(ours.hf(ids, labels=targets, use_cache=False).loss * count if count else 0)
+    assert samples.loss_tokens.tolist() == [3, 11, 0, 6]
+    torch.testing.assert_close(together, torch.as_tensor(sum(alone)), atol=1e-4, rtol=1e-5)
+
+
+def test_a_micro_batch_without_a_sample_is_one_token_without_loss(samples: Samples) -> None:
+    inputs = assemble(samples, [], torch.device("cpu"))
+    assert (inputs["input_ids"].shape, inputs["sample_lengths"]) == ((1, 1), [1])
+    assert inputs["predicting"].numel() == inputs["targets"].numel() == 0
 
 
 def test_a_micro_batch_without_loss_has_zero_gradients_everywhere() -> None:
