@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
 
 WIDTH, LAYERS, HEADS, HEAD_WIDTH, CONTEXT = 32, 2, 4, 8, 256
 
@@ -87,8 +88,10 @@ def _shapes(vocabulary: int, *, biases: bool, head: bool) -> dict[str, tuple[int
     return shapes
 
 
-def save_tokenizer(directory: Path, template: str = CHATML, special: tuple[str, ...] = SPECIAL) -> None:
-    """A tokenizer whose tokens are bytes, and the given special ones."""
+def save_tokenizer(
+    directory: Path, template: str = CHATML, special: tuple[str, ...] = SPECIAL, *, prefix: str | None = None
+) -> None:
+    """A tokenizer whose tokens are bytes, and the given special ones; it puts `prefix` before plain text."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer(
         BPE(vocab={token: i for i, token in enumerate(sorted(ByteLevel.alphabet()))}, merges=[])
@@ -96,6 +99,10 @@ def save_tokenizer(directory: Path, template: str = CHATML, special: tuple[str, 
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(special))
+    if prefix:
+        tokenizer.post_processor = TemplateProcessing(
+            single=f"{prefix} $A", special_tokens=[(prefix, tokenizer.token_to_id(prefix))]
+        )
     tokenizer.save(str(directory / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

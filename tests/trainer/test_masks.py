@@ -49,7 +49,9 @@ TURNS = [
 
 @pytest.fixture
 def chat(request: pytest.FixtureRequest, tmp_path: Path) -> ChatTokenizer:
-    save_tokenizer(tmp_path, *TEMPLATES[request.param])
+    template, special = TEMPLATES[request.param]
+    # Like the real ones, it begins plain text with a special token; templates write their own.
+    save_tokenizer(tmp_path, template, special, prefix=special[1])
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     return ChatTokenizer(tmp_path)
 

@@ -132,6 +132,11 @@ def test_the_loss_of_a_micro_batch_is_the_sum_over_its_samples_alone(samples: Sa
     torch.testing.assert_close(together, torch.as_tensor(sum(alone)), atol=1e-4, rtol=1e-5)
 
 
+def test_positions_begin_anew_with_each_sample(samples: Samples) -> None:
+    positions = assemble(samples, [0, 2, 3], torch.device("cpu"))["position_ids"]
+    assert positions.tolist() == [[*range(5), *range(1), *range(12)]]
+
+
 def test_a_micro_batch_without_a_sample_is_one_token_without_loss(samples: Samples) -> None:
     inputs = assemble(samples, [], torch.device("cpu"))
     assert (inputs["input_ids"].shape, inputs["sample_lengths"]) == ((1, 1), [1])

@@ -22,9 +22,11 @@ def test_the_cause_is_found_among_its_consequences(tmp_path: Path, monkeypatch: 
     assert (failure.exit_code, failure.reason, failure.message) == (65, "InvalidData", "line 3 is bad")
 
 
-def test_of_equal_causes_the_earliest_is_told() -> None:
-    told = [causes.Cause("rank 1", 1, "first", time=1.0), causes.Cause("rank 0", 1, "second", time=2.0)]
-    failure = causes.explain(told)
+def test_of_equal_causes_the_earliest_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(causes.ENV_CAUSES, str(tmp_path))
+    for rank, message in ((1, "first"), (0, "second"), (2, "third")):
+        causes.leave(f"rank {rank}", ExitCode.ERROR, message)
+    failure = causes.explain(causes.collect(tmp_path))
     assert failure is not None
     assert failure.message == "first"
 
