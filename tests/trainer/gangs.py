@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +80,9 @@ class End:
 class Gang:
     """The nodes of one attempt, running."""
 
-    def __init__(self, config: RunConfig, *, attempt: int = 1, threads: int = 1) -> None:
+    def __init__(self, config: RunConfig, *, attempt: int = 1, inside: Sequence[str] = ()) -> None:
+        """Start all nodes; `inside` is a command that runs the one it is given."""
+        self._inside = inside
         self._attempt = attempt
         self.storage = Path(config.locations.storage)
         self._scratch = self.storage.with_name(f".{config.name}-{attempt}")
@@ -92,7 +94,7 @@ class Gang:
             names.ENV_ATTEMPT: str(attempt),
             "PET_MASTER_ADDR": "127.0.0.1",
             "PET_MASTER_PORT": str(free_port()),
-            "OMP_NUM_THREADS": str(threads),
+            "OMP_NUM_THREADS": "1",
         }
         self.nodes = [self._start(file, node, common) for node in range(config.nodes)]
 
@@ -100,7 +102,7 @@ class Gang:
         own = {"PET_NODE_RANK": str(node), names.ENV_TERMINATION_LOG: str(self._scratch / f"end-{node}")}
         with (self._scratch / f"output-{node}").open("wb") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "finetune_trainer", "train", "--config", str(file)],
+                [*self._inside, sys.executable, "-m", "finetune_trainer", "train", "--config", str(file)],
                 env=environment | own,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -1,7 +1,9 @@
 """How training ends when it cannot go on: the exit code, the sentence, and what is left alone."""
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,27 @@ def faulty(base: Path) -> dict[str, End]:
         running(config(base, name="invalid", data="invalid.jsonl", **HYPERPARAMETERS)) as other,
     ):
         return {"diverging": one.wait()[0], "invalid": other.wait()[0]}
+
+
+def small_volume(directory: Path, size: str) -> list[str]:
+    """A command that runs another with an empty volume of that size mounted at a directory."""
+    directory.mkdir()
+    script = f'mount -t tmpfs -o size={size} tmpfs "$0" && exec "$@"'
+    return ["unshare", "--map-root-user", "--mount", "sh", "-c", script, str(directory)]
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or bool(os.system("unshare --map-root-user --mount true")),
+    reason="this system lets nobody mount a volume of his own",
+)
+def test_a_full_volume_is_told_as_such(base: Path) -> None:
+    # Room for the prepared data and the model of the first epoch, not for the state.
+    inside = small_volume(base / "full", "250k")
+    with running(config(base, name="full", maxSteps=200, **HYPERPARAMETERS), inside=inside) as gang:
+        [end] = gang.wait()
+    assert end.exit_code == ExitCode.STORAGE_FULL, end.output
+    assert end.reason == "the storage volume is full; what was complete on it is still there"
+    assert "No space left on device" in end.output
 
 
 def test_a_loss_that_is_no_number_ends_at_once_naming_step_and_learning_rate(faulty: dict[str, End]) -> None:

@@ -58,7 +58,7 @@ def test_the_cause_may_stand_behind_another_exception() -> None:
 
 # Both processes join; then one never comes to the collective.
 _HANGING = """
-import sys, time
+import os, sys, time
 from datetime import timedelta
 import torch
 from finetune_trainer import distributed
@@ -73,7 +73,7 @@ try:
 except RuntimeError as error:
     code, message = explain(error)
     print(message, flush=True)
-    sys.exit(code)
+    os._exit(code)
 """
 
 

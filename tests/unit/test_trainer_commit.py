@@ -41,6 +41,14 @@ def test_leftovers_of_an_earlier_trial_are_gone(tmp_path: Path) -> None:
     assert list(commit.start(tmp_path / "step-1").iterdir()) == []
 
 
+def test_what_was_never_finished_gives_its_space_back(tmp_path: Path) -> None:
+    write(tmp_path / "step-1")
+    commit.start(tmp_path / "step-2")
+    commit.remove_incomplete(tmp_path)
+    commit.remove_incomplete(tmp_path / "never-made")
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+
+
 def test_an_incomplete_directory_under_the_final_name_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "step-1").mkdir()
     (tmp_path / "step-1" / "stray").write_text("x")

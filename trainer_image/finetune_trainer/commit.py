@@ -59,6 +59,12 @@ def start(final: Path) -> Path:
     return directory
 
 
+def remove_incomplete(parent: Path) -> None:
+    """Give back the space of directories in `parent` whose writers never came to an end."""
+    for directory in parent.glob(f"*{_TEMPORARY_SUFFIX}"):
+        shutil.rmtree(directory)
+
+
 def sealed(files: Iterable[Path], tick: Callable[[], None]) -> dict[str, FileRecord]:
     """Flush files to disk and describe them. Several processes may each seal their own."""
     records = {}

@@ -11,7 +11,7 @@ from finetune_api import guide
 from finetune_api.report import Stage
 from finetune_api.runconfig import RunConfig
 from finetune_api.status import Plan
-from finetune_trainer import history
+from finetune_trainer import commit, history
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.distributed import Gang
 from finetune_trainer.errors import InvalidConfigurationError
@@ -50,6 +50,9 @@ def train(
     context_length = _context_length(config, model_config)
 
     reporter.stage(Stage.PREPARING)
+    if gang.is_first:
+        for parent in (storage.root, storage.data, storage.checkpoints, storage.resume):
+            commit.remove_incomplete(parent)
     directory = gang.on_first(lambda: str(prepare(config, storage, context_length, reporter.tick)))
     prepared = load(Path(directory), storage)
 

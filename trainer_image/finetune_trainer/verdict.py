@@ -22,7 +22,7 @@ def explain(error: BaseException) -> tuple[ExitCode, str]:
         if isinstance(one, torch.OutOfMemoryError):
             return ExitCode.OUT_OF_MEMORY, _words(one)
         if any(words in str(one) for words in _FULL_WORDS):
-            return ExitCode.STORAGE_FULL, f"the storage volume is full: {_words(one)}"
+            return ExitCode.STORAGE_FULL, "the storage volume is full; what was complete on it is still there"
         if isinstance(one, OSError) and (known := of_system(one, "")).exit_code != ExitCode.ERROR:
             return known.exit_code, _words(one)
         if isinstance(one, DistError) or (
