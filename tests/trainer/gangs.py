@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api import names
-from finetune_api.report import MAX_TERMINATION_BYTES, Report
+from finetune_api.report import MAX_TERMINATION_BYTES, Metrics, Report
 from finetune_api.runconfig import Locations, RunConfig, run_config
 from finetune_api.spec import FineTuneJob
 
@@ -170,11 +170,16 @@ def reports(storage: Path) -> list[Report]:
     return [Report.model_validate_json(line) for line in lines if line.endswith("\n")]
 
 
-def losses(storage: Path) -> list[float]:
-    """The loss of every step; of steps that were done twice, the later."""
-    found = {report.metrics.step: report.metrics.loss for report in reports(storage) if report.metrics}
+def metrics(storage: Path) -> list[Metrics]:
+    """What every step showed; of steps that were done twice, the later."""
+    found = {report.metrics.step: report.metrics for report in reports(storage) if report.metrics}
     assert sorted(found) == list(range(1, len(found) + 1))
-    return [loss for _, loss in sorted(found.items()) if loss is not None]
+    return [metrics for _, metrics in sorted(found.items())]
+
+
+def losses(storage: Path) -> list[float | None]:
+    """The loss of every step."""
+    return [step.loss for step in metrics(storage)]
 
 
 def manifest(directory: Path) -> dict[str, Any]:
