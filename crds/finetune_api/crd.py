@@ -4,7 +4,7 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.model import ApiModel
-from finetune_api.spec import MAX_NAME_LENGTH, NAME_PATTERN, FineTuneJobSpec
+from finetune_api.spec import FIXED, MAX_NAME_LENGTH, NAME_PATTERN, FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 
 # What JSON schema says and a structural schema may not.
@@ -117,6 +117,16 @@ def _merged(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
+def _fixed(field: str) -> dict[str, Any]:
+    """What is trained may be corrected until training begins: a job that was refused can be mended in its place."""
+    return {
+        "rule": "!has(oldSelf.status) || !has(oldSelf.status.startTime) || "
+        f"self.spec.?{field} == oldSelf.spec.?{field}",
+        "message": f"spec.{field} is fixed once training has begun: create another FineTuneJob to train with other "
+        "settings",
+    }
+
+
 def custom_resource_definition() -> dict[str, Any]:
     """The whole CustomResourceDefinition."""
     status = structural_schema(FineTuneJobStatus)
@@ -166,6 +176,7 @@ def custom_resource_definition() -> dict[str, Any]:
                                     "message": "metadata.name must start with a letter and hold only lower-case "
                                     "letters, digits and '-': it becomes part of host names",
                                 },
+                                *map(_fixed, FIXED),
                             ],
                         }
                     },

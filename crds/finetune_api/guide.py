@@ -2,7 +2,7 @@
 
 from typing import TypeVar
 
-from finetune_api.spec import Hyperparameters
+from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.status import Choice, Plan
 
 T = TypeVar("T", int, float)

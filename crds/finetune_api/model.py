@@ -48,6 +48,12 @@ class ApiModel(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+class SpecModel(ApiModel):
+    """What users write is read as the API server reads it: '2' is not 2."""
+
+    model_config = ConfigDict(strict=True)
+
+
 def _finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -1,12 +1,16 @@
 """The RunConfig: everything a training pod needs to know, the same for every pod and attempt of a job."""
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from finetune_api.hyperparameters import Hyperparameters
+from finetune_api.methods import Lora, Method, Osft
 from finetune_api.model import ApiModel
-from finetune_api.spec import Checkpoints, FineTuneJob, Hyperparameters, VolumeSource
+from finetune_api.recipe import Recipe
+from finetune_api.sources import VolumeSource
+from finetune_api.spec import Checkpoints, FineTuneJob
 
 
 class Locations(ApiModel):
@@ -40,8 +44,12 @@ class RunConfig(ApiModel):
     """Name of the FineTuneJob."""
     uid: Annotated[str, Field(min_length=1)]
     """Identity of the run: a storage directory that belongs to another one is not touched."""
-    method: Literal["sft"]
+    method: Method
     """Training method."""
+    osft: Osft | None = None
+    """Knobs of method osft."""
+    lora: Lora | None = None
+    """Knobs of method lora."""
     locations: Locations
     """Where things are."""
     origins: Origins
@@ -56,6 +64,8 @@ class RunConfig(ApiModel):
     """Training processes of each pod."""
     use_gpu: bool
     """Whether each process has a GPU of its own."""
+    gpu_memory: int | None = None
+    """Bytes of one GPU, as far as stated."""
     grace_period_seconds: int
     """Time between SIGTERM and SIGKILL."""
     report_url: str | None = None
@@ -65,6 +75,20 @@ class RunConfig(ApiModel):
     def world_size(self) -> int:
         """Training processes over all pods."""
         return self.nodes * self.processes_per_node
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the plan depends on."""
+        return Recipe(
+            method=self.method,
+            hyperparameters=self.hyperparameters,
+            osft=self.osft or Osft(),
+            lora=self.lora or Lora(),
+            checkpoints=self.checkpoints,
+            nodes=self.nodes,
+            gpus_per_node=self.processes_per_node if self.use_gpu else 0,
+            gpu_memory=self.gpu_memory,
+        )
 
     def to_json(self) -> str:
         """Canonical JSON: equal configurations have equal text."""
@@ -87,6 +111,8 @@ def run_config(job: FineTuneJob, locations: Locations, report_url: str | None) -
         name=job.metadata.name,
         uid=job.metadata.uid,
         method=job.spec.method,
+        osft=job.spec.osft,
+        lora=job.spec.lora,
         locations=locations,
         origins=Origins(
             model=job.spec.model.volume,
@@ -98,6 +124,7 @@ def run_config(job: FineTuneJob, locations: Locations, report_url: str | None) -
         nodes=resources.nodes,
         processes_per_node=max(1, resources.gpus_per_node),
         use_gpu=resources.gpus_per_node > 0,
+        gpu_memory=Recipe.of_spec(job.spec).gpu_memory,
         grace_period_seconds=job.spec.failure_policy.grace_period_seconds,
         report_url=report_url,
     )

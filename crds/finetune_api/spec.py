@@ -1,144 +1,18 @@
 """The spec of a FineTuneJob: what a user writes."""
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
-from finetune_api.model import ApiModel, Rule
+from finetune_api.hyperparameters import Hyperparameters
+from finetune_api.methods import Lora, Method, Osft
+from finetune_api.model import ApiModel, Rule, SpecModel
+from finetune_api.resources import Resources
+from finetune_api.sources import Dataset, ModelSource, Storage
 
 # Job and pod names are built from it (<name>-<attempt>-<index>) and must stay within 63 characters.
 MAX_NAME_LENGTH = 50
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
-
-
-class SpecModel(ApiModel):
-    """What users write is read as the API server reads it: '2' is not 2."""
-
-    model_config = ConfigDict(strict=True)
-
-
-def _yaml_float(value: Any) -> Any:
-    """YAML 1.1, which PyYAML speaks, reads 5e-6 as a string; kubectl reads the number that was meant."""
-    if isinstance(value, str) and re.fullmatch(r"[-+]?[0-9]+[eE][-+]?[0-9]+", value):
-        return float(value)
-    return value
-
-
-# Stands behind the bounds: before them, pydantic would leave the bounds out of the JSON schema.
-YAML_FLOAT = BeforeValidator(_yaml_float)
-
-
-def _inside_volume(path: str) -> str:
-    if path.startswith("/") or ".." in path.split("/"):
-        raise ValueError("must be relative to the volume's root and must not contain '..'")
-    return path
-
-
-ClaimName = Annotated[
-    str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", examples=["models"])
-]
-# The same rule as _inside_volume, for the API server: RE2 has no look-ahead, so CEL says it.
-INSIDE_VOLUME_CEL = "!self.startsWith('/') && !self.split('/').exists(part, part == '..')"
-VolumePath = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=512,
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                {
-                    "rule": INSIDE_VOLUME_CEL,
-                    "message": "must be relative to the volume's root and must not contain '..'",
-                }
-            ]
-        },
-    ),
-    AfterValidator(_inside_volume),
-]
-Quantity = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=32,
-        pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$",
-        examples=["500m", "16Gi"],
-    ),
-]
-
-
-class VolumeSource(SpecModel):
-    """A path on a PersistentVolumeClaim of the job's namespace."""
-
-    claim_name: ClaimName
-    """Name of the PersistentVolumeClaim."""
-    path: VolumePath
-    """Path inside the volume, relative to its root."""
-
-
-class ModelSource(SpecModel):
-    """Where the base model comes from."""
-
-    volume: VolumeSource
-    """A directory in Hugging Face format: config.json, safetensors and the tokenizer with its chat template."""
-
-
-class DataSource(SpecModel):
-    """Where a data set comes from."""
-
-    volume: VolumeSource
-    """A JSONL file: one object with `messages` per line."""
-
-
-class Dataset(SpecModel):
-    """The data to train on."""
-
-    train: DataSource
-    """Training data. Loss is taken on what the assistant says."""
-
-
-class Hyperparameters(SpecModel):
-    """How to train. What is left out is chosen by the guide and shown, with its reason, in status.plan."""
-
-    learning_rate: Annotated[float, Field(gt=0, le=1), YAML_FLOAT] | None = None
-    """Peak learning rate."""
-    effective_batch_size: Annotated[int, Field(ge=1, le=65536)] | None = None
-    """Samples per optimizer step over all GPUs, exactly."""
-    num_epochs: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """Passes over the training data."""
-    max_seq_len: Annotated[int, Field(ge=8, le=1048576)] | None = None
-    """Longest sample in tokens. Longer ones are dropped and counted, never cut."""
-    max_tokens_per_gpu: Annotated[int, Field(ge=8, le=16777216)] | None = None
-    """Token budget of one micro-batch on one GPU; bounds memory, never changes the result."""
-    lr_scheduler: Literal["constant", "cosine", "linear"] = "cosine"
-    """Course of the learning rate after the warm-up."""
-    warmup_steps: Annotated[int, Field(ge=0, le=1000000)] = 0
-    """Optimizer steps over which the learning rate rises from zero."""
-    weight_decay: Annotated[float, Field(ge=0, le=1), YAML_FLOAT] = 0.0
-    """Decoupled weight decay of AdamW."""
-    beta1: Annotated[float, Field(ge=0, lt=1), YAML_FLOAT] = 0.9
-    """AdamW: decay of the first moment."""
-    beta2: Annotated[float, Field(ge=0, lt=1), YAML_FLOAT] = 0.95
-    """AdamW: decay of the second moment."""
-    eps: Annotated[float, Field(gt=0, le=1), YAML_FLOAT] = 1e-8
-    """AdamW: term added to the denominator."""
-    max_grad_norm: Annotated[float, Field(gt=0, le=1000000), YAML_FLOAT] = 1.0
-    """Gradients are scaled down to this global norm when they exceed it."""
-    seed: Annotated[int, Field(ge=0, le=2147483647)] = 42
-    """Seed of the sample order."""
-    max_steps: Annotated[int, Field(ge=1, le=100000000)] | None = None
-    """End after this many optimizer steps even if epochs remain."""
-
-    rules = (
-        Rule(
-            cel="!has(self.maxTokensPerGpu) || !has(self.maxSeqLen) || self.maxTokensPerGpu >= self.maxSeqLen",
-            message="maxTokensPerGpu must be at least maxSeqLen, for the longest sample to fit: "
-            "raise maxTokensPerGpu, lower maxSeqLen, or leave maxTokensPerGpu out",
-            holds=lambda h: (
-                h.max_tokens_per_gpu is None or h.max_seq_len is None or h.max_tokens_per_gpu >= h.max_seq_len
-            ),
-        ),
-    )
 
 
 class Checkpoints(SpecModel):
@@ -146,39 +20,8 @@ class Checkpoints(SpecModel):
 
     every_epoch: bool = True
     """Keep the model's weights at the end of every epoch."""
-
-
-class Storage(SpecModel):
-    """Where prepared data, checkpoints, logs and the trained model are written."""
-
-    claim_name: ClaimName
-    """PersistentVolumeClaim to write to; ReadWriteMany when there is more than one node."""
-    path: VolumePath | None = None
-    """Directory for this job inside the volume; the job's name if left out. One job, one directory."""
-
-
-class ResourceRequests(SpecModel):
-    """What each training pod asks of its node besides GPUs."""
-
-    cpu: Quantity | None = None
-    """Cores."""
-    memory: Quantity | None = None
-    """Memory, requested and at the same time the limit, so that training never starves its neighbours."""
-
-
-class Resources(SpecModel):
-    """The gang: how many pods, and what each one gets."""
-
-    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Number of training pods. All start together or not at all."""
-    gpus_per_node: Annotated[int, Field(ge=0, le=64)] = 1
-    """GPUs of each pod; one training process per GPU. 0 trains on the CPU with one process per pod."""
-    gpu_resource_name: Annotated[str, Field(min_length=1, max_length=253)] = "nvidia.com/gpu"
-    """Name under which the cluster offers GPUs."""
-    requests: ResourceRequests = ResourceRequests()
-    """CPU and memory of each pod."""
-    shared_memory: Quantity | None = None
-    """Upper limit of /dev/shm; bounded by the pod's memory alone if left out."""
+    full_state_at_epoch: bool = False
+    """Keep weights and optimizer state in FP32 at the end of every epoch, to go on training from any of them. Large."""
 
 
 class FailurePolicy(SpecModel):
@@ -190,40 +33,78 @@ class FailurePolicy(SpecModel):
     """Time a pod gets to save its state when it is asked to go."""
 
 
-# Fields of the spec that decide what is trained. They may not change once the job exists.
-IMMUTABLE: dict[str, Any] = {
-    "x-kubernetes-validations": [
-        {
-            "rule": "self == oldSelf",
-            "message": "is fixed once the job exists: create another FineTuneJob to train with other settings",
-        }
-    ]
-}
-
-
-def _fixed(**arguments: Any) -> Any:
-    return Field(json_schema_extra=IMMUTABLE, **arguments)
+# Fields that decide what is trained: they may not change any more once training has begun.
+FIXED = (
+    "method",
+    "model",
+    "dataset",
+    "hyperparameters",
+    "osft",
+    "lora",
+    "checkpoints",
+    "storage",
+    "resources",
+)
 
 
 class FineTuneJobSpec(SpecModel):
     """What to train, on what, with how much."""
 
-    method: Literal["sft"] = _fixed()
-    """Training method. sft: supervised fine-tuning of all weights."""
-    model: ModelSource = _fixed()
+    method: Method
+    """Training method. sft: supervised fine-tuning of all weights. osft: orthogonal subspace fine-tuning, which keeps
+    more of what the model knows. lora: low-rank adapters beside a frozen model, 16, 8 or 4 bits wide."""
+    model: ModelSource
     """The base model."""
-    dataset: Dataset = _fixed()
+    dataset: Dataset
     """The training data."""
-    hyperparameters: Hyperparameters = _fixed(default=Hyperparameters())
+    hyperparameters: Hyperparameters = Hyperparameters()
     """How to train; everything is optional."""
-    checkpoints: Checkpoints = _fixed(default=Checkpoints())
+    osft: Osft | None = None
+    """Knobs of method osft."""
+    lora: Lora | None = None
+    """Knobs of method lora."""
+    checkpoints: Checkpoints = Checkpoints()
     """What is kept along the way."""
-    storage: Storage = _fixed()
+    storage: Storage
     """Where results are written."""
-    resources: Resources = _fixed(default=Resources())
+    resources: Resources = Resources()
     """Pods, GPUs, CPU and memory."""
     failure_policy: FailurePolicy = FailurePolicy()
     """What happens when an attempt fails. May change at any time."""
+
+    rules = (
+        Rule(
+            cel="!has(self.osft) || self.method == 'osft'",
+            message="osft holds knobs of method osft: remove it, or set method: osft",
+            holds=lambda spec: spec.osft is None or spec.method == "osft",
+        ),
+        Rule(
+            cel="!has(self.lora) || self.method == 'lora'",
+            message="lora holds knobs of method lora: remove it, or set method: lora",
+            holds=lambda spec: spec.lora is None or spec.method == "lora",
+        ),
+        Rule(
+            cel="self.method != 'lora' || !has(self.hyperparameters.pretraining)",
+            message="hyperparameters.pretraining is for methods sft and osft: remove it, or choose one of them",
+            holds=lambda spec: spec.method != "lora" or spec.hyperparameters.pretraining is None,
+        ),
+        Rule(
+            cel="self.method != 'lora' || !self.hyperparameters.unmaskMessages",
+            message="hyperparameters.unmaskMessages is for methods sft and osft: remove it, or choose one of them",
+            holds=lambda spec: spec.method != "lora" or not spec.hyperparameters.unmask_messages,
+        ),
+        Rule(
+            cel="!has(self.lora) || !self.lora.enableModelSplitting || "
+            "(self.resources.nodes == 1 && self.resources.gpusPerNode > 1)",
+            message="lora.enableModelSplitting splits the model over the GPUs of one node: set resources.nodes: 1 and "
+            "resources.gpusPerNode to 2 or more, or remove it for one copy of the model per GPU",
+            holds=lambda spec: (
+                spec.lora is None
+                or not spec.lora.enable_model_splitting
+                or (spec.resources.nodes == 1 and spec.resources.gpus_per_node > 1)
+            ),
+        ),
+    )
 
 
 class ObjectMeta(ApiModel, extra="ignore"):

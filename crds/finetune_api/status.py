@@ -69,36 +69,115 @@ class Choice(ApiModel):
     """A value that the guide chose because the spec leaves it open."""
 
     field: Annotated[str, Field(max_length=128)]
-    """The field of spec.hyperparameters."""
+    """The field, from `spec` on."""
     value: float
     """What was chosen."""
     reason: Annotated[str, Field(max_length=512)]
     """Why."""
 
 
+class Advice(ApiModel):
+    """Something that the guide advises against."""
+
+    rule: Annotated[str, Field(max_length=64)]
+    """Identifier of the rule, as docs/hyperparameters.md lists it."""
+    field: Annotated[str, Field(max_length=128)]
+    """The field, from `spec` on."""
+    message: Message
+    """What is the matter, and what to do."""
+
+
+class MicroBatches(ApiModel):
+    """Micro-batches of each process per optimizer step."""
+
+    min: int
+    """Of the step that takes fewest."""
+    mean: FiniteFloat = None
+    """On average; absent where the samples' lengths are not known."""
+    max: int
+    """Of the step that takes most."""
+
+
+class MemoryParts(ApiModel):
+    """What the memory of one process holds at its peak, in bytes."""
+
+    weights: int
+    """The model's weights, and adapters."""
+    gradients: int
+    """Gradients of what is trained."""
+    optimizer: int
+    """State of AdamW."""
+    activations: int
+    """What the backward pass needs of the forward pass."""
+    logits: int
+    """Logits and their gradients, of one chunk of tokens."""
+    framework: int
+    """The libraries themselves, communication buffers, and what fragmentation loses."""
+
+
+class MemoryEstimate(ApiModel):
+    """Peak memory of one GPU (of one process, without GPUs), in bytes."""
+
+    estimate: int
+    """Sum of the parts."""
+    low: int
+    """Least to expect."""
+    high: int
+    """Most to expect."""
+    parts: MemoryParts
+    """What it is made of."""
+
+
 class Plan(ApiModel):
-    """What will be trained, in numbers."""
+    """What will be trained, in numbers. What depends on data or model is absent until they are known."""
 
     learning_rate: float
     """Peak learning rate."""
-    effective_batch_size: int
+    effective_batch_size: int | None = None
     """Samples per optimizer step over all processes."""
     num_epochs: int
     """Passes over the training data."""
-    max_seq_len: int
+    max_seq_len: int | None = None
     """Longest sample in tokens."""
-    max_tokens_per_gpu: int
+    max_tokens_per_gpu: int | None = None
     """Token budget of one micro-batch of one process."""
     world_size: int
     """Training processes over all pods."""
-    steps_per_epoch: int
+    micro_batches_per_step: MicroBatches | None = None
+    """Micro-batches of each process per optimizer step."""
+    steps_per_epoch: int | None = None
     """Optimizer steps of one epoch."""
-    total_steps: int
+    total_steps: int | None = None
     """Optimizer steps of the whole run."""
-    trainable_parameters: int
+    trainable_parameters: int | None = None
     """Number of weights that training changes."""
+    memory_per_gpu: MemoryEstimate | None = None
+    """Peak memory of one GPU (of one process, without GPUs)."""
+    checkpoint_bytes: int | None = None
+    """Size of the model, or adapter, that one checkpoint of weights holds."""
+    resume_bytes: int | None = None
+    """Size of the state from which a restart goes on."""
+    full_state_bytes: int | None = None
+    """Size of one full-state checkpoint."""
+    storage_bytes: int | None = None
+    """Space that the whole run takes on the storage claim."""
     chosen: Annotated[list[Choice], Field(max_length=32, json_schema_extra=_list_map("field"))] = []
     """Values that the guide chose, with reasons."""
+    warnings: Annotated[list[Advice], Field(max_length=32)] = []
+    """What the guide advises against."""
+
+
+class Lengths(ApiModel):
+    """Lengths of samples in tokens, before over-long ones are left out."""
+
+    p50: int
+    """Half of the samples are at most so long."""
+    p95: int
+    """95 % are."""
+    p99: int
+    """99 % are."""
+    max: int
+    """All are."""
 
 
 class DatasetStatus(ApiModel):
@@ -114,6 +193,8 @@ class DatasetStatus(ApiModel):
     """Those of them that loss is taken on."""
     longest: int
     """Tokens of the longest sample trained on."""
+    lengths: Lengths | None = None
+    """How long the samples are."""
     digest: Annotated[str, Field(max_length=128)]
     """Digest of data, tokenizer and settings; names the prepared data on the volume."""
 

@@ -61,7 +61,7 @@ def test_samples_that_are_too_long_are_left_out_and_counted(tmp_path: Path, mode
     found = prepared(*job(tmp_path, model, rows, maxSeqLen=100))
     assert (found.status.samples, found.status.dropped) == (2, 2)
     assert found.status.longest < 100
-    assert found.longest_of_all > 300
+    assert found.status.lengths.max > 300
 
 
 def test_without_a_limit_it_is_the_model_s_context(tmp_path: Path, model: Path) -> None:

@@ -140,7 +140,7 @@ def test_render_prints_the_objects_of_attempt_1() -> None:
 def test_render_refuses_what_validate_refuses() -> None:
     result = finetune("render", "-", stdin=VALID.replace("sft", "sfr"))
     assert result.exit_code == 1
-    assert "<stdin>:7: spec.method: must be 'sft' (found 'sfr')" in result.stderr
+    assert "<stdin>:7: spec.method: must be 'sft', 'osft' or 'lora' (found 'sfr')" in result.stderr
     assert result.stdout == ""
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from finetune_api import guide
-from finetune_api.spec import Hyperparameters
+from finetune_api.hyperparameters import Hyperparameters
 
 
 def plan(stated: Hyperparameters | None = None, **facts: Any) -> Any:

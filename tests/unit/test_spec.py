@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from finetune_api.spec import FineTuneJob, Hyperparameters
+from finetune_api.hyperparameters import Hyperparameters
+from finetune_api.spec import FineTuneJob
 
 
 def manifest(**spec: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import errno
 from pathlib import Path
 
 from finetune_api.failure import ExitCode
-from finetune_api.spec import VolumeSource
+from finetune_api.sources import VolumeSource
 
 
 class TrainerError(Exception):

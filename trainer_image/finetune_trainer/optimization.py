@@ -5,7 +5,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
-from finetune_api.spec import Hyperparameters
+from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.status import Plan
 
 # The spec's names of schedules that transformers calls otherwise: there, `constant` knows no warm-up.

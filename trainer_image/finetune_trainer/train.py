@@ -59,7 +59,7 @@ def train(
     plan = guide.plan(
         config.hyperparameters,
         samples=prepared.status.samples,
-        longest=prepared.longest_of_all,
+        longest=prepared.status.lengths.max,
         context_length=context_length,
         world_size=gang.world_size,
         trainable_parameters=sft.trainable_parameters(model_config),

@@ -3,14 +3,15 @@
 import hashlib
 import itertools
 import logging
+from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2.exceptions import TemplateError as JinjaError
 
 from finetune_api.runconfig import RunConfig
-from finetune_api.status import DatasetStatus
+from finetune_api.status import DatasetStatus, Lengths
 from finetune_trainer import commit
 from finetune_trainer.errors import InvalidDataError, described
 from finetune_trainer.prepare.arrow import Samples, SampleWriter
@@ -25,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 _FILE = "train.arrow"
 # Changes whenever the same data would be prepared differently.
-_FORMAT = 1
+_FORMAT = 2
 _ROWS_AT_A_TIME = 256
 _FAULTS_SHOWN = 20
 
@@ -42,8 +43,29 @@ class Counts:
     loss_tokens: int = 0
     longest: int = 0
     """Tokens of the longest sample that is trained on."""
-    longest_of_all: int = 0
-    """Tokens of the longest sample, dropped or not."""
+    lengths: "array[int]" = field(default_factory=lambda: array("I"))
+    """Tokens of every sample, dropped or not."""
+
+    def percentiles(self) -> Lengths:
+        """How long the samples are: the nearest ranks."""
+        ordered = sorted(self.lengths)
+
+        def rank(percent: int) -> int:
+            return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+
+        return Lengths(p50=rank(50), p95=rank(95), p99=rank(99), max=rank(100))
+
+    def facts(self, digest: str) -> DatasetStatus:
+        """What the status says of the data."""
+        return DatasetStatus(
+            samples=self.samples,
+            dropped=self.dropped,
+            tokens=self.tokens,
+            loss_tokens=self.loss_tokens,
+            longest=self.longest,
+            lengths=self.percentiles(),
+            digest=digest,
+        )
 
 
 @dataclass(frozen=True)
@@ -52,8 +74,6 @@ class Prepared:
 
     samples: Samples
     status: DatasetStatus
-    longest_of_all: int
-    """Tokens of the longest sample before over-long ones were left out."""
 
 
 @dataclass
@@ -86,9 +106,8 @@ def prepare(config: RunConfig, storage: Storage, context_length: int, tick: Call
             if not faults.count:
                 _take(encoded, sample, limit, counts, writer)
     _check(counts, faults, described(config.origins.train, Path(config.locations.train)), limit)
-    commit.publish(
-        final, uid=storage.uid, files=commit.sealed(directory.iterdir(), tick), facts=asdict(counts)
-    )
+    facts = counts.facts(final.name).to_wire()
+    commit.publish(final, uid=storage.uid, files=commit.sealed(directory.iterdir(), tick), facts=facts)
     _log.info("prepared %d samples; %d were too long and are left out", counts.samples, counts.dropped)
     return final
 
@@ -98,15 +117,12 @@ def load(directory: Path, storage: Storage) -> Prepared:
     manifest = commit.read(directory, uid=storage.uid)
     if manifest is None:
         raise FileNotFoundError(f"the prepared data in {directory} is gone or was changed")
-    facts = dict(manifest.facts)
-    longest_of_all = facts.pop("longest_of_all")
-    status = DatasetStatus(**facts, digest=directory.name)
-    return Prepared(Samples(directory / _FILE), status, longest_of_all)
+    return Prepared(Samples(directory / _FILE), DatasetStatus.model_validate(manifest.facts))
 
 
 def _take(encoded: Encoded, sample: int, limit: int, counts: Counts, writer: SampleWriter) -> None:
     length = len(encoded.input_ids)
-    counts.longest_of_all = max(counts.longest_of_all, length)
+    counts.lengths.append(length)
     if length > limit:
         counts.dropped += 1
         return
@@ -128,7 +144,7 @@ def _check(counts: Counts, faults: _Faults, origin: str, limit: int) -> None:
     if counts.dropped and not counts.samples:
         raise InvalidDataError(
             f"{where}: all {counts.dropped} samples are longer than {limit} tokens, the longest has "
-            f"{counts.longest_of_all}: raise spec.hyperparameters.maxSeqLen"
+            f"{max(counts.lengths)}: raise spec.hyperparameters.maxSeqLen"
         )
     if not counts.samples:
         raise InvalidDataError(f"{where} has no samples")

@@ -1,0 +1,55 @@
+"""What a plan depends on: the same for whoever plans, from a spec or in the middle of a run."""
+
+from dataclasses import dataclass
+
+from finetune_api.hyperparameters import Hyperparameters
+from finetune_api.methods import Lora, Method, Osft
+from finetune_api.scalars import amount
+from finetune_api.spec import Checkpoints, FineTuneJobSpec
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is to be trained, and on what hardware."""
+
+    method: Method
+    hyperparameters: Hyperparameters
+    osft: Osft
+    lora: Lora
+    checkpoints: Checkpoints
+    nodes: int
+    gpus_per_node: int
+    """0: one process per node, on its CPU."""
+    gpu_memory: int | None = None
+    """Bytes of one GPU, as far as stated."""
+
+    @classmethod
+    def of_spec(cls, spec: FineTuneJobSpec) -> "Recipe":
+        """The recipe that a spec states."""
+        resources = spec.resources
+        return cls(
+            method=spec.method,
+            hyperparameters=spec.hyperparameters,
+            osft=spec.osft or Osft(),
+            lora=spec.lora or Lora(),
+            checkpoints=spec.checkpoints,
+            nodes=resources.nodes,
+            gpus_per_node=resources.gpus_per_node,
+            gpu_memory=int(amount(resources.gpu_memory)) if resources.gpu_memory else None,
+        )
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether each process has a GPU."""
+        return self.gpus_per_node > 0
+
+    @property
+    def split_over(self) -> int:
+        """GPUs that one copy of the model is split over; 1 where each process has its own."""
+        split = self.method == "lora" and self.lora.enable_model_splitting
+        return self.gpus_per_node if split else 1
+
+    @property
+    def world_size(self) -> int:
+        """Training processes over all pods. A split model is trained by a single one."""
+        return self.nodes * max(1, self.gpus_per_node) // self.split_over

@@ -1,0 +1,45 @@
+"""What a job asks of the cluster."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from finetune_api.model import SpecModel
+from finetune_api.scalars import Quantity, amount, cel
+
+_POSITIVE_MESSAGE = "must be more than nothing, such as 80Gi"
+_POSITIVE = cel("quantity(self).isGreaterThan(quantity('0'))", _POSITIVE_MESSAGE)
+
+
+def _positive(quantity: str) -> str:
+    if amount(quantity) <= 0:
+        raise ValueError(_POSITIVE_MESSAGE)
+    return quantity
+
+
+class ResourceRequests(SpecModel):
+    """What each training pod asks of its node besides GPUs."""
+
+    cpu: Quantity | None = None
+    """Cores."""
+    memory: Quantity | None = None
+    """Memory, requested and at the same time the limit, so that training never starves its neighbours."""
+
+
+class Resources(SpecModel):
+    """The gang: how many pods, and what each one gets."""
+
+    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Number of training pods. All start together or not at all."""
+    gpus_per_node: Annotated[int, Field(ge=0, le=64)] = 1
+    """GPUs of each pod; one training process per GPU. 0 trains on the CPU with one process per pod."""
+    gpu_memory: Annotated[Quantity, Field(json_schema_extra=_POSITIVE), AfterValidator(_positive)] | None = (
+        None
+    )
+    """Memory of one GPU. What fits is planned with it; nothing is asked of the cluster."""
+    gpu_resource_name: Annotated[str, Field(min_length=1, max_length=253)] = "nvidia.com/gpu"
+    """Name under which the cluster offers GPUs."""
+    requests: ResourceRequests = ResourceRequests()
+    """CPU and memory of each pod."""
+    shared_memory: Quantity | None = None
+    """Upper limit of /dev/shm; bounded by the pod's memory alone if left out."""

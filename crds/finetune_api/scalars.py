@@ -1,0 +1,81 @@
+"""Kinds of values that several fields of the spec share, each with its rule for both sides."""
+
+import re
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+
+def _yaml_float(value: Any) -> Any:
+    """YAML 1.1, which PyYAML speaks, reads 5e-6 as a string; kubectl reads the number that was meant."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?[0-9]+[eE][-+]?[0-9]+", value):
+        return float(value)
+    return value
+
+
+# Stands behind the bounds: before them, pydantic would leave the bounds out of the JSON schema.
+YAML_FLOAT = BeforeValidator(_yaml_float)
+
+
+def cel(rule: str, message: str) -> dict[str, Any]:
+    """A rule of one field for the API server, as a piece of its JSON schema."""
+    return {"x-kubernetes-validations": [{"rule": rule, "message": message}]}
+
+
+_INSIDE_VOLUME = "must be relative to the volume's root and must not contain '..'"
+
+
+def _inside_volume(path: str) -> str:
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ValueError(_INSIDE_VOLUME)
+    return path
+
+
+ClaimName = Annotated[
+    str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", examples=["models"])
+]
+VolumePath = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=512,
+        # The same rule as _inside_volume, for the API server: RE2 has no look-ahead, so CEL says it.
+        json_schema_extra=cel(
+            "!self.startsWith('/') && !self.split('/').exists(part, part == '..')", _INSIDE_VOLUME
+        ),
+    ),
+    AfterValidator(_inside_volume),
+]
+Quantity = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=32,
+        pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$",
+        examples=["500m", "16Gi"],
+    ),
+]
+
+_UNITS = {
+    "m": Decimal("0.001"),
+    "": Decimal(1),
+    "k": Decimal(10**3),
+    "M": Decimal(10**6),
+    "G": Decimal(10**9),
+    "T": Decimal(10**12),
+    "P": Decimal(10**15),
+    "Ki": Decimal(2**10),
+    "Mi": Decimal(2**20),
+    "Gi": Decimal(2**30),
+    "Ti": Decimal(2**40),
+    "Pi": Decimal(2**50),
+}
+
+
+def amount(quantity: str) -> Decimal:
+    """The number that a Kubernetes quantity stands for: bytes, cores. Raises ValueError for what is none."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([a-zA-Z]*)", quantity)
+    if found is None or found[2] not in _UNITS:
+        raise ValueError(f"{quantity!r} is not a Kubernetes quantity such as 500m or 16Gi")
+    return Decimal(found[1]) * _UNITS[found[2]]

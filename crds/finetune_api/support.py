@@ -1,0 +1,29 @@
+"""What can be planned, but not trained yet: the trainer of this version does not know it."""
+
+from collections.abc import Iterator
+
+from finetune_api.facts import Finding, Severity
+from finetune_api.spec import FineTuneJobSpec
+
+RULE = "not-supported"
+
+
+def unsupported(spec: FineTuneJobSpec) -> list[Finding]:
+    """Every part of a valid spec that the trainer of this version cannot carry out."""
+    return [
+        Finding(
+            RULE, Severity.WARNING, field, f"this version plans {what}, and cannot train it yet: {remedy}"
+        )
+        for field, what, remedy in _parts(spec)
+    ]
+
+
+def _parts(spec: FineTuneJobSpec) -> Iterator[tuple[str, str, str]]:
+    if spec.method != "sft":
+        yield "spec.method", f"method {spec.method}", "use method sft"
+    if spec.hyperparameters.pretraining is not None:
+        yield "spec.hyperparameters.pretraining", "training on documents", "use conversations"
+    if spec.hyperparameters.unmask_messages:
+        yield "spec.hyperparameters.unmaskMessages", "unmasked messages", "remove the field"
+    if spec.checkpoints.full_state_at_epoch:
+        yield "spec.checkpoints.fullStateAtEpoch", "full-state checkpoints", "remove the field"
