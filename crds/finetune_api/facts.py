@@ -6,6 +6,8 @@ from enum import StrEnum
 from finetune_api.architecture import Architecture
 from finetune_api.status import Lengths, MicroBatches
 
+ASSUMED_LENGTH = 2048
+
 
 class Severity(StrEnum):
     """How much a finding weighs."""
@@ -41,6 +43,16 @@ class ModelFacts:
     architecture: Architecture
     guessed_from: str | None = None
     """The name that its size was guessed from; None where its configuration is known."""
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that the model reads at a time, as far as its configuration tells."""
+        return self.architecture.context_length if self.guessed_from is None else None
+
+    @property
+    def assumed_length(self) -> int:
+        """Tokens of the longest sample where neither maxSeqLen nor the data tell."""
+        return min(ASSUMED_LENGTH, self.architecture.context_length or ASSUMED_LENGTH)
 
 
 @dataclass(frozen=True)

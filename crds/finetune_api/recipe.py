@@ -7,6 +7,9 @@ from finetune_api.methods import Lora, Method, Osft
 from finetune_api.scalars import amount
 from finetune_api.spec import Checkpoints, FineTuneJobSpec
 
+# How much of a GPU is planned with: estimates are not exact, and running out of memory costs more than a smaller batch.
+USABLE_GPU_MEMORY = 0.9
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -42,6 +45,11 @@ class Recipe:
     def on_gpu(self) -> bool:
         """Whether each process has a GPU."""
         return self.gpus_per_node > 0
+
+    @property
+    def usable_gpu_memory(self) -> int | None:
+        """Bytes of one GPU that are planned with, as far as its memory is stated."""
+        return None if self.gpu_memory is None else int(self.gpu_memory * USABLE_GPU_MEMORY)
 
     @property
     def split_over(self) -> int:

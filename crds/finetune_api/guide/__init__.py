@@ -1,0 +1,60 @@
+"""Training Hub's hyperparameter guide as a rule book: what to choose where the spec is silent, and what to advise.
+
+The guide advises, it never rejects: what cannot be run is an error of the spec's own models.
+"""
+
+from collections.abc import Sequence
+
+from finetune_api.facts import DataFacts, Finding, ModelFacts
+from finetune_api.guide import batches, general, hardware, learning_rates, lengths, lora, osft
+from finetune_api.guide.choices import (
+    Chosen,
+    effective_batch_size,
+    learning_rate,
+    lora_alpha,
+    lora_r,
+    max_seq_len,
+    num_epochs,
+    unfreeze_rank_ratio,
+)
+from finetune_api.guide.guideline import Case, Guideline
+from finetune_api.recipe import Recipe
+from finetune_api.status import Plan
+
+__all__ = [
+    "RULES",
+    "Chosen",
+    "advise",
+    "effective_batch_size",
+    "learning_rate",
+    "lora_alpha",
+    "lora_r",
+    "max_seq_len",
+    "num_epochs",
+    "unfreeze_rank_ratio",
+]
+
+RULES: tuple[Guideline, ...] = (
+    *learning_rates.RULES,
+    *batches.RULES,
+    *lengths.RULES,
+    *osft.RULES,
+    *lora.RULES,
+    *hardware.RULES,
+    *general.RULES,
+)
+
+
+def advise(
+    recipe: Recipe,
+    plan: Plan,
+    model: ModelFacts | None,
+    data: DataFacts | None,
+    remedies: Sequence[str] = (),
+) -> list[Finding]:
+    """What the rules have to say about a job, in the order of the book.
+
+    `recipe` is what the spec states, `plan` what came of it. `remedies` are changes after which the job fits its GPUs.
+    """
+    case = Case(recipe, plan, model, data, remedies)
+    return [finding for rule in RULES if (finding := rule(case)) is not None]

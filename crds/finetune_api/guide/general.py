@@ -1,0 +1,32 @@
+"""Rules that hold for every job."""
+
+import re
+
+from finetune_api.facts import Severity
+from finetune_api.guide.guideline import Case, guideline
+
+_FIELD = "spec.model"
+
+
+@guideline("General advice", Severity.NOTE, _FIELD)
+def baseline_evaluation(case: Case) -> str | None:
+    """Evaluate the base model before training and the trained model after it: only the difference tells what training
+    did."""
+    return "evaluate the base model before training, and again afterwards: only the difference tells what training did"
+
+
+@guideline("General advice", Severity.NOTE, _FIELD)
+def instruction_tuned_model(case: Case) -> str | None:
+    """The same hyperparameters act differently on an instruction-tuned model and on a base model. Documents loosen what
+    an instruction-tuned model learnt about conversations."""
+    name = "" if case.model is None else case.model.guessed_from or ""
+    tuned = re.search(r"(?i)(?<![a-z])(instruct|chat|it)(?![a-z])", name)
+    if tuned is None or case.recipe.hyperparameters.pretraining is None:
+        return None
+    return (
+        "judging by its name, the model is tuned to follow instructions: training on documents may loosen that. A base "
+        "model takes documents better"
+    )
+
+
+RULES = (baseline_evaluation, instruction_tuned_model)
