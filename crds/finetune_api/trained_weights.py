@@ -1,0 +1,125 @@
+"""Pure: which weights of a model a method trains, and which it leaves as they are."""
+
+import math
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from finetune_api.architecture import Architecture, Linear
+from finetune_api.recipe import Recipe
+
+# Guide, "unfreeze_rank_ratio": the recommended default.
+UNFREEZE_RANK_RATIO = 0.5
+# Guide, "Rank and alpha": where to start.
+LORA_R = 16
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of weights, trained and frozen.
+
+    The root is the embeddings and the output head; the blocks are all the rest, of all layers together.
+    """
+
+    blocks_trained: int
+    blocks_frozen: int
+    root_trained: int
+    root_frozen: int
+
+    @property
+    def trained(self) -> int:
+        """All trained weights."""
+        return self.blocks_trained + self.root_trained
+
+    @property
+    def frozen(self) -> int:
+        """All frozen weights."""
+        return self.blocks_frozen + self.root_frozen
+
+    @property
+    def blocks(self) -> int:
+        """All weights of the blocks."""
+        return self.blocks_trained + self.blocks_frozen
+
+    @property
+    def root(self) -> int:
+        """All weights of the root."""
+        return self.root_trained + self.root_frozen
+
+
+def unfrozen_rank(outputs: int, inputs: int, ratio: float) -> int:
+    """Directions of a matrix of `outputs` x `inputs` that OSFT trains.
+
+    With R = min(outputs, inputs), the strongest k = min(floor(R (1 - ratio)), R - 1) directions are frozen: at least
+    one is trained. The ratio is taken as the decimal number that the user wrote: in binary, 1 - 0.9 is less than 0.1
+    and would freeze one direction too few.
+    """
+    rank = min(outputs, inputs)
+    frozen = min(math.floor(rank * (1 - Fraction(str(ratio)))), rank - 1)
+    return rank - frozen
+
+
+def targets(recipe: Recipe, architecture: Architecture) -> list[tuple[Linear, int]]:
+    """The linear layers that osft or lora treats, each with the number of blocks where it does; none for sft.
+
+    osft's patterns are searched in the full module name, such as `model.layers.0.self_attn.q_proj`. lora's names mean
+    a module of that name, or the end of its full name after a dot, as peft understands them.
+    """
+    if recipe.method == "sft":
+        return []
+    prefix = "transformer.h" if architecture.model_type == "gpt2" else "model.layers"
+    found = []
+    for linear in architecture.linears:
+        names = [f"{prefix}.{block}.{linear.name}" for block in range(linear.count)]
+        if count := sum(_is_target(recipe, name) for name in names):
+            found.append((linear, count))
+    return found
+
+
+def _is_target(recipe: Recipe, name: str) -> bool:
+    if recipe.method == "osft":
+        patterns = recipe.osft.target_patterns
+        return not patterns or any(re.search(pattern, name) for pattern in patterns)
+    modules = recipe.lora.target_modules
+    return modules is None or any(name == module or name.endswith(f".{module}") for module in modules)
+
+
+def unfreeze_rank_ratio(recipe: Recipe) -> float:
+    """The stated ratio, or the guide's."""
+    stated = recipe.osft.unfreeze_rank_ratio
+    return UNFREEZE_RANK_RATIO if stated is None else stated
+
+
+def lora_r(recipe: Recipe) -> int:
+    """The stated rank of the adapters, or the guide's."""
+    return LORA_R if recipe.lora.r is None else recipe.lora.r
+
+
+def counts(recipe: Recipe, architecture: Architecture) -> Counts:
+    """What is trained and what is frozen, the factors of osft and the adapters of lora counted in.
+
+    osft writes a matrix W of N x M as U S V. Of its R directions, u are trained: u (N + M + 1) weights; k = R - u are
+    frozen: k (N + M + 1). Everything that is not such a matrix is trained: embeddings, norms, head, biases.
+    lora adds A (r x M) and B (N x r) beside each target and freezes all that there was.
+    """
+    root = architecture.embedding_parameters + architecture.head_parameters
+    blocks = architecture.parameters - root
+    if recipe.method == "sft":
+        return Counts(blocks, 0, root, 0)
+    chosen = targets(recipe, architecture)
+    if recipe.method == "lora":
+        adapters = sum(count * lora_r(recipe) * (each.inputs + each.outputs) for each, count in chosen)
+        return Counts(adapters, blocks, 0, root)
+    trained = frozen = 0
+    for each, count in chosen:
+        rank = unfrozen_rank(each.outputs, each.inputs, unfreeze_rank_ratio(recipe))
+        direction = each.outputs + each.inputs + 1
+        trained += count * rank * direction
+        frozen += count * (each.rank - rank) * direction
+    dense = sum(count * each.outputs * each.inputs for each, count in chosen)
+    return Counts(blocks - dense + trained, frozen, root, 0)
+
+
+def trainable_parameters(recipe: Recipe, architecture: Architecture) -> int:
+    """Number of weights that training changes."""
+    return counts(recipe, architecture).trained
