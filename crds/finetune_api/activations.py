@@ -8,40 +8,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from finetune_api.architecture import Architecture, Linear
+from finetune_api.families import FAMILIES
 from finetune_api.recipe import Recipe
 from finetune_api.trained_weights import lora_r, targets, unfreeze_rank_ratio, unfrozen_rank
 
 FP32 = 4
 BF16 = 2
-_MASK = 1
+_INT64 = 8
+_BOOL = 1
 
-
-@dataclass(frozen=True)
-class Family:
-    """How the blocks of a family of models differ from Llama's."""
-
-    norms: int = 2
-    """Norms of a block whose output goes into linear layers."""
-    after: int = 0
-    """Norms of a block whose output is added to the residual stream."""
-    head_norms: bool = False
-    """Whether queries and keys are normalised."""
-    layer_norm: bool = False
-    """LayerNorm, one operation that saves its input alone; otherwise RMSNorm, made of several."""
-    activation: int = 3
-    """Tensors of I numbers that the activation saves. 3: the gate before and after it, and what is gated. 4: GELU
-    written out (its input, half of it, the hyperbolic tangent, and that plus one)."""
-    dropout: bool = False
-    """Whether the released models drop out attention and residual stream in training."""
-
-
-_FAMILIES = {
-    "gemma2": Family(after=2),
-    "gemma3_text": Family(after=2, head_norms=True),
-    "gpt2": Family(layer_norm=True, activation=4, dropout=True),
-    "phi": Family(norms=1, layer_norm=True, activation=4),
-    "qwen3": Family(head_norms=True),
-}
+# Tensors of I numbers that the activation function saves: a gate before and after it, and what is gated.
+_GATED = 3
+# GELU written out: its input, half of that, the hyperbolic tangent, and that plus one. ReLU saves its output, which
+# is the input of the next layer, and counted there.
+_PLAIN = {"gpt2": 4, "gpt_neo": 4, "gptj": 4, "opt": 0, "phi": 4}
+# Families whose released models drop out attention and residual stream in training.
+_DROPOUT = frozenset({"gpt2"})
+# Families with models whose attention reaches back over a window only.
+_WINDOWS = frozenset({"gemma2", "gemma3_text", "mistral", "phi3"})
 
 
 @dataclass(frozen=True)
@@ -55,7 +39,9 @@ class Activations:
     working: int
     """Gradients that the backward pass of a block holds at a time."""
     ends: int
-    """Token ids, positions, their sines and cosines, the last norm, hidden states and their gradients."""
+    """What lies before the first block and behind the last: token ids and positions, the last norm, hidden states."""
+    windows: int
+    """Masks of a block's attention, if it reaches back over a window that is shorter than the longest sample."""
 
 
 def number_width(recipe: Recipe) -> int:
@@ -67,61 +53,76 @@ def activations(recipe: Recipe, architecture: Architecture, *, longest: int) -> 
     """What a token costs where the longest sample has `longest` tokens.
 
     A block saves, in numbers per token:
-    - norms: their input and the normalised values; see _norm;
-    - attention: queries, keys and values as the kernel sees them (Q + 2 K), its output (Q) and a sum per head;
-    - the activation: 3 I or 4 I, see Family;
+
+    - norms: see _norm;
+    - attention: queries, keys and values as the kernel sees them (Q + 2 K), its output (Q), and in fp32 the logarithm
+      of each head's sum. Samples are computed apart and joined again: the joined output is the next layer's input;
+    - activation function: 3 I where there is a gate;
     - what goes into each linear layer, where that is trained or has an adapter beside it.
+
+    The backward pass of a block works at most on the gradients of both sides of the gate and of the residual stream
+    before and after the norm: 2 I + 2 H.
+
+    Behind the last block lie the hidden states, those of them that predict something, and their gradient: 3 H. The
+    sines and cosines of the positions take two numbers per number of a head.
     """
     a, number = architecture, number_width(recipe)
-    family = _FAMILIES.get(a.model_type, Family())
+    family = FAMILIES[a.model_type]
     queries, keys = a.attention_heads * a.head_size, a.kv_heads * a.head_size
-    normalised = (family.norms + family.after) * a.hidden_size + family.head_norms * (queries + keys)
+    normalised = family.norms * a.hidden_size
+    if family.head_norms is True:
+        normalised += queries + keys
     attention = 2 * queries + 2 * keys
     if any(linear.name.endswith("qkv_proj") for linear in a.linears):
         # Values are a view of the joint projection: it stays whole beside the rotated queries and keys.
         attention += queries + keys
-    of_linears = _inputs(recipe, a) + _additions(recipe, a)
     block = (
-        _norm(recipe, family, normalised)
-        + number * (attention + family.activation * a.intermediate_size)
+        _norm(recipe, a, normalised)
+        + number * (attention + _PLAIN.get(a.model_type, _GATED) * a.intermediate_size)
         + FP32 * a.attention_heads
-        + of_linears // a.layers
-        + (_dropout(recipe, a, longest) if family.dropout else 0)
+        + (_inputs(recipe, a) + _additions(recipe, a)) // a.layers
+        + (_dropout(recipe, a, longest) if a.model_type in _DROPOUT else 0)
     )
+    ids = 4 * _INT64  # tokens, positions, which of them predict, and what
     return Activations(
         block=block,
         input=number * a.hidden_size,
         working=number * (2 * a.intermediate_size + 2 * a.hidden_size),
-        ends=_norm(recipe, family, a.hidden_size) + number * (3 * a.hidden_size + 2 * a.head_size) + 4 * 8,
+        ends=_norm(recipe, a, a.hidden_size) + number * (3 * a.hidden_size + 2 * a.head_size) + ids,
+        # As booleans, and as the numbers that the kernel adds to the attention's scores.
+        windows=(_BOOL + number) * longest if a.model_type in _WINDOWS else 0,
     )
 
 
-def _norm(recipe: Recipe, family: Family, numbers: int) -> int:
-    """Bytes that norms over so many numbers save.
+def _norm(recipe: Recipe, architecture: Architecture, numbers: int) -> int:
+    """Bytes per token that norms over so many numbers save.
 
-    LayerNorm: its input. RMSNorm: its input in fp32, and for the gradient of its weights the normalised values.
+    LayerNorm is one operation and saves its input. RMSNorm is written out: it saves its input in fp32 and, for the
+    gradient of its weights, the normalised values; Gemma multiplies those with the weights in fp32 too.
     """
-    if family.layer_norm:
+    if FAMILIES[architecture.model_type].norm_bias:
         return number_width(recipe) * numbers
-    weights = 0 if recipe.method == "lora" else number_width(recipe)
-    return (FP32 + weights) * numbers
+    if recipe.method == "lora":
+        return FP32 * numbers
+    normalised = FP32 if architecture.model_type.startswith("gemma") else number_width(recipe)
+    return (FP32 + normalised) * numbers
 
 
 def _dropout(recipe: Recipe, architecture: Architecture, longest: int) -> int:
-    """Bytes that dropout adds to a block.
+    """Bytes per token that dropout adds to a block.
 
     GPU: a mask of one byte for each of the two additions to the residual stream; the attention kernel draws its own
-    again. CPU: masks in fp32, and no such kernel: the attention matrix is written out, before and after dropout and
-    its mask, for each head and each earlier token of the sample, with the scaled queries.
+    again. CPU: masks are fp32, and the kernel has no dropout: the attention matrix is written out, with one number
+    for each head and token of the sample, before and after dropout and its mask; and the queries are scaled apart.
     """
     a = architecture
     if recipe.on_gpu:
-        return 2 * _MASK * a.hidden_size
+        return 2 * _BOOL * a.hidden_size
     return FP32 * (2 * a.hidden_size + a.attention_heads * (3 * longest + a.head_size))
 
 
 def _readers(architecture: Architecture) -> Iterator[list[Linear]]:
-    """The linear layers of a block by what they read: all of a module read the same, but its last one, its output."""
+    """A block's linear layers by what they read: in each module all read its input, but the last what they gave."""
     modules: dict[str, list[Linear]] = {}
     for linear in architecture.linears:
         modules.setdefault(linear.name.rpartition(".")[0], []).append(linear)
@@ -132,29 +133,33 @@ def _readers(architecture: Architecture) -> Iterator[list[Linear]]:
 
 
 def _inputs(recipe: Recipe, architecture: Architecture) -> int:
-    """Bytes that all blocks save as inputs of linear layers: all of them, but with lora only those with adapters.
+    """Bytes per token that all blocks save as inputs of linear layers.
 
-    There, dropout makes a copy for each adapter, counted in _additions.
+    With lora only layers with adapters save theirs; where each adapter has a copy of its own, _additions counts it.
     """
     chosen = dict(targets(recipe, architecture))
     total = 0
     for readers in _readers(architecture):
         if recipe.method != "lora":
-            saved = readers[0].count
-        elif recipe.lora.dropout or recipe.on_gpu:
-            saved = 0
+            saving = readers[0].count
+        elif _adapters_copy(recipe):
+            saving = 0
         else:
-            saved = max(chosen.get(each, 0) for each in readers)
-        total += saved * readers[0].inputs
+            saving = max(chosen.get(each, 0) for each in readers)
+        total += saving * readers[0].inputs
     return number_width(recipe) * total
 
 
-def _additions(recipe: Recipe, architecture: Architecture) -> int:
-    """Bytes that the factors of osft and the adapters of lora add, in all blocks.
+def _adapters_copy(recipe: Recipe) -> bool:
+    """Whether each adapter has a copy of its input: in its own fp32 where the model is bf16, or with dropout."""
+    return recipe.on_gpu or recipe.lora.dropout > 0
 
-    osft: the component of each trained direction, before and after it is scaled.
-    lora: r numbers for each adapter in its fp32, and its input where that is not shared with the model: dropped out,
-    with the mask (fp32 on the CPU, a byte on GPUs); on GPUs a copy in fp32 in any case.
+
+def _additions(recipe: Recipe, architecture: Architecture) -> int:
+    """Bytes per token that osft's factors or lora's adapters add in all blocks.
+
+    osft: the share of each trained direction in the input, before and after it is scaled.
+    lora: r numbers, the copy of the input, and the mask of dropout (fp32 on the CPU, a byte on GPUs).
     """
     total = 0
     for each, count in targets(recipe, architecture):
@@ -162,7 +167,7 @@ def _additions(recipe: Recipe, architecture: Architecture) -> int:
             rank = unfrozen_rank(each.outputs, each.inputs, unfreeze_rank_ratio(recipe))
             total += count * 2 * rank * number_width(recipe)
             continue
-        mask = (_MASK if recipe.on_gpu else FP32) if recipe.lora.dropout else 0
-        copy = FP32 if recipe.lora.dropout or recipe.on_gpu else 0
-        total += count * (lora_r(recipe) * FP32 + (copy + mask) * each.inputs)
+        copy = FP32 if _adapters_copy(recipe) else 0
+        mask = (_BOOL if recipe.on_gpu else FP32) if recipe.lora.dropout > 0 else 0
+        total += count * (FP32 * lora_r(recipe) + (copy + mask) * each.inputs)
     return total

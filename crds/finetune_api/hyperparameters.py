@@ -7,6 +7,8 @@ from pydantic import Field
 from finetune_api.model import Rule, SpecModel
 from finetune_api.scalars import YAML_FLOAT
 
+MAX_TOKENS_PER_GPU = 16_777_216
+
 
 class Pretraining(SpecModel):
     """Training on documents instead of conversations."""
@@ -36,7 +38,7 @@ class Hyperparameters(SpecModel):
     """Passes over the training data."""
     max_seq_len: Annotated[int, Field(ge=8, le=1048576)] | None = None
     """Longest sample in tokens. Longer ones are dropped and counted, never cut."""
-    max_tokens_per_gpu: Annotated[int, Field(ge=8, le=16777216)] | None = None
+    max_tokens_per_gpu: Annotated[int, Field(ge=8, le=MAX_TOKENS_PER_GPU)] | None = None
     """Token budget of one micro-batch on one GPU; bounds memory, never changes the result."""
     lr_scheduler: Literal["constant", "cosine", "linear"] = "cosine"
     """Course of the learning rate after the warm-up."""

@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from finetune_api.architecture import Architecture, Linear
 from finetune_api.recipe import Recipe
@@ -59,29 +60,30 @@ def unfrozen_rank(outputs: int, inputs: int, ratio: float) -> int:
     return rank - frozen
 
 
-def targets(recipe: Recipe, architecture: Architecture) -> list[tuple[Linear, int]]:
+def targets(recipe: Recipe, architecture: Architecture) -> tuple[tuple[Linear, int], ...]:
     """The linear layers that osft or lora treats, each with the number of blocks where it does; none for sft.
 
     osft's patterns are searched in the full module name, such as `model.layers.0.self_attn.q_proj`. lora's names mean
     a module of that name, or the end of its full name after a dot, as peft understands them.
     """
     if recipe.method == "sft":
-        return []
-    prefix = "transformer.h" if architecture.model_type == "gpt2" else "model.layers"
+        return ()
+    if recipe.method == "osft":
+        return _matching(architecture, tuple(recipe.osft.target_patterns) or ("",))
+    if recipe.lora.target_modules is None:
+        return _matching(architecture, ("",))
+    return _matching(architecture, tuple(rf"(^|\.){re.escape(name)}$" for name in recipe.lora.target_modules))
+
+
+# A plan asks many times, and models have many modules.
+@lru_cache(maxsize=256)
+def _matching(architecture: Architecture, patterns: tuple[str, ...]) -> tuple[tuple[Linear, int], ...]:
     found = []
     for linear in architecture.linears:
-        names = [f"{prefix}.{block}.{linear.name}" for block in range(linear.count)]
-        if count := sum(_is_target(recipe, name) for name in names):
+        names = [f"{architecture.blocks}.{block}.{linear.name}" for block in range(linear.count)]
+        if count := sum(any(re.search(pattern, name) for pattern in patterns) for name in names):
             found.append((linear, count))
-    return found
-
-
-def _is_target(recipe: Recipe, name: str) -> bool:
-    if recipe.method == "osft":
-        patterns = recipe.osft.target_patterns
-        return not patterns or any(re.search(pattern, name) for pattern in patterns)
-    modules = recipe.lora.target_modules
-    return modules is None or any(name == module or name.endswith(f".{module}") for module in modules)
+    return tuple(found)
 
 
 def unfreeze_rank_ratio(recipe: Recipe) -> float:

@@ -1,0 +1,281 @@
+"""Pure: what one training process holds in each phase of an optimizer step.
+
+- loss: the activations of all blocks, and the logits of one chunk of tokens with their gradients;
+- backward: the activations of all blocks, and what the backward pass of the last block needs;
+- root: the gradients of embeddings and output head; they come last and are the largest;
+- update: what AdamW computes with.
+
+sft and osft keep weights, gradients and AdamW's two moments in fp32. FSDP2 divides them among processes: every block
+is a unit that is gathered when it is needed, in bf16 on GPUs; embeddings and head are the root unit, which is needed
+from the beginning to the end. A single process on the CPU has nothing to divide. lora keeps a whole frozen model in
+every process, and fp32 adapters; DistributedDataParallel copies their gradients into buckets of the same size.
+GPUs keep only the input of each block, and repeat its forward pass in the backward pass.
+"""
+
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from enum import IntEnum
+from functools import cached_property
+
+from finetune_api.activations import BF16, FP32, activations, number_width
+from finetune_api.architecture import Architecture
+from finetune_api.recipe import Recipe
+from finetune_api.trained_weights import (
+    Counts,
+    counts,
+    lora_r,
+    targets,
+    unfreeze_rank_ratio,
+    unfrozen_rank,
+)
+
+# Tokens whose logits the loss holds at a time: 0.6 GB in fp32 for a vocabulary of 150,000.
+LOSS_CHUNK = 1024
+
+
+class Case(IntEnum):
+    """What is assumed where the plan does not tell."""
+
+    LOW = 0
+    """One micro-batch per step, so there are no gradients from the one before; a block is gathered just in time."""
+    ESTIMATE = 1
+    """Several micro-batches per step; one block is gathered ahead."""
+    HIGH = 2
+    """Two blocks are gathered ahead; attention that reaches back over a window needs its mask; osft keeps the frozen
+    part of its matrices multiplied out, too."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Bytes in one phase of a step."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int = 0
+    logits: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(astuple(self))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step with micro-batches of up to `tokens` tokens, of samples of up to `longest` tokens."""
+
+    recipe: Recipe
+    architecture: Architecture
+    tokens: int
+    longest: int
+    case: Case
+
+    def phases(self) -> Iterator[Phase]:
+        """What each phase holds."""
+        n, recipe, number = self._numbers, self.recipe, number_width(self.recipe)
+        per_token = activations(recipe, self.architecture, longest=self.longest)
+        # One process holds some of the blocks of a model that is split.
+        blocks = -(-self.architecture.layers // recipe.split_over)
+        block = per_token.block + (per_token.windows if self.case is Case.HIGH else 0)
+        saved = self.tokens * blocks * (per_token.input if recipe.on_gpu else block)
+        ends = self.tokens * per_token.ends
+        working = self.tokens * (per_token.working + (block if recipe.on_gpu else 0))
+        optimizer = 2 * FP32 * n.trained // self._parts
+        before = 0 if self.case is Case.LOW else self._gradients
+        head = number * self._head
+
+        yield Phase(self._in_use(self.case // 2), before, optimizer, saved + ends, self._logits)
+        # Where gradients are whole and already there, the head's is added to them; tied weights wait for the rest.
+        waiting = recipe.on_gpu or self.architecture.tied_embeddings or self.case is Case.LOW
+        yield Phase(
+            weights=self._in_use(1 + self.case) + self._dequantised,
+            gradients=before + self._exchanged(n.blocks_trained // self.architecture.layers),
+            optimizer=optimizer,
+            activations=saved + max(ends, working),
+            logits=head if waiting else 0,
+        )
+        if n.root_trained:
+            yield from self._root(optimizer)
+        yield Phase(self._at_rest, FP32 * n.trained // self._parts, optimizer + self._update)
+
+    @cached_property
+    def _numbers(self) -> Counts:
+        return counts(self.recipe, self.architecture)
+
+    @property
+    def _sharded(self) -> bool:
+        """Whether FSDP divides the model."""
+        return self.recipe.method != "lora" and (self.recipe.on_gpu or self.recipe.world_size > 1)
+
+    @property
+    def _parts(self) -> int:
+        """In how many parts the trained weights, gradients and moments lie."""
+        return self.recipe.world_size if self._sharded else self.recipe.split_over
+
+    @property
+    def _frozen(self) -> int:
+        """Frozen weights of osft; multiplied out, U S V of N x M makes N M more."""
+        whole = 0
+        if self.case is Case.HIGH:
+            chosen = targets(self.recipe, self.architecture)
+            whole = sum(count * each.outputs * each.inputs for each, count in chosen)
+        return self._numbers.frozen + whole
+
+    @property
+    def _at_rest(self) -> int:
+        """Bytes of the weights between steps."""
+        trained = FP32 * self._numbers.trained // self._parts
+        if self.recipe.method != "lora":
+            return trained + FP32 * self._frozen // self._parts
+        base = base_bytes(self.recipe, self.architecture)
+        if self.recipe.split_over == 1:
+            return trained + base
+        # Whole blocks go to each GPU: one may have more than its share.
+        return trained + min(
+            base, base // self.recipe.split_over + self.case * base // self.architecture.layers
+        )
+
+    def _in_use(self, blocks: int) -> int:
+        """Bytes of the weights where so many blocks are gathered; on the CPU all of them are, for the whole step."""
+        if not self._sharded:
+            return self._at_rest
+        n = self._numbers
+        if not self.recipe.on_gpu:
+            return self._at_rest + FP32 * (n.trained + self._frozen)
+        gathered = blocks * (n.blocks_trained + self._frozen) // self.architecture.layers
+        return self._at_rest + BF16 * (n.root + gathered)
+
+    @property
+    def _dequantised(self) -> int:
+        """Bytes of the largest matrix in bf16: quantised weights are expanded to compute with, one at a time."""
+        if not _is_quantised(self.recipe):
+            return 0
+        return number_width(self.recipe) * max(
+            each.outputs * each.inputs for each in self.architecture.linears
+        )
+
+    @property
+    def _gradients(self) -> int:
+        """Bytes of the gradients that one micro-batch leaves to the next.
+
+        GPUs reduce them at once to their own part; on the CPU they stay whole until the last micro-batch.
+        """
+        whole = FP32 * self._numbers.trained
+        if self.recipe.method == "lora":
+            return whole // self._parts * (2 if self.recipe.world_size > 1 else 1)
+        return whole // self._parts if self.recipe.on_gpu else whole
+
+    def _exchanged(self, trained: int) -> int:
+        """Bytes of the gradients of a unit with so many trained weights on their way.
+
+        The whole gradients, then an fp32 copy to be reduced, then that copy and this process's part of the result.
+        """
+        if not self._sharded:
+            return 0
+        part = FP32 * trained // self._parts
+        if not self.recipe.on_gpu:
+            return FP32 * trained + part  # the whole ones are counted already
+        return max((BF16 + FP32) * trained, FP32 * trained + part)
+
+    def _root(self, optimizer: int) -> Iterator[Phase]:
+        """The end of the backward pass, when activations are gone.
+
+        The embedding's gradient is as large as the embedding, few tokens or many, and is then added to what is there:
+        to earlier gradients, or, where the weights are tied, to the head's.
+        """
+        n, number = self._numbers, number_width(self.recipe)
+        embedding = number * self.architecture.vocabulary * self.architecture.hidden_size
+        head = embedding if self.architecture.tied_embeddings else 0
+        if not self._sharded:
+            yield Phase(self._at_rest, self._gradients + embedding + head, optimizer, logits=head)
+            return
+        blocks = FP32 * (n.trained - n.root_trained) // self._parts
+        if self.recipe.on_gpu:
+            blocks += FP32 * n.root_trained // self._parts
+            embedding = head
+        whole = number * n.root_trained
+        yield Phase(
+            self._at_rest + number * n.root, blocks + whole + embedding + head, optimizer, logits=head
+        )
+        exchanged = self._exchanged(n.root_trained) + (0 if self.recipe.on_gpu else whole)
+        yield Phase(self._at_rest, blocks + exchanged, optimizer)
+
+    @property
+    def _head(self) -> int:
+        """Numbers in the gradient of the output head, where it is trained."""
+        return (
+            self.architecture.vocabulary * self.architecture.hidden_size if self._numbers.root_trained else 0
+        )
+
+    @property
+    def _logits(self) -> int:
+        """Bytes of the loss.
+
+        The head's gradient is added up in fp32, chunk by chunk; that of the chunk before is still there. A chunk
+        holds log-probabilities and the gradients on both sides of the logarithm, all fp32, one after the other with
+        the gradients of logits and head.
+        """
+        number = number_width(self.recipe)
+        logits = min(self.tokens, LOSS_CHUNK) * self.architecture.vocabulary
+        earlier = number * self._head if self.tokens > LOSS_CHUNK else 0
+        return FP32 * self._head + earlier + max(3 * FP32 * logits, number * (logits + self._head))
+
+    @property
+    def _update(self) -> int:
+        """Bytes that the optimizer computes with.
+
+        AdamW takes the root of the second moment: on GPUs of all weights at once, on the CPU of one tensor after the
+        other, and divides it into a second copy. osft then takes the frozen directions out of the trained ones of one
+        matrix after the other, U - U_h (U_h^T U), for which both must be whole.
+        """
+        trained = FP32 * self._numbers.trained // self._parts
+        adam = trained if self.recipe.on_gpu else 2 * FP32 * self._largest // self._parts
+        gathered = self._parts > 1
+        projections = (
+            FP32 * (frozen * rank + longer * rank + gathered * longer * (frozen + rank))
+            for longer, rank, frozen in self._factors()
+        )
+        return max(adam, *projections, 0)
+
+    def _factors(self) -> Iterator[tuple[int, int, int]]:
+        """Of each target of osft: its longer side, the directions that are trained, and those that are not."""
+        if self.recipe.method != "osft":
+            return
+        for each, _ in targets(self.recipe, self.architecture):
+            rank = unfrozen_rank(each.outputs, each.inputs, unfreeze_rank_ratio(self.recipe))
+            yield max(each.outputs, each.inputs), rank, each.rank - rank
+
+    @property
+    def _largest(self) -> int:
+        """Numbers in the largest trained tensor."""
+        chosen = {each for each, _ in targets(self.recipe, self.architecture)}
+        if self.recipe.method == "lora":
+            return max((lora_r(self.recipe) * max(each.outputs, each.inputs) for each in chosen), default=0)
+        return max(
+            self._head,
+            *(longer * rank for longer, rank, _ in self._factors()),
+            *(each.outputs * each.inputs for each in self.architecture.linears if each not in chosen),
+            0,
+        )
+
+
+def _is_quantised(recipe: Recipe) -> bool:
+    return recipe.method == "lora" and (recipe.lora.load_in_4bit or recipe.lora.load_in_8bit)
+
+
+def base_bytes(recipe: Recipe, architecture: Architecture) -> int:
+    """Bytes of lora's frozen model, of which every process has a whole copy unless it is split.
+
+    Only the blocks' linear layers are quantised. 8 bits: one byte per weight and an fp32 scale per row. 4 bits (nf4
+    with double quantisation): half a byte per weight; one byte of scale for each 64 weights, and for each 256 of
+    those scales one in fp32, together 8/64 + 32/(64 x 256) = 0.127 bits per weight.
+    """
+    quantised = rows = 0
+    if _is_quantised(recipe):
+        quantised = sum(each.count * each.outputs * each.inputs for each in architecture.linears)
+        rows = sum(each.count * each.outputs for each in architecture.linears)
+    rest = number_width(recipe) * (architecture.parameters - quantised)
+    if recipe.lora.load_in_4bit:
+        return rest + quantised // 2 + quantised // 64 + FP32 * quantised // (64 * 256)
+    return rest + quantised + FP32 * rows
