@@ -110,15 +110,16 @@ class Report(ApiModel):
     def to_termination_message(self) -> str:
         """JSON of at most MAX_TERMINATION_BYTES.
 
-        What does not fit is left out, the least needed first: the oldest checkpoints, reasons of the plan,
+        What does not fit is left out, the least needed first: the oldest checkpoints, reasons and warnings of the plan,
         plan and dataset (the operator has had them from earlier Reports, if it had any).
         """
         lean = self
         while len((text := lean.to_json()).encode()) > MAX_TERMINATION_BYTES:
             if len(lean.checkpoints) > 1:
                 lean = lean.model_copy(update={"checkpoints": lean.checkpoints[1:]})
-            elif lean.plan and lean.plan.chosen:
-                lean = lean.model_copy(update={"plan": lean.plan.model_copy(update={"chosen": []})})
+            elif lean.plan and (lean.plan.chosen or lean.plan.warnings):
+                terse = lean.plan.model_copy(update={"chosen": [], "warnings": []})
+                lean = lean.model_copy(update={"plan": terse})
             elif lean.plan or lean.dataset:
                 lean = lean.model_copy(update={"plan": None, "dataset": None})
             else:

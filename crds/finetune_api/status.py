@@ -163,6 +163,8 @@ class Plan(ApiModel):
     """Space that the whole run takes on the storage claim."""
     chosen: Annotated[list[Choice], Field(max_length=32, json_schema_extra=_list_map("field"))] = []
     """Values that the guide chose, with reasons."""
+    assumptions: Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=8)] = []
+    """What had to be assumed, for neither spec nor model nor data tell."""
     warnings: Annotated[list[Advice], Field(max_length=32)] = []
     """What the guide advises against."""
 

@@ -16,7 +16,6 @@ from torch.nn.utils import clip_grad_norm_
 
 from finetune_api.report import Metrics, Stage
 from finetune_api.runconfig import RunConfig
-from finetune_api.status import Plan
 from finetune_trainer.batches import Batch, Schedule, pack
 from finetune_trainer.checkpoint import Checkpoints, State
 from finetune_trainer.distributed import Gang
@@ -24,6 +23,7 @@ from finetune_trainer.errors import LossNotFiniteError, TerminatedError
 from finetune_trainer.inputs import assemble
 from finetune_trainer.model import TrainableModel, exchange_gradients
 from finetune_trainer.optimization import make_optimizer, make_scheduler
+from finetune_trainer.planning import ExactPlan
 from finetune_trainer.prepare.arrow import Samples
 from finetune_trainer.reporter import Reporter
 
@@ -51,7 +51,7 @@ class Loop:
     """One attempt at a run, from the newest state to the end."""
 
     config: RunConfig
-    plan: Plan
+    plan: ExactPlan
     samples: Samples
     gang: Gang
     model: TrainableModel

@@ -13,6 +13,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="finetune-trainer", description="Trains what a RunConfig says.")
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="run this node's part of a training gang")
-    train.add_argument("--config", type=Path, required=True, metavar="FILE", help="the RunConfig, as JSON")
+    measure = commands.add_parser("measure", help="tell what the data of a run is like, without training")
+    for command in (train, measure):
+        command.add_argument(
+            "--config", type=Path, required=True, metavar="FILE", help="the RunConfig, as JSON"
+        )
     options = parser.parse_args(arguments)
-    sys.exit(entrypoint.train(options.config))
+    if options.command == "train":
+        sys.exit(entrypoint.train(options.config))
+    # Reading data takes libraries that a container's first process does without.
+    from finetune_trainer.measure import measure as measure_data
+
+    sys.exit(measure_data(options.config))

@@ -6,13 +6,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.status import Plan
+from finetune_trainer.planning import ExactPlan
 
 # The spec's names of schedules that transformers calls otherwise: there, `constant` knows no warm-up.
 _SCHEDULERS = {"constant": "constant_with_warmup"}
 
 
-def make_optimizer(model: nn.Module, stated: Hyperparameters, plan: Plan) -> AdamW:
+def make_optimizer(model: nn.Module, stated: Hyperparameters, plan: ExactPlan) -> AdamW:
     """AdamW over all weights."""
     return AdamW(
         model.parameters(),
@@ -23,7 +23,7 @@ def make_optimizer(model: nn.Module, stated: Hyperparameters, plan: Plan) -> Ada
     )
 
 
-def make_scheduler(optimizer: AdamW, stated: Hyperparameters, plan: Plan) -> LambdaLR:
+def make_scheduler(optimizer: AdamW, stated: Hyperparameters, plan: ExactPlan) -> LambdaLR:
     """The learning rate over the run's steps."""
     scheduler: LambdaLR = get_scheduler(
         _SCHEDULERS.get(stated.lr_scheduler, stated.lr_scheduler),

@@ -7,10 +7,8 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
-from finetune_api import guide
 from finetune_api.report import Stage
 from finetune_api.runconfig import RunConfig
-from finetune_api.status import Plan
 from finetune_trainer import commit, history
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.distributed import Gang
@@ -18,8 +16,9 @@ from finetune_trainer.errors import InvalidConfigurationError
 from finetune_trainer.loop import Loop
 from finetune_trainer.methods import sft
 from finetune_trainer.model import load_config, stored_dtype
+from finetune_trainer.planning import ExactPlan, gather, make_plan
 from finetune_trainer.post import Poster
-from finetune_trainer.prepare.pipeline import Prepared, load, prepare
+from finetune_trainer.prepare.pipeline import load, prepare
 from finetune_trainer.reporter import Reporter
 from finetune_trainer.storage import Storage
 
@@ -56,15 +55,11 @@ def train(
     directory = gang.on_first(lambda: str(prepare(config, storage, context_length, reporter.tick)))
     prepared = load(Path(directory), storage)
 
-    plan = guide.plan(
-        config.hyperparameters,
-        samples=prepared.status.samples,
-        longest=prepared.status.lengths.max,
-        context_length=context_length,
-        world_size=gang.world_size,
-        trainable_parameters=sft.trainable_parameters(model_config),
-    )
-    _check_budget(plan, prepared)
+    def planned() -> str:
+        facts = gather(config, prepared, context_length, reporter.tick)
+        return make_plan(facts, sft.trainable_parameters(model_config)).model_dump_json()
+
+    plan = ExactPlan.model_validate_json(gang.on_first(planned))
     reporter.stage(Stage.LOADING, dataset=prepared.status, plan=plan)
     checkpoints = Checkpoints(
         storage, gang, base, stored_dtype(base, model_config), prepared.status.digest, reporter.tick
@@ -91,12 +86,3 @@ def _context_length(config: RunConfig, model_config: PreTrainedConfig) -> int:
             "spec.hyperparameters.maxSeqLen: the model's config.json does not tell how long a text may be: state it"
         )
     return int(length)
-
-
-def _check_budget(plan: Plan, prepared: Prepared) -> None:
-    if plan.max_tokens_per_gpu < prepared.status.longest:
-        raise InvalidConfigurationError(
-            f"spec.hyperparameters.maxTokensPerGpu: {plan.max_tokens_per_gpu} tokens do not hold the longest sample, "
-            f"which has {prepared.status.longest}: raise it, or state a maxSeqLen of at most that to leave longer "
-            "samples out"
-        )

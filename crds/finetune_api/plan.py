@@ -1,0 +1,240 @@
+"""Pure: everything about a run that can be known before it, from what is stated and what is known of model and data.
+
+Whatever is not known yet is absent from the plan; what had to be assumed is listed in it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from pydantic.alias_generators import to_camel
+
+from finetune_api import guide
+from finetune_api.architecture import Architecture, named_size, typical
+from finetune_api.facts import DataFacts, Finding, ModelFacts, Severity
+from finetune_api.guide.hardware import memory_exceeded
+from finetune_api.memory import checkpoint_sizes, largest_token_budget, memory, trainable_parameters
+from finetune_api.model import SpecModel
+from finetune_api.recipe import USABLE_GPU_MEMORY, Recipe
+from finetune_api.remedies import Remedy, remedies
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.status import Advice, Choice, MemoryEstimate, MemoryParts, MicroBatches, Plan
+from finetune_api.support import unsupported
+from finetune_api.units import billions, gib
+
+Block = TypeVar("Block", bound=SpecModel)
+
+
+# Token budgets that are chosen are multiples of this: nobody needs to be more exact than the estimate.
+_ROUND = 256
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is known of a job before it runs."""
+
+    plan: Plan
+    findings: list[Finding]
+    """What its rules have to say, the gravest first."""
+    remedies: list[Remedy]
+    """What to change if it does not fit its GPUs; empty if it does, or if nobody can tell."""
+
+
+def study(spec: FineTuneJobSpec, model: ModelFacts | None = None, data: DataFacts | None = None) -> Study:
+    """Plan a job and ask every rule about it.
+
+    Without `model` its size is taken from its name, if that tells one.
+    """
+    studied = review(Recipe.of_spec(spec), model or model_by_name(spec), data)
+    return replace(studied, findings=_by_gravity([*unsupported(spec), *studied.findings]))
+
+
+def review(recipe: Recipe, model: ModelFacts | None, data: DataFacts | None) -> Study:
+    """Plan a recipe and ask the guide about it; its warnings stand in the plan, too."""
+    planned = plan(recipe, model, data)
+    helpful = _remedies(recipe, model, data, planned)
+    findings = guide.advise(recipe, planned, model, data, remedies=[str(remedy) for remedy in helpful])
+    if _cannot_fit(recipe, model, planned):
+        findings = [
+            replace(finding, severity=Severity.ERROR) if finding.rule == memory_exceeded.id else finding
+            for finding in findings
+        ]
+    warnings = [
+        Advice(rule=finding.rule, field=finding.field, message=finding.message)
+        for finding in findings
+        if finding.severity is not Severity.NOTE
+    ]
+    return Study(planned.model_copy(update={"warnings": warnings}), _by_gravity(findings), helpful)
+
+
+def _cannot_fit(recipe: Recipe, model: ModelFacts | None, planned: Plan) -> bool:
+    """Whether what is certain, and not estimated, is more than a GPU has: all that training keeps of a known model."""
+    need = planned.memory_per_gpu
+    if model is None or model.guessed_from is not None or need is None:
+        return False
+    if recipe.gpu_memory is None or not recipe.on_gpu:
+        return False
+    return need.parts.weights + need.parts.gradients + need.parts.optimizer > recipe.gpu_memory
+
+
+def _by_gravity(findings: Iterable[Finding]) -> list[Finding]:
+    gravity = list(Severity)
+    return sorted(findings, key=lambda finding: gravity.index(finding.severity))
+
+
+def model_by_name(spec: FineTuneJobSpec) -> ModelFacts | None:
+    """A model of the size that its name tells, if it does."""
+    name = spec.model.volume.path
+    size = named_size(name)
+    return None if size is None else ModelFacts(typical(size), guessed_from=name)
+
+
+def plan(recipe: Recipe, model: ModelFacts | None = None, data: DataFacts | None = None) -> Plan:
+    """Settle every value that the recipe leaves open, as far as it can be, and count what follows from them."""
+    settled, chosen = _settled(recipe, model, data)
+    assumptions = []
+    if model is not None and model.guessed_from is not None:
+        size = billions(model.architecture.parameters)
+        assumptions.append(f"the model has about {size} weights, judging by its name {model.guessed_from!r}")
+    length = sample_length(settled)
+    if length is None and model is not None:
+        length = model.assumed_length
+        assumptions.append(f"samples have at most {length:,} tokens: neither maxSeqLen nor data tell")
+    stated = settled.hyperparameters
+    of_model: dict[str, Any] = {}
+    if model is not None and length is not None:
+        tokens = stated.max_tokens_per_gpu or length
+        of_model = _of_model(settled, model.architecture, tokens=tokens, longest=length)
+    return Plan(
+        learning_rate=stated.learning_rate,
+        effective_batch_size=stated.effective_batch_size,
+        num_epochs=stated.num_epochs,
+        max_seq_len=sample_length(settled),
+        max_tokens_per_gpu=stated.max_tokens_per_gpu,
+        world_size=settled.world_size,
+        micro_batches_per_step=_micro_batches(settled, data),
+        chosen=chosen,
+        assumptions=assumptions,
+        **_steps(settled, data),
+        **of_model,
+    )
+
+
+def sample_length(recipe: Recipe) -> int | None:
+    """Tokens of the longest sample that is trained on; None while nobody knows."""
+    stated = recipe.hyperparameters
+    return stated.max_seq_len if stated.pretraining is None else stated.pretraining.block_size
+
+
+def _settled(recipe: Recipe, model: ModelFacts | None, data: DataFacts | None) -> tuple[Recipe, list[Choice]]:
+    """The recipe with what the guide chooses, and those choices. What depends on unknown facts stays open."""
+    chosen: list[Choice] = []
+
+    def fill(path: str, block: Block, **choices: guide.Chosen | None) -> Block:
+        """`block` with the choices in the place of what it leaves open."""
+        values: dict[str, Any] = {}
+        for name, choice in choices.items():
+            if choice is not None and getattr(block, name) is None:
+                field = f"spec.{path}.{to_camel(name)}"
+                chosen.append(Choice(field=field, value=choice.value, reason=choice.reason))
+                values[name] = choice.value
+        return block.model_copy(update=values)
+
+    conversations = recipe.hyperparameters.pretraining is None
+    hyperparameters = fill(
+        "hyperparameters",
+        recipe.hyperparameters,
+        learning_rate=guide.learning_rate(recipe, model, data),
+        effective_batch_size=guide.effective_batch_size(recipe, data),
+        num_epochs=guide.num_epochs(recipe),
+        max_seq_len=guide.max_seq_len(recipe, model, data) if conversations else None,
+    )
+    recipe = replace(recipe, hyperparameters=hyperparameters)
+    if recipe.method == "osft":
+        ratio = guide.unfreeze_rank_ratio(recipe, model)
+        recipe = replace(recipe, osft=fill("osft", recipe.osft, unfreeze_rank_ratio=ratio))
+    if recipe.method == "lora":
+        lora = fill("lora", recipe.lora, r=guide.lora_r(recipe))
+        recipe = replace(recipe, lora=lora)
+        recipe = replace(recipe, lora=fill("lora", lora, alpha=guide.lora_alpha(recipe)))
+    budget = _token_budget(recipe, model)
+    hyperparameters = fill("hyperparameters", hyperparameters, max_tokens_per_gpu=budget)
+    return replace(recipe, hyperparameters=hyperparameters), chosen
+
+
+def _token_budget(recipe: Recipe, model: ModelFacts | None) -> guide.Chosen | None:
+    """The largest micro-batch that fits; one sample of full length where nobody knows what fits."""
+    longest = sample_length(recipe)
+    if longest is None:
+        return None
+    one = guide.Chosen(longest, "one sample of full length, or several shorter ones")
+    # A guess is good enough for advice, not for filling a GPU.
+    limit = recipe.usable_gpu_memory
+    if limit is None or model is None or model.guessed_from is not None:
+        return one
+    fitting = largest_token_budget(recipe, model.architecture, longest=longest, limit=limit)
+    if fitting is None:
+        return one
+    batch_size = recipe.hyperparameters.effective_batch_size
+    share = fitting if batch_size is None else -(-batch_size // recipe.world_size) * longest
+    if share <= fitting:
+        return guide.Chosen(share, "a process's whole share of a step, which fits")
+    return guide.Chosen(
+        max(longest, fitting // _ROUND * _ROUND),
+        f"the most that fits into {gib(limit)}, {USABLE_GPU_MEMORY:.0%} of a GPU",
+    )
+
+
+def _steps(recipe: Recipe, data: DataFacts | None) -> dict[str, int]:
+    """Optimizer steps of an epoch and of the run, as far as they are known."""
+    stated = recipe.hyperparameters
+    if data is None or stated.effective_batch_size is None or stated.num_epochs is None:
+        return {}
+    of_epoch = -(-data.samples // stated.effective_batch_size)
+    total = of_epoch * stated.num_epochs
+    return {"steps_per_epoch": of_epoch, "total_steps": min(total, stated.max_steps or total)}
+
+
+def _micro_batches(recipe: Recipe, data: DataFacts | None) -> MicroBatches | None:
+    """As measured, or bounds: no micro-batch but the last holds fewer samples than it would of full length."""
+    if data is not None and data.micro_batches is not None:
+        return data.micro_batches
+    stated = recipe.hyperparameters
+    length, budget = sample_length(recipe), stated.max_tokens_per_gpu
+    if stated.effective_batch_size is None or length is None or budget is None:
+        return None
+    samples = stated.effective_batch_size if data is None else min(stated.effective_batch_size, data.samples)
+    most = -(-samples // max(1, budget // length))
+    return MicroBatches(min=1, max=max(1, -(-most // recipe.world_size)))
+
+
+def _of_model(recipe: Recipe, architecture: Architecture, *, tokens: int, longest: int) -> dict[str, Any]:
+    """What follows from the shapes of the model."""
+    need = memory(recipe, architecture, tokens=tokens, longest=longest)
+    sizes = checkpoint_sizes(recipe, architecture)
+    keep = recipe.checkpoints
+    epochs = recipe.hyperparameters.num_epochs or 0
+    # The result, the models of the epochs, and the state for restarts twice: a new one is complete before the old
+    # one goes.
+    storage = sizes.weights * (1 + epochs * keep.every_epoch) + 2 * sizes.resume
+    storage += sizes.full_state * epochs * keep.full_state_at_epoch
+    parts = MemoryParts(**{name: getattr(need, name) for name in MemoryParts.model_fields})
+    return {
+        "trainable_parameters": trainable_parameters(recipe, architecture),
+        "memory_per_gpu": MemoryEstimate(estimate=need.estimate, low=need.low, high=need.high, parts=parts),
+        "checkpoint_bytes": sizes.weights,
+        "resume_bytes": sizes.resume,
+        "full_state_bytes": sizes.full_state if keep.full_state_at_epoch else None,
+        "storage_bytes": storage,
+    }
+
+
+def _remedies(
+    recipe: Recipe, model: ModelFacts | None, data: DataFacts | None, planned: Plan
+) -> list[Remedy]:
+    limit, need = recipe.usable_gpu_memory, planned.memory_per_gpu
+    if model is None or limit is None or need is None or not recipe.on_gpu or need.estimate <= limit:
+        return []
+    settled, _ = _settled(recipe, model, data)
+    longest = sample_length(settled) or model.assumed_length
+    return remedies(settled, model.architecture, longest=longest)

@@ -1,0 +1,16 @@
+"""Numbers as people read them."""
+
+GIB = 2**30
+
+
+def gib(size: float) -> str:
+    """Bytes in GiB: '0.4 GiB', '23 GiB', '1,120 GiB'."""
+    value = size / GIB
+    return f"{value:,.1f} GiB" if value < 10 else f"{value:,.0f} GiB"
+
+
+def billions(count: int) -> str:
+    """A number of weights: '135 million', '1.54 billion', '70.6 billion'."""
+    if count < 10**9:
+        return f"{count / 10**6:.3g} million"
+    return f"{count / 10**9:.3g} billion"

@@ -1,0 +1,52 @@
+"""`finetune-trainer measure`: what a run's data are like, as training would find them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from finetune_api.failure import ExitCode
+from finetune_api.measured import Measured
+from finetune_trainer.batches import Schedule, pack
+from finetune_trainer.prepare.pipeline import load, prepare
+from finetune_trainer.storage import Storage
+from tiny import save_chat_data, save_tiny_model
+from trainer.gangs import config
+
+
+def measure(file: Path) -> "subprocess.CompletedProcess[str]":
+    command = [str(Path(sys.executable).with_name("finetune-trainer")), "measure", "--config", str(file)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_it_finds_what_training_finds_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "model")
+    save_chat_data(tmp_path / "train.jsonl", samples=50, overlong=2)
+    run = config(tmp_path, max_seq_len=128, max_tokens_per_gpu=128, effective_batch_size=8, nodes=2)
+    (tmp_path / "run.json").write_text(run.to_json())
+    before = sorted(tmp_path.rglob("*"))
+    done = measure(tmp_path / "run.json")
+    assert done.returncode == ExitCode.SUCCESS, done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+    measured = Measured.model_validate(json.loads(done.stdout))
+
+    prepared = load(prepare(run, Storage.of(run), 256, lambda: None), Storage.of(run))
+    assert measured.dataset == prepared.status
+    assert (measured.dataset.samples, measured.dataset.dropped) == (50, 2)
+    schedule = Schedule(50, 8, run.hyperparameters.seed)
+    lengths = prepared.samples.lengths.tolist()
+    counts = [
+        len(pack(schedule.batch(step).samples, lengths, budget=128, world_size=2)[0]) for step in range(7)
+    ]
+    found = measured.micro_batches
+    assert (found.min, found.mean, found.max) == (min(counts), sum(counts) / 7, max(counts))
+
+
+def test_faults_of_the_data_are_named_as_in_training(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "model")
+    (tmp_path / "train.jsonl").write_text('{"messages": []}\n')
+    (tmp_path / "run.json").write_text(config(tmp_path).to_json())
+    done = measure(tmp_path / "run.json")
+    assert done.returncode == ExitCode.INVALID_DATA
+    assert "line 1" in done.stderr
+    assert done.stdout == ""

@@ -1,0 +1,227 @@
+"""What a plan says, and that it keeps to it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api.architecture import from_config, typical
+from finetune_api.facts import ASSUMED_LENGTH, DataFacts, ModelFacts, Severity
+from finetune_api.plan import model_by_name, plan, review, study
+from finetune_api.recipe import USABLE_GPU_MEMORY, Recipe
+from finetune_api.remedies import remedies
+from finetune_api.spec import FineTuneJob
+from finetune_api.status import Lengths, MicroBatches, Plan
+from finetune_api.units import GIB
+from finetune_trainer.batches import pack
+from world import manifest
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+LENGTHS = Lengths(p50=300, p95=900, p99=1200, max=1500)
+
+
+def recipe(**spec: Any) -> Recipe:
+    """The recipe of a job of two CPU pods, changed as told."""
+    return Recipe.of_spec(FineTuneJob.model_validate(manifest(**spec)).spec)
+
+
+def gpus(nodes: int = 1, per_node: int = 8, memory: str | None = "80Gi") -> dict[str, Any]:
+    return {"nodes": nodes, "gpusPerNode": per_node} | ({"gpuMemory": memory} if memory else {})
+
+
+def model(name: str) -> ModelFacts:
+    return ModelFacts(from_config(json.loads((CONFIGS / f"{name}.json").read_text())))
+
+
+def choices(planned: Plan) -> dict[str, float]:
+    return {choice.field: choice.value for choice in planned.chosen}
+
+
+def test_what_is_stated_is_used_exactly_and_not_explained() -> None:
+    stated = {
+        "learningRate": 1e-4,
+        "effectiveBatchSize": 7,
+        "numEpochs": 5,
+        "maxSeqLen": 100,
+        "maxTokensPerGpu": 200,
+    }
+    result = plan(recipe(hyperparameters=stated), data=DataFacts(samples=70))
+    assert (result.learning_rate, result.effective_batch_size, result.num_epochs) == (1e-4, 7, 5)
+    assert (result.max_seq_len, result.max_tokens_per_gpu) == (100, 200)
+    assert (result.steps_per_epoch, result.total_steps) == (10, 50)
+    assert result.chosen == []
+
+
+def test_what_is_open_is_chosen_with_a_reason_once_it_can_be() -> None:
+    result = plan(recipe(), data=DataFacts(samples=500, lengths=LENGTHS))
+    assert choices(result) == {
+        "spec.hyperparameters.learningRate": 5e-6,
+        "spec.hyperparameters.effectiveBatchSize": 32,
+        "spec.hyperparameters.numEpochs": 2,
+        "spec.hyperparameters.maxSeqLen": 1500,
+        "spec.hyperparameters.maxTokensPerGpu": 1500,
+    }
+    assert all(choice.reason for choice in result.chosen)
+
+
+def test_what_is_not_known_stays_open() -> None:
+    result = plan(recipe())
+    assert result.to_wire().keys() == {
+        "learningRate",
+        "numEpochs",
+        "worldSize",
+        "chosen",
+        "assumptions",
+        "warnings",
+    }
+    assert result.assumptions == []
+
+
+def test_the_knobs_of_a_method_are_chosen_for_that_method_alone() -> None:
+    assert "spec.osft.unfreezeRankRatio" not in choices(plan(recipe()))
+    assert choices(plan(recipe(method="osft")))["spec.osft.unfreezeRankRatio"] == 0.5
+    assert choices(plan(recipe(method="lora", lora={"r": 8}))).get("spec.lora.alpha") == 16
+
+
+def test_the_last_short_batch_counts_as_a_step() -> None:
+    stated = {"effectiveBatchSize": 32, "numEpochs": 3}
+    result = plan(recipe(hyperparameters=stated), data=DataFacts(samples=65))
+    assert (result.steps_per_epoch, result.total_steps) == (3, 9)
+
+
+@pytest.mark.parametrize(("max_steps", "total"), [(5, 5), (100, 9)])
+def test_max_steps_ends_the_run_early_and_never_prolongs_it(max_steps: int, total: int) -> None:
+    stated = {"effectiveBatchSize": 32, "numEpochs": 3, "maxSteps": max_steps}
+    assert plan(recipe(hyperparameters=stated), data=DataFacts(samples=65)).total_steps == total
+
+
+def test_a_model_of_unknown_shape_is_taken_for_what_its_name_says_and_that_is_said() -> None:
+    spec = FineTuneJob.model_validate(
+        manifest(model={"volume": {"claimName": "m", "path": "llama-3.3-70b-instruct"}})
+    ).spec
+    facts = model_by_name(spec)
+    assert facts is not None
+    assert facts.architecture.parameters == pytest.approx(70e9, rel=0.1)
+    assumptions = study(spec).plan.assumptions
+    assert any(
+        "70" in said and "judging by its name 'llama-3.3-70b-instruct'" in said for said in assumptions
+    )
+
+
+def test_the_length_that_memory_is_planned_for_is_said_where_nothing_tells_it() -> None:
+    result = plan(recipe(), model("llama-3.1-8b"))
+    assert result.max_seq_len is None
+    assert [f"{ASSUMED_LENGTH:,} tokens" in said for said in result.assumptions] == [True]
+    assert plan(recipe(hyperparameters={"maxSeqLen": 512}), model("llama-3.1-8b")).assumptions == []
+
+
+def test_blocks_are_samples_of_one_length() -> None:
+    stated = {"pretraining": {"blockSize": 512}, "effectiveBatchSize": 16, "maxTokensPerGpu": 1024}
+    result = plan(recipe(hyperparameters=stated))
+    assert result.max_seq_len == 512
+    assert result.micro_batches_per_step == MicroBatches(min=1, max=4)
+
+
+def test_gpu_memory_is_filled_as_far_as_it_is_safe() -> None:
+    one_node = recipe(resources=gpus(), hyperparameters={"maxSeqLen": 4096, "effectiveBatchSize": 1024})
+    facts = model("llama-3.1-8b")
+    result = plan(one_node, facts)
+    assert result.max_tokens_per_gpu is not None
+    assert result.memory_per_gpu is not None
+    assert result.max_tokens_per_gpu > 4096
+    limit = USABLE_GPU_MEMORY * 80 * GIB
+    assert result.memory_per_gpu.estimate <= limit
+    more = {"maxSeqLen": 4096, "effectiveBatchSize": 1024, "maxTokensPerGpu": result.max_tokens_per_gpu + 256}
+    beyond = plan(recipe(resources=gpus(), hyperparameters=more), facts)
+    assert beyond.memory_per_gpu is not None
+    assert beyond.memory_per_gpu.estimate > limit
+
+
+def test_a_micro_batch_never_has_room_for_more_than_a_step() -> None:
+    small = recipe(resources=gpus(), hyperparameters={"maxSeqLen": 512, "effectiveBatchSize": 32})
+    assert plan(small, model("qwen2.5-0.5b")).max_tokens_per_gpu == 4 * 512
+
+
+def test_a_guessed_size_does_not_fill_a_gpu() -> None:
+    guessed = ModelFacts(typical(8 * 10**9), guessed_from="llama-8b")
+    stated = {"maxSeqLen": 4096, "effectiveBatchSize": 1024}
+    assert plan(recipe(resources=gpus(), hyperparameters=stated), guessed).max_tokens_per_gpu == 4096
+
+
+def test_the_volume_must_hold_every_model_and_two_states() -> None:
+    stated = {"maxSeqLen": 512, "numEpochs": 3}
+    result = plan(recipe(hyperparameters=stated), model("qwen2.5-0.5b"))
+    assert result.checkpoint_bytes is not None
+    assert result.resume_bytes is not None
+    assert result.storage_bytes == 4 * result.checkpoint_bytes + 2 * result.resume_bytes
+    without = recipe(hyperparameters=stated, checkpoints={"everyEpoch": False})
+    assert plan(without, model("qwen2.5-0.5b")).storage_bytes == (
+        result.checkpoint_bytes + 2 * result.resume_bytes
+    )
+    full = plan(recipe(hyperparameters=stated, checkpoints={"fullStateAtEpoch": True}), model("qwen2.5-0.5b"))
+    assert full.full_state_bytes is not None
+    assert full.storage_bytes == result.storage_bytes + 3 * full.full_state_bytes
+
+
+def test_70_billion_weights_do_not_fit_one_small_gpu_and_what_does_is_said() -> None:
+    job = recipe(resources=gpus(per_node=1, memory="24Gi"), hyperparameters={"maxSeqLen": 2048})
+    studied = review(job, model("llama-3.1-70b"), None)
+    [finding] = [
+        f
+        for f in studied.findings
+        if f.field == "spec.resources.gpuMemory" and f.severity is not Severity.NOTE
+    ]
+    assert "24 GiB" in finding.message
+    assert studied.remedies
+    assert str(studied.remedies[0]) in finding.message
+    assert [warning.message for warning in studied.plan.warnings if warning.rule == finding.rule] == [
+        finding.message
+    ]
+
+
+def test_a_job_that_fits_needs_no_remedy() -> None:
+    job = recipe(resources=gpus(), hyperparameters={"maxSeqLen": 2048})
+    assert review(job, model("llama-3.1-8b"), None).remedies == []
+
+
+@given(
+    st.sampled_from(["sft", "osft", "lora"]),
+    st.integers(10**8, 10**11),
+    st.sampled_from([16, 24, 40, 80, 141]),
+    st.sampled_from([1, 2, 8]),
+    st.integers(64, 40000),
+)
+def test_every_remedy_fits(method: str, parameters: int, size: int, per_node: int, longest: int) -> None:
+    job = recipe(method=method, resources=gpus(per_node=per_node, memory=f"{size}Gi"))
+    for remedy in remedies(job, typical(parameters), longest=longest):
+        stated = {"max_seq_len": remedy.longest}
+        changed = replace(
+            remedy.recipe, hyperparameters=remedy.recipe.hyperparameters.model_copy(update=stated)
+        )
+        need = plan(changed, ModelFacts(typical(parameters))).memory_per_gpu
+        assert need is not None
+        assert remedy.recipe.usable_gpu_memory is not None
+        assert need.estimate <= remedy.recipe.usable_gpu_memory, remedy
+
+
+@given(
+    st.lists(st.integers(1, 300), min_size=1, max_size=80),
+    st.integers(1, 6),
+    st.integers(300, 1200),
+)
+def test_a_step_is_divided_as_the_plan_says(lengths: list[int], world_size: int, budget: int) -> None:
+    """All samples once, each micro-batch within the budget, and as many of them as was foretold."""
+    stated = {"effectiveBatchSize": len(lengths), "maxSeqLen": 300, "maxTokensPerGpu": budget}
+    job = recipe(hyperparameters=stated, resources={"nodes": world_size, "gpusPerNode": 0})
+    foretold = plan(job, data=DataFacts(samples=len(lengths))).micro_batches_per_step
+    assert foretold is not None
+    shares = pack(range(len(lengths)), lengths, budget=budget, world_size=world_size)
+    assert sorted(sample for share in shares for members in share for sample in members) == list(
+        range(len(lengths))
+    )
+    assert all(sum(lengths[i] for i in members) <= budget for share in shares for members in share)
+    assert all(foretold.min <= len(share) <= foretold.max for share in shares)
