@@ -49,6 +49,10 @@ format: setup ## Format the code.
 crds: setup ## Generate the CustomResourceDefinition from finetune_api.
 	@$(RUN) hack/generate_crds.py
 
+.PHONY: docs
+docs: setup ## Generate docs/hyperparameters.md from finetune_api and its rules.
+	@$(RUN) hack/generate_docs.py
+
 .PHONY: deploy
 deploy: setup ## Build the images, load them into the cluster and install the chart.
 	@$(RUN) hack/deploy.py

@@ -3,10 +3,11 @@
 The guide advises, it never rejects: what cannot be run is an error of the spec's own models.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from finetune_api.facts import DataFacts, Finding, ModelFacts
 from finetune_api.guide import batches, general, hardware, learning_rates, lengths, lora, osft
+from finetune_api.guide.case import Case
 from finetune_api.guide.choices import (
     Chosen,
     effective_batch_size,
@@ -17,11 +18,12 @@ from finetune_api.guide.choices import (
     num_epochs,
     unfreeze_rank_ratio,
 )
-from finetune_api.guide.guideline import Case, Guideline
+from finetune_api.guide.guideline import Guideline
 from finetune_api.recipe import Recipe
 from finetune_api.status import Plan
 
 __all__ = [
+    "CHOICES",
     "RULES",
     "Chosen",
     "advise",
@@ -33,6 +35,17 @@ __all__ = [
     "num_epochs",
     "unfreeze_rank_ratio",
 ]
+
+# The function that chooses each field; its docstring says what.
+CHOICES: dict[str, Callable[..., Chosen | None]] = {
+    "spec.hyperparameters.learningRate": learning_rate,
+    "spec.hyperparameters.effectiveBatchSize": effective_batch_size,
+    "spec.hyperparameters.numEpochs": num_epochs,
+    "spec.hyperparameters.maxSeqLen": max_seq_len,
+    "spec.osft.unfreezeRankRatio": unfreeze_rank_ratio,
+    "spec.lora.r": lora_r,
+    "spec.lora.alpha": lora_alpha,
+}
 
 RULES: tuple[Guideline, ...] = (
     *learning_rates.RULES,

@@ -1,8 +1,9 @@
 """Rules about batch size and epochs."""
 
 from finetune_api.facts import Severity
+from finetune_api.guide.case import Case
 from finetune_api.guide.choices import NUM_EPOCHS, SMALL_DATASET, batch_sizes
-from finetune_api.guide.guideline import Case, guideline
+from finetune_api.guide.guideline import guideline
 
 _BATCH = "Effective batch size"
 _EPOCHS = "Number of epochs"

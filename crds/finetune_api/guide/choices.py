@@ -53,8 +53,8 @@ def rate(value: float) -> str:
 
 
 def learning_rate(recipe: Recipe, model: ModelFacts | None, data: DataFacts | None) -> Chosen:
-    """5e-6 for sft and osft; 2e-6 if either the model is large (8B and up) or the data are (more than 10,000 samples);
-    1e-6 if both are. 1e-5 for lora."""
+    """5e-6 for sft and osft; 2e-6 if the model is large (8B and up) or the data are (more than 10,000 samples); 1e-6 if
+    both are. 1e-5 for lora."""
     rates = LEARNING_RATES[recipe.method]
     if recipe.method == "lora":
         return Chosen(rates.start, "where lora starts; up towards 1e-4 only if the model underfits")
@@ -104,8 +104,11 @@ def batch_sizes(samples: int) -> BatchSizes:
 
 
 def effective_batch_size(recipe: Recipe, data: DataFacts | None) -> Chosen | None:
-    """32 below 1,000 samples, 128 up to 10,000, 256 above; more, as far as that suits the data, where otherwise a
-    process had nothing to do; never more than there are samples. Open until the number of samples is known."""
+    """32 below 1,000 samples, 128 up to 10,000, 256 above. More, as far as that suits the data, where otherwise a
+    process had nothing to do; never more than there are samples.
+
+    Open until the number of samples is known.
+    """
     if data is None:
         return None
     sizes = batch_sizes(data.samples)
@@ -119,13 +122,15 @@ def effective_batch_size(recipe: Recipe, data: DataFacts | None) -> Chosen | Non
 
 
 def num_epochs(recipe: Recipe) -> Chosen:
-    """2: the guide starts with 2 or 3, and more risk overfitting."""
+    """2. More than 3 risk overfitting."""
     return Chosen(NUM_EPOCHS[0], "2 or 3 are a good start; more risk overfitting")
 
 
 def max_seq_len(recipe: Recipe, model: ModelFacts | None, data: DataFacts | None) -> Chosen | None:
-    """The longest sample, so that none is lost, as far as the model's context reaches. Open until the data are
-    measured, and for documents, which are cut into blocks."""
+    """The length of the longest sample, so that none is left out, as far as the model's context reaches.
+
+    Open until the data are measured, and for documents, which are cut into blocks.
+    """
     if data is None or data.lengths is None or recipe.hyperparameters.pretraining is not None:
         return None
     longest = data.lengths.max
@@ -136,7 +141,10 @@ def max_seq_len(recipe: Recipe, model: ModelFacts | None, data: DataFacts | None
 
 
 def unfreeze_rank_ratio(recipe: Recipe, model: ModelFacts | None) -> Chosen | None:
-    """0.5, the balance between learning and keeping, for models of every size. For osft only."""
+    """0.5, for models of every size: it balances learning and keeping what the model knows.
+
+    None for other methods.
+    """
     if recipe.method != "osft":
         return None
     reason = "balances learning and keeping what the model knows"
@@ -153,14 +161,20 @@ def directions(model: ModelFacts, ratio: float) -> str:
 
 
 def lora_r(recipe: Recipe) -> Chosen | None:
-    """16. For lora only."""
+    """16.
+
+    None for other methods.
+    """
     if recipe.method != "lora":
         return None
     return Chosen(LORA_R, "where to start; 32 or 64 if the model underfits")
 
 
 def lora_alpha(recipe: Recipe) -> Chosen | None:
-    """Twice r. For lora only."""
+    """Twice r.
+
+    None for other methods.
+    """
     if recipe.method != "lora":
         return None
     r = LORA_R if recipe.lora.r is None else recipe.lora.r

@@ -3,7 +3,8 @@
 import re
 
 from finetune_api.facts import Severity
-from finetune_api.guide.guideline import Case, guideline
+from finetune_api.guide.case import Case
+from finetune_api.guide.guideline import guideline
 
 _FIELD = "spec.model"
 

@@ -2,7 +2,8 @@
 
 from finetune_api.checkpoint_sizes import checkpoint_sizes
 from finetune_api.facts import Severity
-from finetune_api.guide.guideline import Case, guideline
+from finetune_api.guide.case import Case
+from finetune_api.guide.guideline import guideline
 from finetune_api.recipe import USABLE_GPU_MEMORY
 from finetune_api.units import gib
 
@@ -15,12 +16,7 @@ _MAX_WARNING = 256
 def memory_exceeded(case: Case) -> str | None:
     """What a job needs per GPU must fit. Shorter samples, more GPUs, a lower unfreezeRankRatio, lora, or a model in 4
     or 8 bits need less."""
-    if (
-        not case.recipe.on_gpu
-        or case.need is None
-        or case.recipe.gpu_memory is None
-        or not case.exceeds(case.need)
-    ):
+    if case.need is None or case.recipe.gpu_memory is None or not case.exceeds(case.need):
         return None
     text = (
         f"about {gib(case.need)} are needed per GPU{case.judging}, more than {USABLE_GPU_MEMORY:.0%} of "
@@ -41,7 +37,7 @@ def memory_exceeded(case: Case) -> str | None:
 def memory_short(case: Case) -> str | None:
     """An estimate has a margin: where its upper end does not fit, a run may still get through."""
     need, memory = case.plan.memory_per_gpu, case.recipe.gpu_memory
-    if need is None or memory is None or not case.fits(need.estimate) or need.high <= memory:
+    if need is None or memory is None or not case.is_short or case.exceeds(need.estimate):
         return None
     return (
         f"{gib(need.low)} to {gib(need.high)} are needed per GPU{case.judging}, and there are {gib(memory)}: lower "

@@ -1,13 +1,12 @@
 """Rules about the learning rate."""
 
 from finetune_api.facts import Severity
+from finetune_api.guide.case import Case
 from finetune_api.guide.choices import LEARNING_RATES, large_things, learning_rate, rate
-from finetune_api.guide.guideline import Case, guideline
+from finetune_api.guide.guideline import guideline
 
 _SECTION = "Learning rate"
 _FIELD = "spec.hyperparameters.learningRate"
-# From here on it is not a matter of taste.
-_FAR = 10
 
 
 @guideline(_SECTION, Severity.WARNING, _FIELD)
@@ -18,16 +17,11 @@ def learning_rate_high(case: Case) -> str | None:
     value = case.plan.learning_rate
     if value <= rates.high:
         return None
-    factor = value / rates.high
-    harm = "training is likely to diverge" if factor >= _FAR else "the model may forget what it knew"
-    what = (
-        "the aggressive end for lora"
-        if case.recipe.method == "lora"
-        else f"the most to start {case.recipe.method} with"
-    )
+    lora = case.recipe.method == "lora"
+    what = "the aggressive end for lora" if lora else f"the most to start {case.recipe.method} with"
     return (
-        f"{rate(value)} is {factor:,.3g} times {rate(rates.high)}, {what}: {harm}. "
-        f"Set {_better(case)}, or leave it out"
+        f"{rate(value)} is {value / rates.high:,.3g} times {rate(rates.high)}, {what}: training may diverge, or the "
+        f"model forget what it knew. Set {_better(case)}, or leave it out"
     )
 
 

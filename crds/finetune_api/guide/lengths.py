@@ -1,7 +1,8 @@
 """Rules about how long samples are, and what of them is learnt."""
 
 from finetune_api.facts import Severity
-from finetune_api.guide.guideline import Case, guideline
+from finetune_api.guide.case import Case
+from finetune_api.guide.guideline import guideline
 
 _SECTION = "Max sequence length"
 _FIELD = "spec.hyperparameters.maxSeqLen"

@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 from finetune_api.facts import Severity
+from finetune_api.guide.case import Case
 from finetune_api.guide.choices import ALPHA_PER_RANK
-from finetune_api.guide.guideline import Case, guideline, none_of
+from finetune_api.guide.guideline import guideline
+from finetune_api.guide.layers import none_of
 from finetune_api.trained_weights import LORA_R, lora_r, targets, trainable_parameters
 from finetune_api.units import billions, gib
 
@@ -61,7 +63,7 @@ def _weights(case: Case) -> str:
 
 
 def _saving(case: Case) -> str:
-    need, less = case.need, case.need_with_lora(r=LORA_R)
+    need, less = case.need, case.need_of(case.with_lora(r=LORA_R))
     if need is None or less is None or gib(need) == gib(less):
         return ""
     return f", which takes {gib(less)} per GPU instead of {gib(need)}"
@@ -69,7 +71,7 @@ def _saving(case: Case) -> str:
 
 @guideline(_RANK, Severity.NOTE, "spec.lora.alpha")
 def lora_alpha_not_twice_r(case: Case) -> str | None:
-    """alpha is twice r: the adapters' contribution is scaled by alpha / r, and learning rates assume 2."""
+    """alpha is twice r: the adapters' contribution is scaled by alpha / r, and 2 is usual."""
     r, alpha = _r(case), case.recipe.lora.alpha
     if r is None or alpha is None or alpha == ALPHA_PER_RANK * r:
         return None
@@ -103,7 +105,7 @@ def quantization_needless(case: Case) -> str | None:
     """4 and 8 bits are for models that do not fit otherwise: on one that does, they only cost precision and time."""
     if case.recipe.method != "lora" or not _is_quantized(case):
         return None
-    need = case.need_with_lora(load_in_4bit=False, load_in_8bit=False)
+    need = case.least_need_of(case.with_lora(load_in_4bit=False, load_in_8bit=False))
     if need is None or case.recipe.gpu_memory is None or not case.fits(need):
         return None
     name = "loadIn4Bit" if case.recipe.lora.load_in_4bit else "loadIn8Bit"
@@ -118,8 +120,8 @@ def quantization_8_bits_suffice(case: Case) -> str | None:
     """8 bits are less aggressive than 4: where they fit, they are closer to the original."""
     if case.recipe.method != "lora" or not case.recipe.lora.load_in_4bit or case.recipe.gpu_memory is None:
         return None
-    whole = case.need_with_lora(load_in_4bit=False, load_in_8bit=False)
-    need = case.need_with_lora(load_in_4bit=False, load_in_8bit=True)
+    whole = case.least_need_of(case.with_lora(load_in_4bit=False, load_in_8bit=False))
+    need = case.least_need_of(case.with_lora(load_in_4bit=False, load_in_8bit=True))
     if need is None or case.fits(whole) or not case.fits(need):
         return None
     return (
@@ -133,7 +135,7 @@ def quantization_of_large_models(case: Case) -> str | None:
     """4 bits bring large models, of 20B and up, onto consumer GPUs."""
     if case.recipe.method != "lora" or _is_quantized(case) or case.recipe.gpu_memory is not None:
         return None
-    less = case.need_with_lora(load_in_4bit=True)
+    less = case.need_of(case.with_lora(load_in_4bit=True))
     if case.parameters is None or case.parameters < _QUANTIZED_FROM or case.need is None or less is None:
         return None
     return (
@@ -147,7 +149,7 @@ def model_splitting_needless(case: Case) -> str | None:
     """A model that fits one GPU is copied to each: all of them train at once. Split, they wait for one another."""
     if case.recipe.split_over == 1:
         return None
-    need = case.need_with_lora(enable_model_splitting=False)
+    need = case.least_need_of(case.with_lora(enable_model_splitting=False))
     if need is None or case.recipe.gpu_memory is None or not case.fits(need):
         return None
     return (
@@ -163,7 +165,7 @@ def model_splitting_needed(case: Case) -> str | None:
     recipe = case.recipe
     if recipe.method != "lora" or recipe.split_over > 1 or recipe.nodes > 1 or recipe.gpus_per_node < 2:
         return None
-    split = case.need_with_lora(enable_model_splitting=True)
+    split = case.least_need_of(case.with_lora(enable_model_splitting=True))
     if case.need is None or split is None or recipe.gpu_memory is None:
         return None
     if not case.exceeds(case.need) or not case.fits(split):

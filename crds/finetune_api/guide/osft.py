@@ -3,8 +3,11 @@
 from dataclasses import replace
 
 from finetune_api.facts import Severity
+from finetune_api.guide.case import Case
 from finetune_api.guide.choices import LARGE_MODEL, directions
-from finetune_api.guide.guideline import Case, guideline, none_of
+from finetune_api.guide.guideline import guideline
+from finetune_api.guide.layers import none_of
+from finetune_api.memory import decomposition_peak
 from finetune_api.trained_weights import UNFREEZE_RANK_RATIO, targets, unfreeze_rank_ratio
 from finetune_api.units import billions, gib
 
@@ -87,21 +90,27 @@ def unfreeze_rank_ratio_directions(case: Case) -> str | None:
 def unfreeze_rank_ratio_memory(case: Case) -> str | None:
     """A higher ratio takes more memory, for what is trained has gradients and optimizer state. It is one of the knobs
     when memory runs out."""
-    ratio, need = _ratio(case), case.need
-    if ratio is None or need is None or case.plan.memory_per_gpu is None or case.recipe.gpu_memory is None:
+    ratio, need, lower = _ratio(case), case.need, _CONSERVATIVE[1]
+    if ratio is None or ratio <= lower or need is None or not case.is_short:
         return None
-    lower = _CONSERVATIVE[1]
-    less = case.need_with_ratio(lower)
-    if (
-        case.plan.memory_per_gpu.high <= case.recipe.gpu_memory
-        or ratio <= lower
-        or less is None
-        or less >= need
-    ):
+    less = case.need_of(case.with_ratio(lower))
+    if less is None or less >= need:
         return None
     return (
         f"memory is short; with {lower:g} a GPU needs about {gib(less)} instead of {gib(need)}{case.judging}"
     )
+
+
+@guideline(_SECTION, Severity.NOTE, "spec.osft")
+def decomposition_memory(case: Case) -> str | None:
+    """Before osft trains, each matrix is decomposed as a whole, in FP32, whatever the ratio: the largest one decides
+    what memory that takes."""
+    if case.recipe.method != "osft" or case.model is None:
+        return None
+    peak = decomposition_peak(case.recipe, case.model.architecture)
+    if peak == 0:
+        return None
+    return f"before training, decomposing the largest matrix takes about {gib(peak)}{case.judging}, whatever the ratio"
 
 
 @guideline("target_patterns", Severity.WARNING, "spec.osft.targetPatterns")
@@ -127,5 +136,6 @@ RULES = (
     unfreeze_rank_ratio_conservative,
     unfreeze_rank_ratio_directions,
     unfreeze_rank_ratio_memory,
+    decomposition_memory,
     target_patterns_match_nothing,
 )

@@ -1,0 +1,89 @@
+"""What a rule is asked about."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from finetune_api.facts import DataFacts, ModelFacts
+from finetune_api.memory import memory
+from finetune_api.recipe import Recipe
+from finetune_api.status import Plan
+
+
+@dataclass(frozen=True)
+class Case:
+    """A job as rules see it: what is stated, what was settled, and what is known."""
+
+    recipe: Recipe
+    plan: Plan
+    model: ModelFacts | None
+    data: DataFacts | None
+    remedies: Sequence[str] = ()
+    """Changes after which the job fits its GPUs, the mildest first."""
+
+    @property
+    def parameters(self) -> int | None:
+        """Weights of the model."""
+        return None if self.model is None else self.model.architecture.parameters
+
+    @property
+    def judging(self) -> str:
+        """To stand behind a statement about the model: where its size is a guess, that it is one."""
+        guessed = self.model is not None and self.model.guessed_from is not None
+        return ", judging by the model's name" if guessed else ""
+
+    @property
+    def need(self) -> int | None:
+        """Bytes per GPU at the peak."""
+        return None if self.plan.memory_per_gpu is None else self.plan.memory_per_gpu.estimate
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the upper end of the estimate exceeds a GPU, and no smaller micro-batch was left to choose."""
+        memory, limit = self.plan.memory_per_gpu, self.recipe.gpu_memory
+        if not self.recipe.on_gpu or memory is None or limit is None or self._longest is None:
+            return False
+        smaller = self.recipe.hyperparameters.max_tokens_per_gpu is None and self._tokens > self._longest
+        return memory.high > limit and not smaller
+
+    def with_lora(self, **changes: Any) -> Recipe:
+        """The recipe with other values in its lora block."""
+        return replace(self.recipe, lora=self.recipe.lora.model_copy(update=changes))
+
+    def with_ratio(self, ratio: float) -> Recipe:
+        """The recipe with another unfreezeRankRatio."""
+        return replace(self.recipe, osft=self.recipe.osft.model_copy(update={"unfreeze_rank_ratio": ratio}))
+
+    def need_of(self, changed: Recipe) -> int | None:
+        """Bytes per GPU at the peak of another recipe with the same micro-batches."""
+        return self._need(changed, self._tokens)
+
+    def least_need_of(self, changed: Recipe) -> int | None:
+        """Bytes per GPU at the peak of another recipe with the smallest micro-batches that it can have."""
+        return self._need(changed, self.recipe.hyperparameters.max_tokens_per_gpu or self._longest)
+
+    def _need(self, changed: Recipe, tokens: int | None) -> int | None:
+        if self.model is None or self._longest is None or tokens is None:
+            return None
+        return memory(changed, self.model.architecture, tokens=tokens, longest=self._longest).estimate
+
+    @property
+    def _longest(self) -> int | None:
+        assumed = None if self.model is None else self.model.assumed_length
+        return self.plan.max_seq_len or assumed
+
+    @property
+    def _tokens(self) -> int:
+        return self.plan.max_tokens_per_gpu or self._longest or 0
+
+    def fits(self, need: int | None) -> bool:
+        """Whether so many bytes are known to fit a GPU, with a margin for what an estimate may miss."""
+        return need is not None and self._usable is not None and need <= self._usable
+
+    def exceeds(self, need: int | None) -> bool:
+        """Whether so many bytes are known not to fit a GPU."""
+        return need is not None and self._usable is not None and need > self._usable
+
+    @property
+    def _usable(self) -> int | None:
+        return self.recipe.usable_gpu_memory if self.recipe.on_gpu else None
