@@ -269,6 +269,14 @@ def _family(config: Mapping[str, Any]) -> tuple[str, Family]:
             raise ArchitectureError(
                 f"{field}: a {model_type} model's shapes are known only where it is {str(supported).lower()}"
             )
+    if family.embedding_size:
+        hidden = size(config, family.fields.hidden_size)
+        width = optional_size(config, family.embedding_size, hidden)
+        if width not in (None, hidden):
+            raise ArchitectureError(
+                f"{family.embedding_size}: {width} is not {family.fields.hidden_size}, which is {hidden}; "
+                f"shapes of such {model_type} models are not known"
+            )
     return model_type, family
 
 
