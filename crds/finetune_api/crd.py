@@ -119,11 +119,16 @@ def _merged(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
 
 def _fixed(field: str) -> dict[str, Any]:
     """What is trained may be corrected until training begins: a job that was refused can be mended in its place."""
+    new, old = f"self.spec.{field}", f"oldSelf.spec.{field}"
+    same = f"{new} == {old}"
+    if FineTuneJobSpec.model_fields[field].default is None:
+        # Not as optionals (self.spec.?lora): the API server takes those for boundless, and too dear to compare.
+        same = f"(has({new}) ? has({old}) && {same} : !has({old}))"
     return {
-        "rule": "!has(oldSelf.status) || !has(oldSelf.status.startTime) || "
-        f"self.spec.?{field} == oldSelf.spec.?{field}",
+        "rule": f"!has(oldSelf.status) || !has(oldSelf.status.startTime) || {same}",
         "message": f"spec.{field} is fixed once training has begun: create another FineTuneJob to train with other "
         "settings",
+        "fieldPath": f".spec.{field}",
     }
 
 

@@ -1,10 +1,10 @@
 """Pure: what is wrong with a FineTuneJob, in words that name the field."""
 
 import difflib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from finetune_api.spec import FineTuneJob
 
@@ -47,10 +47,27 @@ def _sentence(fault: Any) -> str:
 
 def _suggestion(location: Sequence[int | str]) -> str:
     """What may have been meant by a field that does not exist."""
-    model: Any = FineTuneJob
+    model: type[BaseModel] = FineTuneJob
     for part in location[:-1]:
-        model = next(field.annotation for field in model.model_fields.values() if field.alias == part)
-    fields = [field.alias for field in model.model_fields.values()]
+        model = _model_of(model, part)
+    fields = [str(field.alias) for field in model.model_fields.values()]
     lower = {name.lower(): name for name in fields}
     close = difflib.get_close_matches(str(location[-1]).lower().replace("_", ""), lower, n=1)
     return f"did you mean {lower[close[0]]}?" if close else f"there are {', '.join(fields)}"
+
+
+def _model_of(model: type[BaseModel], part: int | str) -> type[BaseModel]:
+    """The model of the object that `part` of a path leads to from an object of `model`."""
+    if isinstance(part, int):
+        # An item of a list: the step to the list itself led to what its items are.
+        return model
+    annotation = next(field.annotation for field in model.model_fields.values() if field.alias == part)
+    return next(found for found in _classes(annotation) if issubclass(found, BaseModel))
+
+
+def _classes(annotation: Any) -> Iterator[type]:
+    """The classes that an annotation is made of: X of `X | None`, of `list[X]`."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _classes(part)
