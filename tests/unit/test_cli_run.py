@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import yaml
-from click.testing import CliRunner, Result
+from typer.testing import CliRunner, Result
 
 from finetune_api.spec import FineTuneJob
+from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.local import claims, gpus
 from finetune_operator.cli.local.identity import run_uid
 from finetune_operator.cli.main import cli
@@ -117,5 +117,5 @@ def test_every_node_gets_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("visible", ["", "-1"])
 def test_hidden_gpus_are_none(monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
     monkeypatch.setenv(gpus.VISIBLE, visible)
-    with pytest.raises(click.ClickException, match="has 0"):
+    with pytest.raises(CommandError, match="has 0"):
         gpus.assign(job(resources={"nodes": 1, "gpusPerNode": 1}))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
+from typer.testing import CliRunner, Result
 
 from finetune_operator.cli.main import cli
 

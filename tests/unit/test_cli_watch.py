@@ -1,15 +1,15 @@
 """`finetune watch`: its options. What it does is tested against a real API server."""
 
 import pytest
-from click.testing import CliRunner
+from typer.testing import CliRunner
 
 from finetune_operator.cli.main import cli
-from finetune_operator.cli.watch import Duration
+from finetune_operator.cli.watch import duration
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("2h0m5s", 7205)])
 def test_durations_are_read_as_kubectl_reads_them(text: str, seconds: float) -> None:
-    assert Duration().convert(text, None, None) == seconds
+    assert duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["90", "m", "1d", "-5s", "1h 30m", ""])

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
-import click
 from kubernetes.aio import client, config
 from kubernetes.aio.watch import Watch
 from pydantic import ValidationError
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from finetune_api import names
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.cli.display import Display
+from finetune_operator.cli.errors import CommandError
 
 # How long one watch lasts; the job is read anew after it, so a connection that died unnoticed costs no more.
 WATCH_SECONDS = 60
@@ -27,20 +27,20 @@ async def follow(
     """Show every status of a job until the last one, and return that.
 
     `namespace` is that of the kubeconfig's context if None. Raises TimeoutError after `seconds`, and
-    click.ClickException when the job cannot be followed.
+    CommandError when the job cannot be followed.
     """
     try:
         await config.load_kube_config()  # type: ignore[no-untyped-call]
         _, context = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
     except config.ConfigException as error:
-        raise click.ClickException(f"there is no usable kubeconfig: {error}") from error
+        raise CommandError(f"there is no usable kubeconfig: {error}") from error
     namespace = namespace or context["context"].get("namespace", "default")
     async with asyncio.timeout(seconds), client.ApiClient() as api:
         async for found in _states(client.CustomObjectsApi(api), namespace, name, display):
             try:
                 status = FineTuneJobStatus.model_validate(found.get("status") or {})
             except ValidationError as error:
-                raise click.ClickException(
+                raise CommandError(
                     f"the operator writes a status that this version of the command does not know: {error}"
                 ) from error
             display.show(status)
@@ -74,20 +74,18 @@ async def _states(
                     timeout_seconds=WATCH_SECONDS,
                 ):
                     if event["type"] == "DELETED":
-                        raise click.ClickException(f"{names.SINGULAR}/{name} was deleted")
+                        raise CommandError(f"{names.SINGULAR}/{name} was deleted")
                     yield event["raw_object"]
         except client.ApiException as error:
             if error.status == 404:
-                raise click.ClickException(
+                raise CommandError(
                     f"there is no {names.SINGULAR}/{name} in namespace {namespace}; -n names another namespace"
                 ) from error
             if error.status not in TRANSIENT_STATUSES:
-                raise click.ClickException(
-                    f"the API server refuses: {error.status} {error.reason}"
-                ) from error
+                raise CommandError(f"the API server refuses: {error.status} {error.reason}") from error
             await asyncio.sleep(RECONNECT_SECONDS)
         except aiohttp.ClientError as error:
             if not reached:
-                raise click.ClickException(f"the API server cannot be reached: {error}") from error
+                raise CommandError(f"the API server cannot be reached: {error}") from error
             display.say("Reconnecting", f"the API server cannot be reached: {error}")
             await asyncio.sleep(RECONNECT_SECONDS)

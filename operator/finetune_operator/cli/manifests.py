@@ -4,13 +4,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-import click
 import yaml
 from pydantic import ValidationError
 
 from finetune_api import names
 from finetune_api.spec import FineTuneJob
 from finetune_operator import validation
+from finetune_operator.cli.errors import CommandError
+from finetune_operator.cli.kubectl_yaml import KubectlLoader
 
 # All that the API server keeps of an object besides spec and status.
 TOP_LEVEL_FIELDS = {"apiVersion", "kind", "metadata", "spec", "status"}
@@ -53,20 +54,20 @@ def read(files: Iterable[IO[str]]) -> Manifests:
 def read_one(file: IO[str]) -> FineTuneJob:
     """The only FineTuneJob of a file.
 
-    Raises click.ClickException when it is invalid, or when there is none or more than one.
+    Raises CommandError when it is invalid, or when there is none or more than one.
     """
     manifests = read([file])
     if manifests.problems:
-        raise click.ClickException("\n".join(map(str, manifests.problems)))
+        raise CommandError("\n".join(map(str, manifests.problems)))
     if len(manifests.jobs) != 1:
         found = ", ".join(job.metadata.name for job in manifests.jobs) or "none"
-        raise click.ClickException(f"{file.name}: one {names.KIND} is needed here; found: {found}")
+        raise CommandError(f"{file.name}: one {names.KIND} is needed here; found: {found}")
     return manifests.jobs[0]
 
 
 def _read_file(file: IO[str], manifests: Manifests) -> None:
     try:
-        loader = yaml.SafeLoader(file)
+        loader = KubectlLoader(file)
         while loader.check_node():
             if (node := loader.get_node()) is not None:
                 _read_document(file.name, node, loader.construct_document(node), manifests)

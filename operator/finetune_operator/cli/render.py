@@ -1,8 +1,8 @@
 """`finetune render`: what the operator would create."""
 
-from typing import IO
+from typing import Annotated
 
-import click
+import typer
 
 from finetune_operator import workload
 from finetune_operator.cli import manifests
@@ -21,11 +21,9 @@ NOTE = """\
 """
 
 
-@click.command()
-@click.argument("file", type=click.File(encoding="utf-8"))
-def render(file: IO[str]) -> None:
+def render(file: Annotated[typer.FileText, typer.Argument(metavar="FILE", encoding="utf-8")]) -> None:
     """Print the objects that the operator would create for the FineTuneJob in FILE (- is the standard input)."""
     job = manifests.read_one(file)
     job = job.model_copy(update={"metadata": job.metadata.model_copy(update={"uid": UID})})
     objects = workload.manifests(job, 1, INSTALLATION)
-    click.echo(NOTE + to_yaml(objects), nl=False)
+    typer.echo(NOTE + to_yaml(objects), nl=False)

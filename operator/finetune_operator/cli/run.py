@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import Annotated
 
-import click
+import typer
 from rich.console import Console
 
 from finetune_api import names
@@ -18,6 +18,7 @@ from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator import conditions
 from finetune_operator.cli import manifests
 from finetune_operator.cli.display import Display
+from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.local import claims, gpus
 from finetune_operator.cli.local.identity import run_uid
 from finetune_operator.cli.local.interrupt import Interrupt
@@ -28,12 +29,19 @@ from finetune_operator.cli.output import to_yaml
 TRAINER = "finetune-trainer"
 
 
-@click.command()
-@click.argument("file", type=click.File(encoding="utf-8"))
-@click.option(
-    "--claim", "mappings", metavar="NAME=DIR", multiple=True, help="The folder in the place of a claim."
-)
-def run(file: IO[str], mappings: tuple[str, ...]) -> None:
+def run(
+    file: Annotated[typer.FileText, typer.Argument(metavar="FILE", encoding="utf-8")],
+    mappings: Annotated[
+        list[str],
+        typer.Option(
+            "--claim",
+            metavar="NAME=DIR",
+            help="The folder in the place of a claim.",
+            default_factory=list,
+            show_default=False,
+        ),
+    ],
+) -> None:
     """Train the FineTuneJob in FILE on this machine: folders for its claims, a process for each of its pods.
 
     Ctrl-C saves the state and ends; the same command goes on from there. At the end the job's status is printed as
@@ -53,21 +61,21 @@ def run(file: IO[str], mappings: tuple[str, ...]) -> None:
             status = train(job, machine, display, interrupt)
     if interrupt.signal is not None and (status.phase is None or not status.phase.is_terminal):
         machine.clean()
-        click.echo(_farewell(status), err=True)
+        typer.echo(_farewell(status), err=True)
         sys.exit(128 + interrupt.signal)
-    click.echo(to_yaml([{"status": status.to_wire()}]), nl=False)
+    typer.echo(to_yaml([{"status": status.to_wire()}]), nl=False)
     if status.phase is not Phase.SUCCEEDED:
         ready = conditions.find(status.conditions, conditions.READY)
         assert ready is not None
-        raise click.ClickException(f"{ready.message}\nWhat the nodes printed is in {machine.directory}")
+        raise CommandError(f"{ready.message}\nWhat the nodes printed is in {machine.directory}")
     machine.clean()
-    click.echo(f"The model is in {Path(locations.storage) / names.OUTPUT_DIR}", err=True)
+    typer.echo(f"The model is in {Path(locations.storage) / names.OUTPUT_DIR}", err=True)
 
 
 def _trainer() -> list[str]:
     """The trainer's command, from this environment or else from the PATH.
 
-    Raises click.ClickException when it is not installed.
+    Raises CommandError when it is not installed.
     """
     beside = Path(sys.executable).with_name(TRAINER)
     # The command comes with every installation, and what it needs only with the extra.
@@ -75,7 +83,7 @@ def _trainer() -> list[str]:
         return [str(beside)]
     elsewhere = shutil.which(TRAINER)
     if elsewhere is None or Path(elsewhere).samefile(beside):
-        raise click.ClickException(
+        raise CommandError(
             f"{TRAINER} is not installed here. Install it with: pip install 'finetune-operator[trainer]'"
         )
     return [elsewhere]
@@ -86,16 +94,14 @@ def _locked(directory: Path) -> Iterator[int]:
     """Keep other runs out of a directory; yields the file descriptor that holds the lock.
 
     The lock lasts as long as any process has the descriptor: nodes that outlive this command keep it.
-    Raises click.ClickException when another run holds it.
+    Raises CommandError when another run holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise click.ClickException(
-            f"another run is underway in {directory}; wait for it, or end it"
-        ) from None
+        raise CommandError(f"another run is underway in {directory}; wait for it, or end it") from None
     try:
         yield descriptor
     finally:

@@ -3,39 +3,48 @@
 import asyncio
 import re
 import sys
-from typing import Any
+from typing import Annotated
 
-import click
+import typer
 from rich.console import Console
 
 from finetune_api import names
 from finetune_api.status import Phase
 from finetune_operator import conditions
 from finetune_operator.cli.display import Display
+from finetune_operator.cli.errors import CommandError
 
 # What timeout(1) exits with.
 EXIT_TIMEOUT = 124
 EXIT_INTERRUPTED = 130
+UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
-class Duration(click.ParamType[float]):
-    """A duration as kubectl reads it, in seconds."""
+def duration(text: str) -> float:
+    """A duration as kubectl reads it ('90s', '30m', '2h', or a combination such as '1h30m'), in seconds.
 
-    name = "duration"
-    UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read '90s', '30m', '2h', or a combination such as '1h30m'."""
-        if not re.fullmatch(r"(\d+[hms])+", str(value)):
-            self.fail(f"{value!r} is not a duration such as 90s, 30m or 1h30m", param, ctx)
-        return sum(int(number) * self.UNITS[unit] for number, unit in re.findall(r"(\d+)([hms])", value))
+    Raises typer.BadParameter for anything else.
+    """
+    if not re.fullmatch(r"(\d+[hms])+", text):
+        raise typer.BadParameter(f"{text!r} is not a duration such as 90s, 30m or 1h30m")
+    return sum(int(number) * UNITS[unit] for number, unit in re.findall(r"(\d+)([hms])", text))
 
 
-@click.command()
-@click.argument("name")
-@click.option("-n", "--namespace", help="Namespace of the job; that of the kubeconfig's context if left out.")
-@click.option("--timeout", type=Duration(), help="Give up after this long, e.g. 90s, 30m, 1h30m.")
-def watch(name: str, namespace: str | None, timeout: float | None) -> None:
+def watch(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            "-n", "--namespace", help="Namespace of the job; that of the kubeconfig's context if left out."
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            parser=duration, metavar="DURATION", help="Give up after this long, e.g. 90s, 30m, 1h30m."
+        ),
+    ] = None,
+) -> None:
     """Follow the FineTuneJob NAME on the cluster of the current kubeconfig until it is over.
 
     Exit code: 0 it succeeded, 1 it failed or is gone, 2 wrong usage, 124 the timeout is over, 130 Ctrl-C. Leaving
@@ -50,8 +59,8 @@ def watch(name: str, namespace: str | None, timeout: float | None) -> None:
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except TimeoutError:
-        click.echo(f"{names.SINGULAR}/{name} is still underway after the timeout", err=True)
+        typer.echo(f"{names.SINGULAR}/{name} is still underway after the timeout", err=True)
         sys.exit(EXIT_TIMEOUT)
     if status.phase is not Phase.SUCCEEDED:
         ready = conditions.find(status.conditions, conditions.READY)
-        raise click.ClickException(ready.message if ready else f"{names.SINGULAR}/{name} failed")
+        raise CommandError(ready.message if ready else f"{names.SINGULAR}/{name} failed")

@@ -3,16 +3,15 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import click
-
 from finetune_api.runconfig import Locations
 from finetune_api.spec import FineTuneJob
+from finetune_operator.cli.errors import CommandError
 
 
 def folders(job: FineTuneJob, mappings: Iterable[str]) -> dict[str, Path]:
     """The folder of every claim that the job names, from NAME=DIR mappings.
 
-    The folder that results are written to is made when it is missing. Raises click.ClickException for a mapping that
+    The folder that results are written to is made when it is missing. Raises CommandError for a mapping that
     is no such thing, is missing, or that the job has no use for; the message has the options to add.
     """
     needed = _needed(job)
@@ -20,18 +19,18 @@ def folders(job: FineTuneJob, mappings: Iterable[str]) -> dict[str, Path]:
     for mapping in mappings:
         claim, equals, folder = mapping.partition("=")
         if not (claim and equals and folder):
-            raise click.ClickException(f"--claim {mapping}: write --claim NAME=DIR, e.g. {_options(needed)}")
+            raise CommandError(f"--claim {mapping}: write --claim NAME=DIR, e.g. {_options(needed)}")
         if claim not in needed:
-            raise click.ClickException(f"--claim {mapping}: the job names no claim {claim}. {_needs(needed)}")
+            raise CommandError(f"--claim {mapping}: the job names no claim {claim}. {_needs(needed)}")
         if claim in found:
-            raise click.ClickException(f"--claim {claim} is there twice: {found[claim]} and {folder}")
+            raise CommandError(f"--claim {claim} is there twice: {found[claim]} and {folder}")
         found[claim] = Path(folder).expanduser().absolute()
     if missing := [claim for claim in needed if claim not in found]:
-        raise click.ClickException(f"{_needs(needed)}\nAdd: {_options(missing)}")
+        raise CommandError(f"{_needs(needed)}\nAdd: {_options(missing)}")
     found[job.spec.storage.claim_name].mkdir(parents=True, exist_ok=True)
     for claim, path in found.items():
         if not path.is_dir():
-            raise click.ClickException(f"--claim {claim}={path}: there is no such folder")
+            raise CommandError(f"--claim {claim}={path}: there is no such folder")
     return found
 
 

@@ -4,9 +4,8 @@ import os
 import shutil
 import subprocess
 
-import click
-
 from finetune_api.spec import FineTuneJob
+from finetune_operator.cli.errors import CommandError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -14,14 +13,14 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 def assign(job: FineTuneJob) -> list[list[str]]:
     """The GPUs of every node, disjoint; none where the job trains on the CPU.
 
-    Raises click.ClickException when this machine has too few.
+    Raises CommandError when this machine has too few.
     """
     nodes, each = job.spec.resources.nodes, job.spec.resources.gpus_per_node
     if each == 0:
         return [[] for _ in range(nodes)]
     available = devices()
     if len(available) < nodes * each:
-        raise click.ClickException(
+        raise CommandError(
             f"the job needs {nodes * each} GPUs (spec.resources: nodes {nodes}, gpusPerNode {each}), and this machine "
             f"has {len(available)}. Lower them, or set gpusPerNode: 0 to train on the CPU."
         )
