@@ -148,7 +148,7 @@ models = st.sampled_from([None, SMALL, MIDDLE, LARGE, HUGE, named("some-8b-instr
 def facts(draw: st.DrawFn) -> DataFacts:
     """What can be measured of data, consistent or not."""
     counts = st.integers(0, 10**9)
-    p50, p95, p99, longest = sorted(draw(st.lists(st.integers(0, 10**7), min_size=4, max_size=4)))
+    p50, p95, p99, longest = sorted(draw(st.lists(st.integers(1, 10**7), min_size=4, max_size=4)))
     least, most = sorted(draw(st.lists(counts, min_size=2, max_size=2)))
     lengths = Lengths(p50=p50, p95=p95, p99=p99, max=longest)
     micro_batches = MicroBatches(min=least, mean=draw(optional(st.just((least + most) / 2))), max=most)
@@ -194,6 +194,18 @@ def test_what_the_guide_chooses_it_does_not_advise_against(
 def _block(finding: Finding) -> bool:
     """Block sizes are stated, never chosen."""
     return finding.field == "spec.hyperparameters.pretraining.blockSize"
+
+
+@given(
+    recipe=recipes(), model=st.sampled_from([named("some-8b"), named("some-70b")]), data=st.none() | facts()
+)
+def test_what_follows_from_a_guessed_size_says_so(
+    recipe: Recipe, model: ModelFacts, data: DataFacts | None
+) -> None:
+    blind = guide.advise(recipe, plan(recipe, None, data), None, data)
+    for finding in guide.advise(recipe, plan(recipe, model, data), model, data):
+        if finding not in blind:
+            assert "judging by" in finding.message
 
 
 @given(recipe=recipes(), data=st.none() | facts())

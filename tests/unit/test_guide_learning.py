@@ -80,6 +80,12 @@ def test_1e_3_is_warned_of_with_what_is_wrong_and_what_to_set() -> None:
     )
 
 
+def test_a_better_rate_is_given_for_the_job_s_size() -> None:
+    said = told("sft", LARGE, **hyper(learningRate=1e-3))["learning-rate-high"]
+    assert said.endswith("Set 2e-6 for 8.03 billion weights, or leave it out")
+    assert "Set 1e-5, or" in told("lora", HUGE, **hyper(learningRate=1e-3))["learning-rate-high"]
+
+
 def test_only_1e_4_is_the_aggressive_end_of_lora() -> None:
     assert "aggressive end" in told("lora", **hyper(learningRate=1e-4))["learning-rate-lora-raised"]
     assert "aggressive" not in told("lora", **hyper(learningRate=5e-5))["learning-rate-lora-raised"]
@@ -88,7 +94,7 @@ def test_only_1e_4_is_the_aggressive_end_of_lora() -> None:
 
 def test_the_upper_end_is_high_for_large_models_and_data() -> None:
     said = told("sft", LARGE, data(20_000), **hyper(learningRate=5e-6))["learning-rate-for-size"]
-    assert said.startswith("5e-6 is high for a model of 8.03 billion weights and 20,000 samples")
+    assert said.startswith("5e-6 is high for 20,000 samples and 8.03 billion weights")
     assert "1e-6" in said
     assert "learning-rate-for-size" not in told("sft", LARGE, data(20_000), **hyper(learningRate=1e-6))
     assert "learning-rate-for-size" not in told("sft", SMALL, data(), **hyper(learningRate=5e-6))
@@ -159,6 +165,17 @@ def test_a_batch_under_the_number_of_processes_is_warned_of_before_the_data_are_
     said = told(resources=sixteen, **hyper(effectiveBatchSize=10))["batch-size-under-processes"]
     assert "leave 6 of 16 processes without work: set 16 or more" in said
     assert "batch-size-under-processes" not in told(resources=sixteen, **hyper(effectiveBatchSize=16))
+
+
+def test_where_the_data_do_not_suffice_for_all_processes_fewer_are_the_remedy() -> None:
+    many = gpus(None, nodes=32, per_node=8)
+    for samples in (100, 500):
+        said = told(data=data(samples), resources=many)["batch-size-under-processes"]
+        assert said.endswith("of 256 processes without work: ask for fewer nodes and GPUs")
+    said = told(data=data(50_000), resources=many, **hyper(effectiveBatchSize=128))[
+        "batch-size-under-processes"
+    ]
+    assert "set 256 or more" in said
 
 
 def test_many_micro_batches_per_step_are_slow_on_small_hardware() -> None:

@@ -46,7 +46,8 @@ def test_directions_are_counted_as_in_the_guide_s_example(hidden: int, unfrozen:
 
 
 def test_directions_of_a_guessed_model_are_a_guess() -> None:
-    assert directions(named("some-8b"), 0.5).startswith("about ")
+    assert directions(named("some-8b"), 0.5).endswith(", judging by the model's name")
+    assert directions(LARGE, 0.5).endswith("per matrix")
     assert (
         "judging by the model's name"
         in told("osft", named("some-8b"), **ratio(0.5))["unfreeze-rank-ratio-directions"]
@@ -108,18 +109,27 @@ def test_decomposing_takes_memory_whatever_the_ratio() -> None:
 def test_patterns_that_match_no_layer_are_named_with_what_could_be_matched() -> None:
     rule = "target-patterns-match-nothing"
     said = told("osft", LARGE, osft={"targetPatterns": ["q_prj", "mlp", r"attention\."]})[rule]
-    assert said.startswith("no linear layer of this model matches 'q_prj', 'attention\\\\.'; it has ")
+    assert said.startswith("no linear layer of this model matches 'q_prj', 'attention\\\\.'; there are ")
     assert PROJECTIONS in said
     for good in (r"mlp\.", "[qkvo]_proj$", r"layers\.(0|31)\.", "self_attn"):
         assert rule not in told("osft", LARGE, osft={"targetPatterns": [good]})
 
 
-def test_the_layers_of_a_guessed_model_are_not_known() -> None:
+def test_the_names_of_a_guessed_model_s_layers_are_not_known() -> None:
     assert "target-patterns-match-nothing" not in told(
         "osft", named("some-8b"), osft={"targetPatterns": ["c_attn"]}
     )
-    assert "target-modules-match-nothing" not in told(
-        "lora", named("some-8b"), lora={"targetModules": ["c_attn"]}
+
+
+@pytest.mark.parametrize("facts", [None, named("some-8b")])
+def test_a_name_that_no_model_s_layer_has_is_told_of_before_the_model_is_known(
+    facts: ModelFacts | None,
+) -> None:
+    rule = "target-modules-match-nothing"
+    said = told("lora", facts, lora={"targetModules": ["q_proj", "q_prj"]})[rule]
+    assert said.startswith(f"no linear layer of any known model matches 'q_prj'; there are {PROJECTIONS}")
+    assert rule not in told(
+        "lora", facts, lora={"targetModules": ["c_attn", "layers.3.self_attn.q_proj", "fc1"]}
     )
 
 
@@ -170,14 +180,14 @@ def test_another_alpha_is_told_with_its_scale() -> None:
 def test_modules_that_are_none_are_named_with_those_that_there_are() -> None:
     rule = "target-modules-match-nothing"
     said = told("lora", SMALL, lora={"targetModules": ["q_proj", "qkv_proj"]})[rule]
-    assert said.startswith(f"no linear layer of this model matches 'qkv_proj'; it has {PROJECTIONS}")
+    assert said.startswith(f"no linear layer of this model matches 'qkv_proj'; there are {PROJECTIONS}")
     assert rule not in told("lora", SMALL, lora={"targetModules": ["q_proj", "mlp.up_proj"]})
     assert rule not in told("lora", SMALL)
 
 
 def test_of_many_names_that_match_nothing_two_are_shown() -> None:
     said = told("lora", SMALL, lora={"targetModules": ["a", "b", "c", "d"]})["target-modules-match-nothing"]
-    assert "matches 'a', 'b' and 2 more; it has" in said
+    assert "matches 'a', 'b' and 2 more; there are" in said
 
 
 BITS = ("quantization-needless", "quantization-8-bits-suffice", "quantization-of-large-models")

@@ -47,10 +47,15 @@ def batch_size_under_processes(case: Case) -> str | None:
     size, processes = case.plan.effective_batch_size, case.plan.world_size
     if size is None or size >= processes:
         return None
-    return (
-        f"{size:,} samples per step leave {processes - size:,} of {processes:,} processes without work: set "
-        f"{processes:,} or more, or ask for fewer nodes and GPUs"
+    sizes = None if case.data is None else batch_sizes(case.data.samples)
+    enough = case.data is None or case.data.samples >= processes
+    raised = enough and (sizes is None or sizes.high is None or sizes.high >= processes)
+    remedy = (
+        f"set {processes:,} or more, or ask for fewer nodes and GPUs"
+        if raised
+        else "ask for fewer nodes and GPUs"
     )
+    return f"{size:,} samples per step leave {processes - size:,} of {processes:,} processes without work: {remedy}"
 
 
 @guideline("General advice", Severity.NOTE, _BATCH_FIELD)

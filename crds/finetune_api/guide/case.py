@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_api.facts import DataFacts, ModelFacts
+from finetune_api.guide.choices import judging
 from finetune_api.memory import memory
 from finetune_api.recipe import Recipe
 from finetune_api.status import Plan
@@ -28,9 +29,8 @@ class Case:
 
     @property
     def judging(self) -> str:
-        """To stand behind a statement about the model: where its size is a guess, that it is one."""
-        guessed = self.model is not None and self.model.guessed_from is not None
-        return ", judging by the model's name" if guessed else ""
+        """To stand behind what is said of the model: where its size is a guess, that it is one."""
+        return judging(self.model)
 
     @property
     def need(self) -> int | None:
@@ -40,11 +40,16 @@ class Case:
     @property
     def is_short(self) -> bool:
         """Whether the upper end of the estimate exceeds a GPU, and no smaller micro-batch was left to choose."""
-        memory, limit = self.plan.memory_per_gpu, self.recipe.gpu_memory
-        if not self.recipe.on_gpu or memory is None or limit is None or self._longest is None:
+        estimate, limit, tokens = (
+            self.plan.memory_per_gpu,
+            self.recipe.gpu_memory,
+            self.plan.max_tokens_per_gpu,
+        )
+        if not self.recipe.on_gpu or estimate is None or limit is None:
             return False
-        smaller = self.recipe.hyperparameters.max_tokens_per_gpu is None and self._tokens > self._longest
-        return memory.high > limit and not smaller
+        chosen = self.recipe.hyperparameters.max_tokens_per_gpu is None
+        smaller = chosen and tokens is not None and tokens > (self.plan.max_seq_len or tokens)
+        return estimate.high > limit and not smaller
 
     def with_lora(self, **changes: Any) -> Recipe:
         """The recipe with other values in its lora block."""
@@ -56,25 +61,17 @@ class Case:
 
     def need_of(self, changed: Recipe) -> int | None:
         """Bytes per GPU at the peak of another recipe with the same micro-batches."""
-        return self._need(changed, self._tokens)
+        return self._need(changed, self.plan.max_tokens_per_gpu)
 
     def least_need_of(self, changed: Recipe) -> int | None:
         """Bytes per GPU at the peak of another recipe with the smallest micro-batches that it can have."""
-        return self._need(changed, self.recipe.hyperparameters.max_tokens_per_gpu or self._longest)
+        return self._need(changed, self.recipe.hyperparameters.max_tokens_per_gpu)
 
     def _need(self, changed: Recipe, tokens: int | None) -> int | None:
-        if self.model is None or self._longest is None or tokens is None:
+        if self.model is None:
             return None
-        return memory(changed, self.model.architecture, tokens=tokens, longest=self._longest).estimate
-
-    @property
-    def _longest(self) -> int | None:
-        assumed = None if self.model is None else self.model.assumed_length
-        return self.plan.max_seq_len or assumed
-
-    @property
-    def _tokens(self) -> int:
-        return self.plan.max_tokens_per_gpu or self._longest or 0
+        longest = self.plan.max_seq_len or self.model.assumed_length
+        return memory(changed, self.model.architecture, tokens=tokens or longest, longest=longest).estimate
 
     def fits(self, need: int | None) -> bool:
         """Whether so many bytes are known to fit a GPU, with a margin for what an estimate may miss."""

@@ -70,13 +70,18 @@ def learning_rate(recipe: Recipe, model: ModelFacts | None, data: DataFacts | No
     return Chosen(rates.start, span + doubt)
 
 
+def judging(model: ModelFacts | None) -> str:
+    """To stand behind what is said of a model: where its size is a guess, that it is one."""
+    return ", judging by the model's name" if model is not None and model.guessed_from is not None else ""
+
+
 def large_things(model: ModelFacts | None, data: DataFacts | None) -> list[str]:
     """What asks for a lower learning rate, in words."""
     found = []
-    if model is not None and model.architecture.parameters >= LARGE_MODEL:
-        found.append(f"a model of {billions(model.architecture.parameters)} weights")
     if data is not None and data.samples > LARGE_DATASET:
         found.append(f"{data.samples:,} samples")
+    if model is not None and model.architecture.parameters >= LARGE_MODEL:
+        found.append(f"{billions(model.architecture.parameters)} weights{judging(model)}")
     return found
 
 
@@ -156,8 +161,7 @@ def unfreeze_rank_ratio(recipe: Recipe, model: ModelFacts | None) -> Chosen | No
 def directions(model: ModelFacts, ratio: float) -> str:
     """How many directions of a matrix as wide as the model a ratio trains, in words."""
     width = model.architecture.hidden_size
-    guess = "about " if model.guessed_from else ""
-    return f"{guess}{unfrozen_rank(width, width, ratio):,} of {width:,} directions per matrix"
+    return f"{unfrozen_rank(width, width, ratio):,} of {width:,} directions per matrix{judging(model)}"
 
 
 def lora_r(recipe: Recipe) -> Chosen | None:

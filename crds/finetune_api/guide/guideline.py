@@ -36,7 +36,7 @@ def guideline(section: str, severity: Severity, field: str) -> Callable[[Judge],
 
     def made(judge: Judge) -> Guideline:
         name = getattr(judge, "__name__", "")
-        statement = " ".join(inspect.getdoc(judge).split())  # type: ignore[union-attr]
+        statement = " ".join((inspect.getdoc(judge) or "").split())
         return Guideline(name.replace("_", "-"), section, severity, field, statement, judge)
 
     return made

@@ -51,7 +51,7 @@ def gpu_memory_unknown(case: Case) -> str | None:
     if not case.recipe.on_gpu or case.recipe.gpu_memory is not None:
         return None
     return (
-        "state it, such as 80Gi, to learn whether the job fits, and to get the largest micro-batch that does"
+        "state it, such as 80Gi, to learn whether the job fits, and to get the largest micro-batch that fits"
     )
 
 

@@ -1,17 +1,32 @@
 """Names and patterns that match no layer."""
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from finetune_api.architecture import Architecture
+from finetune_api.families import FAMILIES
+
+# What most models have, as Llama has it.
+COMMON_LAYERS = tuple(module.name for module in FAMILIES["llama"].modules)
 
 
-def none_of(idle: Sequence[str], architecture: Architecture) -> str | None:
-    """What to tell about names or patterns that match no layer; None where there are none such."""
+def last_part(name: str) -> str:
+    """`q_proj` of `self_attn.q_proj`."""
+    return name.rpartition(".")[2]
+
+
+def is_layer_of_any_family(name: str) -> bool:
+    """Whether any model could have a linear layer with this name, or with this end of its name."""
+    return any(
+        last_part(name) == last_part(module.name) for family in FAMILIES.values() for module in family.modules
+    )
+
+
+def matching_none(idle: Sequence[str], models: str, layers: Iterable[str]) -> str | None:
+    """What to tell about names or patterns that match no layer of `models`; None where there are none such."""
     if not idle:
         return None
     # Shortened: a name of 256 letters would leave a warning no room for what to do.
     shown = ", ".join(reprlib.repr(name) for name in idle[:2])
     more = f" and {len(idle) - 2} more" if len(idle) > 2 else ""
-    layers = ", ".join(dict.fromkeys(linear.name.rsplit(".", 1)[-1] for linear in architecture.linears))
-    return f"no linear layer of this model matches {shown}{more}; it has {layers}: correct or remove what matches none"
+    names = ", ".join(dict.fromkeys(map(last_part, layers)))
+    return f"no linear layer of {models} matches {shown}{more}; there are {names}: correct or remove what matches none"

@@ -47,7 +47,7 @@ def learning_rate_for_size(case: Case) -> str | None:
     if case.recipe.method == "lora" or not better.value < value <= rates.high:
         return None
     large = " and ".join(large_things(case.model, case.data))
-    return f"{rate(value)} is high for {large}{case.judging}: {rate(better.value)} keeps more of what the model knows"
+    return f"{rate(value)} is high for {large}: {rate(better.value)} keeps more of what the model knows"
 
 
 @guideline(_SECTION, Severity.NOTE, _FIELD)
@@ -63,7 +63,10 @@ def learning_rate_lora_raised(case: Case) -> str | None:
 
 
 def _better(case: Case) -> str:
-    return rate(learning_rate(case.recipe, case.model, case.data).value)
+    """The guide's choice, and for what."""
+    value = rate(learning_rate(case.recipe, case.model, case.data).value)
+    large = [] if case.recipe.method == "lora" else large_things(case.model, case.data)
+    return f"{value} for {' and '.join(large)}" if large else value
 
 
 RULES = (learning_rate_high, learning_rate_low, learning_rate_for_size, learning_rate_lora_raised)

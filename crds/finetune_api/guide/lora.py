@@ -6,7 +6,7 @@ from finetune_api.facts import Severity
 from finetune_api.guide.case import Case
 from finetune_api.guide.choices import ALPHA_PER_RANK
 from finetune_api.guide.guideline import guideline
-from finetune_api.guide.layers import none_of
+from finetune_api.guide.layers import COMMON_LAYERS, is_layer_of_any_family, matching_none
 from finetune_api.trained_weights import LORA_R, lora_r, targets, trainable_parameters
 from finetune_api.units import billions, gib
 
@@ -83,11 +83,14 @@ def lora_alpha_not_twice_r(case: Case) -> str | None:
 def target_modules_match_nothing(case: Case) -> str | None:
     """Each name must be that of a linear layer of the model. Attention alone is a common choice; all linear layers give
     the adapters most room."""
-    # A guessed model has the shapes of its size, not the names of its layers.
-    if case.recipe.method != "lora" or case.model is None or case.model.guessed_from is not None:
+    if case.recipe.method != "lora":
         return None
-    idle = [name for name in case.recipe.lora.target_modules or [] if not _is_found(name, case)]
-    return none_of(idle, case.model.architecture)
+    names = case.recipe.lora.target_modules or []
+    if case.model is None or case.model.guessed_from is not None:
+        idle = [name for name in names if not is_layer_of_any_family(name)]
+        return matching_none(idle, "any known model", COMMON_LAYERS)
+    idle = [name for name in names if not _is_found(name, case)]
+    return matching_none(idle, "this model", (linear.name for linear in case.model.architecture.linears))
 
 
 def _is_found(name: str, case: Case) -> bool:

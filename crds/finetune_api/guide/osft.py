@@ -6,7 +6,7 @@ from finetune_api.facts import Severity
 from finetune_api.guide.case import Case
 from finetune_api.guide.choices import LARGE_MODEL, directions
 from finetune_api.guide.guideline import guideline
-from finetune_api.guide.layers import none_of
+from finetune_api.guide.layers import matching_none
 from finetune_api.memory import decomposition_peak
 from finetune_api.trained_weights import UNFREEZE_RANK_RATIO, targets, unfreeze_rank_ratio
 from finetune_api.units import billions, gib
@@ -36,7 +36,7 @@ def unfreeze_rank_ratio_high(case: Case) -> str | None:
     if ratio is None or ratio <= UNFREEZE_RANK_RATIO or not _is_large(case) or case.parameters is None:
         return None
     return (
-        f"{ratio:g}{_trained(case, ratio)} is rarely needed for {billions(case.parameters)} weights{case.judging}: it "
+        f"{ratio:g}{_trained(case, ratio)} is rarely needed for {billions(case.parameters)} weights: it "
         "comes close to sft. Set 0.5 or less, or leave it out"
     )
 
@@ -83,7 +83,7 @@ def unfreeze_rank_ratio_directions(case: Case) -> str | None:
     if not _CONSERVATIVE[1] < ratio <= UNFREEZE_RANK_RATIO:
         return None
     trained = directions(case.model, ratio)
-    return f"{ratio:g} trains {trained}{case.judging}: larger models may need less, smaller ones more"
+    return f"{ratio:g} trains {trained}: larger models may need less, smaller ones more"
 
 
 @guideline(_SECTION, Severity.NOTE, _FIELD)
@@ -117,11 +117,11 @@ def decomposition_memory(case: Case) -> str | None:
 def target_patterns_match_nothing(case: Case) -> str | None:
     """Each pattern is a regular expression that must be found in the name of a linear layer, to restrict osft to
     attention, say, or to the MLPs."""
-    # A guessed model has the shapes of its size, not the names of its layers.
+    # A guessed model has the shapes of its size, not the names and numbers of its layers.
     if case.recipe.method != "osft" or case.model is None or case.model.guessed_from is not None:
         return None
     idle = [pattern for pattern in case.recipe.osft.target_patterns if not _is_found(pattern, case)]
-    return none_of(idle, case.model.architecture)
+    return matching_none(idle, "this model", (linear.name for linear in case.model.architecture.linears))
 
 
 def _is_found(pattern: str, case: Case) -> bool:
