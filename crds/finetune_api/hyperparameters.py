@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.model import Rule, SpecModel
-from finetune_api.scalars import YAML_FLOAT
 
 MAX_TOKENS_PER_GPU = 16_777_216
 
@@ -30,7 +29,7 @@ class Pretraining(SpecModel):
 class Hyperparameters(SpecModel):
     """How to train. What is left out is chosen by the guide and shown, with its reason, in status.plan."""
 
-    learning_rate: Annotated[float, Field(gt=0, le=1), YAML_FLOAT] | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """Peak learning rate."""
     effective_batch_size: Annotated[int, Field(ge=1, le=65536)] | None = None
     """Samples per optimizer step over all GPUs, exactly."""
@@ -44,15 +43,15 @@ class Hyperparameters(SpecModel):
     """Course of the learning rate after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0, le=1000000)] = 0
     """Optimizer steps over which the learning rate rises from zero."""
-    weight_decay: Annotated[float, Field(ge=0, le=1), YAML_FLOAT] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Decoupled weight decay of AdamW."""
-    beta1: Annotated[float, Field(ge=0, lt=1), YAML_FLOAT] = 0.9
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """AdamW: decay of the first moment."""
-    beta2: Annotated[float, Field(ge=0, lt=1), YAML_FLOAT] = 0.95
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     """AdamW: decay of the second moment."""
-    eps: Annotated[float, Field(gt=0, le=1), YAML_FLOAT] = 1e-8
+    eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
     """AdamW: term added to the denominator."""
-    max_grad_norm: Annotated[float, Field(gt=0, le=1000000), YAML_FLOAT] = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000000)] = 1.0
     """Gradients are scaled down to this global norm when they exceed it."""
     seed: Annotated[int, Field(ge=0, le=2147483647)] = 42
     """Seed of the sample order."""

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from finetune_api.model import Rule, SpecModel
-from finetune_api.scalars import YAML_FLOAT
 
 Method = Literal["sft", "osft", "lora"]
 
@@ -28,7 +27,7 @@ ModulePattern = Annotated[str, Field(min_length=1, max_length=256), AfterValidat
 class Osft(SpecModel):
     """Orthogonal subspace fine-tuning: each weight matrix keeps its strongest directions, the others are trained."""
 
-    unfreeze_rank_ratio: Annotated[float, Field(gt=0, le=1), YAML_FLOAT] | None = None
+    unfreeze_rank_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of each matrix's directions that is trained. Small keeps more of what the model knows."""
     target_patterns: Annotated[list[ModulePattern], Field(max_length=64)] = []
     """Regular expressions, searched in module names, of the layers to treat so; every linear layer if empty."""
@@ -41,7 +40,7 @@ class Lora(SpecModel):
     """Rank of the adapters."""
     alpha: Annotated[int, Field(ge=1, le=65536)] | None = None
     """Scale of the adapters: what they add is multiplied by alpha / r. Twice r if left out."""
-    dropout: Annotated[float, Field(ge=0, lt=1), YAML_FLOAT] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the adapters' inputs that is left out at random in training."""
     target_modules: Annotated[list[ModuleName], Field(min_length=1, max_length=64)] | None = None
     """Names of the layers that get adapters, such as q_proj; every linear layer of the blocks if left out."""

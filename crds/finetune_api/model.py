@@ -49,9 +49,24 @@ class ApiModel(BaseModel):
 
 
 class SpecModel(ApiModel):
-    """What users write is read as the API server reads it: '2' is not 2."""
+    """What users write is read as the API server reads it: '2' is not 2, but 2.0 is, and null is absent."""
 
     model_config = ConfigDict(strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_api_server_reads(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        known = {field.alias for field in cls.model_fields.values()}
+        return {
+            key: _json_number(part) for key, part in value.items() if part is not None or key not in known
+        }
+
+
+def _json_number(value: Any) -> Any:
+    """JSON has one kind of numbers: a whole one is an integer, however it is written."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _finite_or_none(value: Any) -> Any:

@@ -4,18 +4,7 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
-
-
-def _yaml_float(value: Any) -> Any:
-    """YAML 1.1, which PyYAML speaks, reads 5e-6 as a string; kubectl reads the number that was meant."""
-    if isinstance(value, str) and re.fullmatch(r"[-+]?[0-9]+[eE][-+]?[0-9]+", value):
-        return float(value)
-    return value
-
-
-# Stands behind the bounds: before them, pydantic would leave the bounds out of the JSON schema.
-YAML_FLOAT = BeforeValidator(_yaml_float)
+from pydantic import AfterValidator, Field
 
 
 def cel(rule: str, message: str) -> dict[str, Any]:

@@ -1,12 +1,18 @@
 """Pure: what is wrong with a FineTuneJob, in words that name the field."""
 
 import difflib
+import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from finetune_api.spec import FineTuneJob
+
+# Values are shown to be recognised, however long they are.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 80
 
 
 def read(manifest: Any) -> tuple[FineTuneJob | None, list[str]]:
@@ -32,16 +38,16 @@ def problems(error: ValidationError) -> list[str]:
 
 def _sentence(fault: Any) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
-    message = fault["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
+    message = re.sub(r"^\w+ should", "must", fault["msg"].removeprefix("Value error, "))
     found = fault["input"]
     if fault["type"] == "extra_forbidden":
         message = f"there is no such field; {_suggestion(fault['loc'])}"
     elif fault["type"] == "missing":
         message = "is required"
     elif fault["type"] in ("model_type", "model_attributes_type"):
-        message = f"must be an object (found {found!r})"
+        message = f"must be an object (found {_SHORT.repr(found)})"
     elif not isinstance(found, dict | list):
-        message = f"{message} (found {found!r})"
+        message = f"{message} (found {_SHORT.repr(found)})"
     return f"{path}: {message}" if path else message
 
 

@@ -43,9 +43,11 @@ def test_an_unknown_field_is_an_error() -> None:
     assert field == "spec.hyperparameters.learningrate"
 
 
-@pytest.mark.parametrize("text", ["5e-6", "5E-06", "1e-5"])
-def test_a_float_that_yaml_1_1_takes_for_a_string_is_a_float(text: str) -> None:
-    assert Hyperparameters.model_validate({"learningRate": text}).learning_rate == float(text)
+@pytest.mark.parametrize(("value", "read"), [(2.0, 2), (2, 2), (None, None)])
+def test_numbers_and_nulls_are_read_as_the_api_server_reads_them(value: object, read: int | None) -> None:
+    hyperparameters = Hyperparameters.model_validate({"numEpochs": value, "beta1": None})
+    assert repr(hyperparameters.num_epochs) == repr(read)
+    assert hyperparameters.beta1 == 0.9
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,7 @@ def test_a_float_that_yaml_1_1_takes_for_a_string_is_a_float(text: str) -> None:
         ("numEpochs", 2.5),
         ("numEpochs", True),
         ("learningRate", "fast"),
+        ("learningRate", "5e-6"),
         ("warmupSteps", "1e2"),
     ],
 )

@@ -46,7 +46,7 @@ class KubectlLoader(yaml.SafeLoader):
         return f"{_TAG}merge" if value == "<<" else _TAGS[type(plain(value))]
 
 
-def plain(text: str) -> None | bool | int | float | str:
+def plain(text: str) -> bool | int | float | str | None:
     """What kubectl takes a plain scalar for."""
     if text in _NULLS:
         return None
@@ -91,7 +91,11 @@ def _scalar(loader: KubectlLoader, node: yaml.ScalarNode) -> Any:
     return value
 
 
+def _text(loader: KubectlLoader, node: yaml.ScalarNode) -> str:
+    return str(node.value)
+
+
 for _kind in (type(None), bool, int, float):
     KubectlLoader.add_constructor(_TAGS[_kind], _scalar)
 # JSON has no dates.
-KubectlLoader.add_constructor(f"{_TAG}timestamp", yaml.SafeLoader.construct_yaml_str)
+KubectlLoader.add_constructor(f"{_TAG}timestamp", _text)
