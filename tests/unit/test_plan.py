@@ -112,6 +112,17 @@ def test_a_model_of_unknown_shape_is_taken_for_what_its_name_says_and_that_is_sa
     )
 
 
+def test_patterns_are_not_searched_for_in_a_model_that_nobody_knows() -> None:
+    """The operator studies everybody's jobs, and this one would keep it busy for hours."""
+    for_ever = {"targetPatterns": [r"^(([a-z0-9_.])+)+ $"]}
+    model = {"volume": {"claimName": "m", "path": "llama-3.1-8b"}}
+
+    def need(osft: dict[str, Any]) -> Any:
+        return study(FineTuneJob.model_validate(manifest(method="osft", model=model, osft=osft)).spec).plan
+
+    assert need(for_ever) == need({})
+
+
 def test_the_length_that_memory_is_planned_for_is_said_where_nothing_tells_it() -> None:
     result = plan(recipe(), model("llama-3.1-8b"))
     assert result.max_seq_len is None
