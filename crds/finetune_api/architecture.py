@@ -11,12 +11,9 @@ from itertools import pairwise
 from typing import Any
 
 from finetune_api.config_fields import ArchitectureError, bytes_per_number, flag, optional_size, size
-from finetune_api.families import FAMILIES, Family, Flag, Side
+from finetune_api.families import Family, Flag, Side, family_of
 
 __all__ = ["Architecture", "ArchitectureError", "Linear", "from_config", "named_size", "typical"]
-
-# Fields by which mixtures of experts state how many there are.
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 # 7B, 1.5b, 135M, where no letter, digit or dot is joined to it: neither v0.3, 4bit nor 128k.
 _SIZE = re.compile(r"(?<![a-z0-9.])(\d{1,4}(?:\.\d{1,3})?)([bm])(?![a-z0-9])", re.IGNORECASE)
@@ -138,7 +135,7 @@ def from_config(config: Mapping[str, Any]) -> Architecture:
     field is missing or makes no sense. A quantized model is refused rather than counted in some width: its weights
     cannot be trained as they are.
     """
-    model_type, family = _family(config)
+    model_type, family = family_of(config)
     fields = family.fields
     hidden, heads = size(config, fields.hidden_size), size(config, fields.attention_heads)
     head, kv_heads = _heads(config, family, hidden, heads)
@@ -187,7 +184,7 @@ def from_config(config: Mapping[str, Any]) -> Architecture:
 
 
 def typical(parameters: int) -> Architecture:
-    """A Llama of about that many parameters, within 2 % from 10 million to 500 billion.
+    """A Llama of about that many parameters, within 1 % from 10 million to 500 billion.
 
     Its shape lies between those of the two known models that are next in size, on a logarithmic scale; its weights
     are in bfloat16.
@@ -236,48 +233,6 @@ def named_size(name: str) -> int | None:
         if sizes:
             return (sizes.pop() or None) if len(sizes) == 1 else None
     return None
-
-
-def _family(config: Mapping[str, Any]) -> tuple[str, Family]:
-    if not isinstance(config, Mapping):
-        raise ArchitectureError("config.json must hold an object, with the fields of a transformers model")
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
-        raise ArchitectureError(
-            "model_type: missing, so this is not the config.json of a transformers model; "
-            "give the file that lies beside the model's weights"
-        )
-    known = f"Shapes are known for {', '.join(FAMILIES)}."
-    experts = any(config.get(name) not in (None, 0, 1) for name in _EXPERTS)
-    if experts or "moe" in model_type or model_type == "mixtral":
-        raise ArchitectureError(
-            f"model_type {model_type!r}: shapes of mixtures of experts are not known; take a dense model. {known}"
-        )
-    if model_type not in FAMILIES:
-        raise ArchitectureError(
-            f"model_type {model_type!r}: its shapes are not known, so its memory and trained weights cannot be "
-            f"computed; state hyperparameters.maxTokensPerGpu yourself, or take another model. {known}"
-        )
-    if config.get("quantization_config") is not None:
-        raise ArchitectureError(
-            "quantization_config: the weights are quantized already and cannot be trained; take the original model "
-            "(lora quantizes it while loading: loadIn4Bit, loadIn8Bit)"
-        )
-    family = FAMILIES[model_type]
-    for field, supported in family.fixed.items():
-        if flag(config, field, supported) is not supported:
-            raise ArchitectureError(
-                f"{field}: a {model_type} model's shapes are known only where it is {str(supported).lower()}"
-            )
-    if family.embedding_size:
-        hidden = size(config, family.fields.hidden_size)
-        width = optional_size(config, family.embedding_size, hidden)
-        if width not in (None, hidden):
-            raise ArchitectureError(
-                f"{family.embedding_size}: {width} is not {family.fields.hidden_size}, which is {hidden}; "
-                f"shapes of such {model_type} models are not known"
-            )
-    return model_type, family
 
 
 def _heads(config: Mapping[str, Any], family: Family, hidden: int, heads: int) -> tuple[int, int]:

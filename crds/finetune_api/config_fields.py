@@ -1,4 +1,4 @@
-"""Reading the fields of a model's config.json, with errors that name the field."""
+"""Pure: reading the fields of a model's config.json, with errors that name the field."""
 
 import reprlib
 from collections.abc import Mapping

@@ -1,12 +1,15 @@
-"""The families of dense causal language models whose shapes are known, as data: what differs between them.
+"""Pure: the families of dense causal language models whose shapes are known, as data: what differs between them.
 
 Names and defaults are those of transformers: config.json holds its fields, and what config.json leaves out is
 transformers' default for that family.
 """
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
+
+from finetune_api.config_fields import ArchitectureError, flag, optional_size, size
 
 # A side of a linear layer. queries: attention heads x head size; keys (and values): key/value heads x head size.
 Side = Literal["hidden", "queries", "keys", "queries+keys+values", "intermediate", "gate+up"]
@@ -209,3 +212,53 @@ FAMILIES: Mapping[str, Family] = {
         _gated(queries=_ATTENTION_BIAS, output=_ATTENTION_BIAS), kv_heads=32, head_size=128, head_norms=True
     ),
 }
+
+# Fields by which mixtures of experts state how many there are.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+def family_of(config: Mapping[str, Any]) -> tuple[str, Family]:
+    """The model_type of a parsed config.json, and its family.
+
+    Raises ArchitectureError where the shapes of such a model are not known.
+    """
+    if not isinstance(config, Mapping):
+        raise ArchitectureError("config.json must hold an object, with the fields of a transformers model")
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise ArchitectureError(
+            "model_type: missing, so this is not the config.json of a transformers model; "
+            "give the file that lies beside the model's weights"
+        )
+    known = f"Shapes are known for {', '.join(FAMILIES)}."
+    experts = any(config.get(name) not in (None, 0, 1) for name in _EXPERTS)
+    if experts or "moe" in model_type or model_type == "mixtral":
+        raise ArchitectureError(
+            f"model_type {reprlib.repr(model_type)}: shapes of mixtures of experts are not known; "
+            f"take a dense model. {known}"
+        )
+    if model_type not in FAMILIES:
+        raise ArchitectureError(
+            f"model_type {reprlib.repr(model_type)}: its shapes are not known, so its memory and trained weights "
+            f"cannot be computed; state hyperparameters.maxTokensPerGpu yourself, or take another model. {known}"
+        )
+    if config.get("quantization_config") is not None:
+        raise ArchitectureError(
+            "quantization_config: the weights are quantized already and cannot be trained; take the original model "
+            "(lora quantizes it while loading: loadIn4Bit, loadIn8Bit)"
+        )
+    family = FAMILIES[model_type]
+    for name, supported in family.fixed.items():
+        if flag(config, name, supported) is not supported:
+            raise ArchitectureError(
+                f"{name}: a {model_type} model's shapes are known only where it is {str(supported).lower()}"
+            )
+    if family.embedding_size:
+        hidden = size(config, family.fields.hidden_size)
+        width = optional_size(config, family.embedding_size, hidden)
+        if width not in (None, hidden):
+            raise ArchitectureError(
+                f"{family.embedding_size}: {width} is not {family.fields.hidden_size}, which is {hidden}; "
+                f"shapes of such {model_type} models are not known"
+            )
+    return model_type, family

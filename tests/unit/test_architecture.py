@@ -106,9 +106,12 @@ def test_a_llama_in_full() -> None:
 
 
 def test_a_linear_layer_counts_its_biases() -> None:
-    linear = Linear("self_attn.k_proj", 128, 896, 24, bias=True)
-    assert linear.parameters == 24 * (128 * 896 + 128)
-    assert linear.rank == 128
+    assert Linear("self_attn.k_proj", 128, 896, 24, bias=True).parameters == 24 * (128 * 896 + 128)
+
+
+def test_the_rank_is_at_most_the_shorter_side() -> None:
+    assert Linear("self_attn.k_proj", 128, 896, 24, bias=True).rank == 128
+    assert Linear("mlp.up_proj", 4864, 896, 24, bias=False).rank == 896
 
 
 def test_outputs_come_first_however_the_matrix_is_stored() -> None:
@@ -151,6 +154,8 @@ def test_a_model_may_say_nothing_about_its_context() -> None:
             ["torch_dtype: 'float8_e4m3fn'", "bfloat16"],
         ),
         (config_of("llama-3.1-8b", dtype=16), ["dtype: 16 is not one of"]),
+        (config_of("llama-3.1-8b", dtype=["bfloat16"]), ["dtype: ['bfloat16'] is not one of"]),
+        (config_of("llama-3.1-8b", dtype=""), ["dtype: '' is not one of"]),
         (
             config_of("llama-3.1-8b", quantization_config={"bits": 4}),
             ["quantization_config", "original model"],
@@ -168,7 +173,7 @@ def test_a_model_may_say_nothing_about_its_context() -> None:
         ({}, ["model_type: missing", "beside the model's weights"]),
         ({"model_type": ["llama"]}, ["model_type: missing"]),
         ({"model_type": "mamba"}, ["'mamba'", "not known", "maxTokensPerGpu", "llama", "qwen3"]),
-        ({"model_type": "mixtral", "num_local_experts": 8}, ["'mixtral'", "mixtures of experts", "qwen3"]),
+        ({"model_type": "mixtral"}, ["'mixtral'", "mixtures of experts", "qwen3"]),
         ({"model_type": "qwen3_moe"}, ["'qwen3_moe'", "mixtures of experts"]),
         ({"model_type": "deepseek_v3", "n_routed_experts": 256}, ["'deepseek_v3'", "mixtures of experts"]),
         ([], ["must hold an object"]),
@@ -207,7 +212,7 @@ def test_any_config_is_read_or_refused(name: str, changes: dict[str, Any], missi
 @given(st.floats(math.log(10**7), math.log(5 * 10**11)).map(lambda x: round(math.exp(x))))
 def test_a_typical_model_is_of_the_size_asked_for(parameters: int) -> None:
     model = typical(parameters)
-    assert abs(model.parameters / parameters - 1) < 0.02
+    assert abs(model.parameters / parameters - 1) < 0.01
     assert model.attention_heads % model.kv_heads == 0
     assert model.attention_heads * model.head_size == model.hidden_size
     # Of a shape that people build.
