@@ -36,8 +36,13 @@ def problems(error: ValidationError) -> list[str]:
     return [_sentence(fault) for fault in error.errors(include_url=False, include_context=False)]
 
 
+def path(location: Sequence[int | str]) -> str:
+    """A field as users write it: `spec.osft.targetPatterns[0]`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+
+
 def _sentence(fault: Any) -> str:
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
+    field = path(fault["loc"])
     message = re.sub(r"^\w+ should", "must", fault["msg"].removeprefix("Value error, "))
     found = fault["input"]
     if fault["type"] == "extra_forbidden":
@@ -48,7 +53,7 @@ def _sentence(fault: Any) -> str:
         message = f"must be an object (found {_SHORT.repr(found)})"
     elif not isinstance(found, dict | list):
         message = f"{message} (found {_SHORT.repr(found)})"
-    return f"{path}: {message}" if path else message
+    return f"{field}: {message}" if field else message
 
 
 def _suggestion(location: Sequence[int | str]) -> str:

@@ -1,156 +1,195 @@
-"""FineTuneJobs in YAML files: what they say, and what is wrong with them, by line."""
+"""FineTuneJobs in YAML and JSON files: what they say, and what is wrong with them, by line."""
 
+import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
+import typer
 import yaml
 from pydantic import ValidationError
 
 from finetune_api import names
+from finetune_api.facts import Finding
 from finetune_api.spec import FineTuneJob
 from finetune_operator import validation
+from finetune_operator.cli import diagnostics, files, strict
+from finetune_operator.cli.diagnostics import SCHEMA, SYNTAX, Diagnostic, error
 from finetune_operator.cli.errors import CommandError
+from finetune_operator.cli.files import File
 from finetune_operator.cli.kubectl_yaml import KubectlLoader
+from finetune_operator.cli.lines import line_of, location
 
-# All that the API server keeps of an object besides spec and status.
-TOP_LEVEL_FIELDS = {"apiVersion", "kind", "metadata", "spec", "status"}
-# A tag that YAML gives to keys like `<<`, which may well come twice.
-MERGE_TAG = "tag:yaml.org,2002:merge"
+_OUR_KIND = re.compile(rb"kind['\"]?\s*:\s*['\"]?%b\b" % names.KIND.encode(), re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A fault of a file."""
+class Manifest:
+    """A FineTuneJob in a file."""
 
     file: str
-    line: int
-    text: str
+    node: yaml.Node
+    content: dict[str, Any]
+    """The object as it is written."""
+    job: FineTuneJob | None
+    """The job that it describes, if it is valid."""
+    faults: tuple[Diagnostic, ...] = ()
+    """All that is wrong with it otherwise."""
 
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.text}"
+    @property
+    def line(self) -> int:
+        """Where it begins."""
+        return line_of(self.node)
+
+    def stated(self, name: str) -> Any:
+        """What the object's metadata states; None if it states nothing."""
+        metadata = self.content.get("metadata")
+        return metadata.get(name) if isinstance(metadata, dict) else None
+
+    def locate(self, finding: Finding) -> Diagnostic:
+        """A finding about this job, at the line of its field."""
+        return Diagnostic(self.file, line_of(self.node, location(finding.field)), finding)
 
 
 @dataclass
 class Manifests:
     """What some files hold."""
 
-    jobs: list[FineTuneJob] = field(default_factory=list)
-    """The valid FineTuneJobs."""
-    problems: list[Problem] = field(default_factory=list)
-    """All that is wrong with the others, or with the files."""
+    found: list[Manifest] = field(default_factory=list)
+    """All FineTuneJobs, valid or not."""
+    unreadable: list[Diagnostic] = field(default_factory=list)
+    """Faults that belong to no FineTuneJob, for no object can be made out."""
     skipped: list[str] = field(default_factory=list)
-    """Objects of other kinds, one sentence each."""
+    """Other things in files that were named, one sentence each."""
+
+    @property
+    def errors(self) -> list[Diagnostic]:
+        """All that is wrong."""
+        return [*self.unreadable, *(fault for manifest in self.found for fault in manifest.faults)]
+
+    @property
+    def valid(self) -> list[tuple[Manifest, FineTuneJob]]:
+        """The valid FineTuneJobs."""
+        return [(manifest, manifest.job) for manifest in self.found if manifest.job is not None]
 
 
-def read(files: Iterable[IO[str]]) -> Manifests:
-    """Read all documents of all files."""
+def read(arguments: Sequence[str]) -> Manifests:
+    """Read all documents of all files that the arguments stand for.
+
+    Raises CommandError when a file cannot be read.
+    """
     manifests = Manifests()
-    for file in files:
+    for file in files.read(arguments):
         _read_file(file, manifests)
     return manifests
 
 
-def read_one(file: IO[str]) -> FineTuneJob:
-    """The only FineTuneJob of a file.
+def read_valid(arguments: Sequence[str]) -> list[FineTuneJob]:
+    """The FineTuneJobs of the files; there is at least one.
 
-    Raises CommandError when it is invalid, or when there is none or more than one.
+    Ends the command with exit code 1 when anything is wrong with them, or when there is none.
     """
-    manifests = read([file])
-    if manifests.problems:
-        raise CommandError("\n".join(map(str, manifests.problems)))
-    if len(manifests.jobs) != 1:
-        found = ", ".join(job.metadata.name for job in manifests.jobs) or "none"
-        raise CommandError(f"{file.name}: one {names.KIND} is needed here; found: {found}")
-    return manifests.jobs[0]
+    manifests = read(arguments)
+    if manifests.errors:
+        diagnostics.show(manifests.errors)
+        raise typer.Exit(1)
+    if not manifests.found:
+        raise none_found(arguments)
+    return [job for _, job in manifests.valid]
 
 
-def _read_file(file: IO[str], manifests: Manifests) -> None:
+def none_found(arguments: Iterable[str]) -> CommandError:
+    """The error of files without any FineTuneJob."""
+    return CommandError(f"there is no {names.KIND} in {', '.join(arguments).replace(files.STDIN, '<stdin>')}")
+
+
+def _read_file(file: File, manifests: Manifests) -> None:
+    unreadable: list[Diagnostic] = []
+    skipped: list[str] = []
     try:
-        loader = KubectlLoader(file)
-        while loader.check_node():
-            if (node := loader.get_node()) is not None:
-                _read_document(file.name, node, loader.construct_document(node), manifests)
-    except UnicodeDecodeError as error:
-        manifests.problems.append(Problem(file.name, 1, f"is not a text file in UTF-8: {error}"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        text = getattr(error, "problem", None) or str(error)
-        manifests.problems.append(
-            Problem(file.name, mark.line + 1 if mark else 1, f"is not valid YAML: {text}")
-        )
+        text = file.content.decode()
+        for node, content in _documents(text):
+            for inner, item in _items(node, content):
+                if not isinstance(item, dict):
+                    message = f"is not an object, but {item!r}"
+                    unreadable.append(error(file.name, line_of(inner), SCHEMA, "", message))
+                elif _is_ours(item):
+                    manifests.found.append(_manifest(file.name, inner, item))
+                else:
+                    what = item.get("kind") or "no kind"
+                    skipped.append(f"{file.name}:{line_of(inner)}: skipped: {what} is not a {names.KIND}")
+    except UnicodeDecodeError as fault:
+        message = f"is not a text file in UTF-8: {fault}"
+        unreadable.append(error(file.name, 1, SYNTAX, "", message))
+    except RecursionError:
+        unreadable.append(error(file.name, 1, SYNTAX, "", "is nested too deeply"))
+    except yaml.YAMLError as fault:
+        mark = getattr(fault, "problem_mark", None)
+        message = f"is not valid YAML: {getattr(fault, 'problem', None) or fault}"
+        unreadable.append(error(file.name, mark.line + 1 if mark else 1, SYNTAX, "", message))
+    # Repositories are full of what is no manifest: templates of Helm, lists in JSON.
+    if not _mentions_us(file.content):
+        skipped += [f"{fault.file}:{fault.line}: skipped: {fault.text}" for fault in unreadable]
+        unreadable = []
+    manifests.unreadable += unreadable
+    if file.named:
+        manifests.skipped += skipped
 
 
-def _read_document(file: str, node: yaml.Node, manifest: Any, manifests: Manifests) -> None:
-    if manifest is None:
-        return
-    line = _line(node)
-    if not isinstance(manifest, dict):
-        manifests.problems.append(Problem(file, line, f"is not an object, but {manifest!r}"))
-        return
-    kind, api_version = manifest.get("kind"), str(manifest.get("apiVersion", ""))
-    # A misspelt kind of our group, or our kind in another group, is a mistake and not another kind.
-    if kind != names.KIND and not api_version.startswith(f"{names.GROUP}/"):
-        manifests.skipped.append(f"{file}:{line}: skipped: {kind or 'no kind'} is not a {names.KIND}")
-        return
-    problems = [*_repeated_keys(file, node), *_unknown_top_level(file, node, manifest)]
-    try:
-        job = validation.parse(manifest)
-    except ValidationError as error:
-        sentences = validation.problems(error)
-        faults = zip(error.errors(), sentences, strict=True)
-        problems += [Problem(file, _line_of(node, fault["loc"]), sentence) for fault, sentence in faults]
-    if problems:
-        manifests.problems += sorted(problems, key=lambda problem: problem.line)
-    else:
-        manifests.jobs.append(job)
-
-
-def _unknown_top_level(file: str, node: yaml.Node, manifest: dict[str, Any]) -> Iterator[Problem]:
-    for name in manifest.keys() - TOP_LEVEL_FIELDS:
-        allowed = ", ".join(sorted(TOP_LEVEL_FIELDS))
-        yield Problem(file, _line_of(node, [name]), f"{name}: there is no such field; there are {allowed}")
-
-
-def _repeated_keys(file: str, document: yaml.Node) -> Iterator[Problem]:
-    """YAML parsers silently take the last of equal keys; the API server does not."""
-    todo = [(document, "")]
-    # Aliases make a graph of the tree, with cycles even.
-    visited: set[int] = set()
-    while todo:
-        node, path = todo.pop()
-        if id(node) in visited:
-            continue
-        visited.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            todo += [(child, f"{path}[{index}]") for index, child in enumerate(node.value)]
-        if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, value in node.value:
-                name = str(key.value)
-                field_path = f"{path}.{name}".lstrip(".")
-                if name in seen and key.tag != MERGE_TAG:
-                    yield Problem(file, _line(key), f"{field_path}: is there twice; remove one")
-                seen.add(name)
-                todo.append((value, field_path))
-
-
-def _line(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1
-
-
-def _line_of(node: yaml.Node, location: Sequence[int | str]) -> int:
-    """The line of a field, or of the innermost object around it that the file has."""
-    line = _line(node)
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == part), None)
-            if found is None:
-                return line
-            line, node = _line(found[0]), found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = _line(node)
+def _documents(text: str) -> Iterator[tuple[yaml.Node, Any]]:
+    """What a file holds, and the nodes that tell where."""
+    if text.lstrip().startswith("{"):
+        try:
+            content = json.loads(text)
+        except ValueError:
+            pass  # A mapping of YAML looks like that, too.
         else:
-            return line
-    return line
+            # JSON may be indented by tabs, and YAML may not; there are none in JSON's texts.
+            node = yaml.compose(text.replace("\t", " "), KubectlLoader)
+            assert node is not None
+            yield node, content
+            return
+    loader = KubectlLoader(text)
+    while loader.check_node():
+        node = loader.get_node()
+        assert node is not None
+        content = loader.construct_document(node)
+        if content is not None:
+            yield node, content
+
+
+def _items(node: yaml.Node, content: Any) -> Iterator[tuple[yaml.Node, Any]]:
+    """The objects of a list, as `kubectl get -o yaml` writes it, or else the object itself."""
+    items = content.get("items") if isinstance(content, dict) else None
+    if not isinstance(items, list) or not str(content.get("kind")).endswith("List"):
+        yield node, content
+        return
+    nodes = next(value for key, value in node.value if key.value == "items")
+    for inner, item in zip(nodes.value, items, strict=True):
+        yield from _items(inner, item)
+
+
+def _is_ours(content: dict[str, Any]) -> bool:
+    # A misspelt kind of our group, or our kind in another group, is a mistake and not another kind.
+    api_version = str(content.get("apiVersion", ""))
+    return content.get("kind") == names.KIND or api_version.startswith(f"{names.GROUP}/")
+
+
+def _mentions_us(content: bytes) -> bool:
+    return _OUR_KIND.search(content) is not None
+
+
+def _manifest(file: str, node: yaml.Node, content: dict[str, Any]) -> Manifest:
+    faults = list(strict.faults(file, node, content))
+    job = None
+    try:
+        job = validation.parse(content)
+    except ValidationError as invalid:
+        for fault, sentence in zip(invalid.errors(), validation.problems(invalid), strict=True):
+            path = validation.path(fault["loc"])
+            message = sentence.removeprefix(f"{path}: ") if path else sentence
+            faults.append(error(file, line_of(node, fault["loc"]), SCHEMA, path, message))
+    if not faults:
+        return Manifest(file, node, content, job)
+    return Manifest(file, node, content, None, tuple(sorted(faults, key=lambda fault: fault.line)))

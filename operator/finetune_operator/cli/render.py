@@ -1,12 +1,14 @@
 """`finetune render`: what the operator would create."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
+from finetune_api.spec import FineTuneJob
 from finetune_operator import workload
-from finetune_operator.cli import manifests
-from finetune_operator.cli.output import to_yaml
+from finetune_operator.cli import files, manifests
+from finetune_operator.cli.output import MachineFormat, to_json, to_yaml
 
 # What only a cluster knows.
 UID = "00000000-0000-0000-0000-000000000000"
@@ -16,14 +18,28 @@ INSTALLATION = workload.Installation(
     report_ca="CA_CERTIFICATE\n",
 )
 NOTE = """\
-# What the operator creates for attempt 1 of this job. The job's uid, the trainer's image, and the operator's address
-# and CA certificate are known in a cluster only: the first is all zeros here, the others are in capitals.
+# What the operator creates for the first attempt. The job's uid, the trainer's image, and the operator's address and CA
+# certificate are known in a cluster only: the first is all zeros here, the others are in capitals.
 """
 
 
-def render(file: Annotated[typer.FileText, typer.Argument(metavar="FILE", encoding="utf-8")]) -> None:
-    """Print the objects that the operator would create for the FineTuneJob in FILE (- is the standard input)."""
-    job = manifests.read_one(file)
+def render(
+    arguments: files.Arguments,
+    output: Annotated[
+        MachineFormat, typer.Option("-o", "--output", help="How to print the objects.")
+    ] = "yaml",
+) -> None:
+    """Print the objects that the operator would create.
+
+    Exit code: 0 done, 1 a FineTuneJob is not valid (nothing is printed then), 2 wrong usage.
+    """
+    objects = [item for job in manifests.read_valid(arguments) for item in _objects(job)]
+    if output == "yaml":
+        typer.echo(NOTE + to_yaml(objects), nl=False)
+    else:
+        typer.echo(to_json({"apiVersion": "v1", "kind": "List", "items": objects}), nl=False)
+
+
+def _objects(job: FineTuneJob) -> Sequence[dict[str, Any]]:
     job = job.model_copy(update={"metadata": job.metadata.model_copy(update={"uid": UID})})
-    objects = workload.manifests(job, 1, INSTALLATION)
-    typer.echo(NOTE + to_yaml(objects), nl=False)
+    return workload.manifests(job, 1, INSTALLATION)

@@ -14,9 +14,11 @@ import typer
 from rich.console import Console
 
 from finetune_api import names
+from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus, Phase
+from finetune_api.support import unsupported
 from finetune_operator import conditions
-from finetune_operator.cli import manifests
+from finetune_operator.cli import files, manifests
 from finetune_operator.cli.display import Display
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.local import claims, gpus
@@ -30,7 +32,7 @@ TRAINER = "finetune-trainer"
 
 
 def run(
-    file: Annotated[typer.FileText, typer.Argument(metavar="FILE", encoding="utf-8")],
+    file: files.Argument,
     mappings: Annotated[
         list[str],
         typer.Option(
@@ -42,14 +44,16 @@ def run(
         ),
     ],
 ) -> None:
-    """Train the FineTuneJob in FILE on this machine: folders for its claims, a process for each of its pods.
+    """Train a FineTuneJob on this machine.
+
+    Folders stand in for its claims, and a process for each of its pods.
 
     Ctrl-C saves the state and ends; the same command goes on from there. At the end the job's status is printed as
     YAML, as it would be on a cluster.
 
     Exit code: 0 it succeeded, 1 it failed or cannot start, 2 wrong usage, 130 Ctrl-C.
     """
-    job = manifests.read_one(file)
+    job = _only_job(file)
     folders = claims.folders(job, mappings)
     devices = gpus.assign(job)
     command = _trainer()
@@ -70,6 +74,20 @@ def run(
         raise CommandError(f"{ready.message}\nWhat the nodes printed is in {machine.directory}")
     machine.clean()
     typer.echo(f"The model is in {Path(locations.storage) / names.OUTPUT_DIR}", err=True)
+
+
+def _only_job(file: str) -> FineTuneJob:
+    """The job of a file.
+
+    Raises CommandError when it has several, or one that cannot be trained yet.
+    """
+    jobs = manifests.read_valid([file])
+    if len(jobs) > 1:
+        found = ", ".join(job.metadata.name for job in jobs)
+        raise CommandError(f"{file}: one {names.KIND} is needed here; found: {found}")
+    if missing := unsupported(jobs[0].spec):
+        raise CommandError("\n".join(map(str, missing)))
+    return jobs[0]
 
 
 def _trainer() -> list[str]:

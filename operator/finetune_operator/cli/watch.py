@@ -31,7 +31,7 @@ def duration(text: str) -> float:
 
 
 def watch(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the job.")],
     namespace: Annotated[
         str | None,
         typer.Option(
@@ -45,7 +45,9 @@ def watch(
         ),
     ] = None,
 ) -> None:
-    """Follow the FineTuneJob NAME on the cluster of the current kubeconfig until it is over.
+    """Follow a FineTuneJob on a cluster until it is over.
+
+    The cluster is that of the current kubeconfig.
 
     Exit code: 0 it succeeded, 1 it failed or is gone, 2 wrong usage, 124 the timeout is over, 130 Ctrl-C. Leaving
     does nothing to the job.

@@ -1,0 +1,55 @@
+"""`finetune render`: the objects that the operator would create."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from typer.testing import CliRunner, Result
+
+from finetune_operator.cli.main import cli
+from world import manifest
+
+KINDS = ["ConfigMap", "Service", "NetworkPolicy", "Job"]
+
+
+def render(*arguments: str | Path, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(cli, ["render", *map(str, arguments)], input=stdin)
+
+
+def written(directory: Path, name: str, **spec: Any) -> Path:
+    file = directory / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(manifest(name, **spec)))
+    return file
+
+
+def test_the_objects_of_attempt_1_are_printed_as_yaml(tmp_path: Path) -> None:
+    result = render(written(tmp_path, "demo"))
+    assert result.exit_code == 0, result.output
+    objects = list(yaml.safe_load_all(result.stdout))
+    assert [found["kind"] for found in objects] == KINDS
+    assert objects[-1]["metadata"]["name"] == "demo-1"
+    assert "&id" not in result.stdout
+
+
+def test_json_is_one_list_that_kubectl_takes(tmp_path: Path) -> None:
+    result = render("-o", "json", written(tmp_path, "one"), written(tmp_path, "two"))
+    found = json.loads(result.stdout)
+    assert (found["apiVersion"], found["kind"]) == ("v1", "List")
+    assert [item["kind"] for item in found["items"]] == KINDS * 2
+    assert [item["metadata"]["name"] for item in found["items"][3::4]] == ["one-1", "two-1"]
+
+
+def test_nothing_is_rendered_while_one_job_is_invalid(tmp_path: Path) -> None:
+    wrong = written(tmp_path, "wrong", method="sfr")
+    result = render(written(tmp_path, "good"), wrong)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"{wrong}:")
+    assert "error: spec.method: must be 'sft', 'osft' or 'lora' (found 'sfr')" in result.stderr
+
+
+def test_a_file_without_a_job_is_an_error() -> None:
+    result = render("-", stdin="kind: Service\n")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "there is no FineTuneJob in <stdin>" in result.stderr
