@@ -38,7 +38,7 @@ def test_no_length_is_chosen_for_unmeasured_data_or_documents() -> None:
 def test_more_than_5_percent_lost_are_a_warning_with_the_lengths_that_keep_them() -> None:
     said = told(data=data(900, dropped=100, lengths=LENGTHS), **length(800))
     assert said["max-seq-len-drops-many"] == (
-        "100 of 1,000 samples (10.0%) are longer than 800 tokens and left out: 900 keeps 95 %, 1200 keeps 99 %, "
+        "100 of 1,000 samples (10.0%) are longer than 800 tokens and left out: 900 keeps 95%, 1200 keeps 99%, "
         "1500 keeps all"
     )
     assert "max-seq-len-drops-few" not in said
@@ -48,7 +48,7 @@ def test_up_to_5_percent_lost_are_a_note() -> None:
     said = told(data=data(950, dropped=50, lengths=LENGTHS), **length(900))
     assert "max-seq-len-drops-many" not in said
     assert "(5.0%)" in said["max-seq-len-drops-few"]
-    assert said["max-seq-len-drops-few"].endswith("1200 keeps 99 %, 1500 keeps all")
+    assert said["max-seq-len-drops-few"].endswith("left out: 1200 keeps 99%, 1500 keeps all")
 
 
 def test_nothing_lost_is_nothing_to_tell() -> None:
@@ -71,7 +71,7 @@ def test_a_longest_sample_far_above_the_99th_percentile_costs_memory() -> None:
     outliers = data(1_000, lengths=(300, 900, 1_200, 30_000))
     said = told("sft", SMALL, outliers)["max-seq-len-outliers"]
     assert said.startswith(
-        "memory is planned for samples of 30,000 tokens, and 99 % of them have at most 1,200"
+        "memory is planned for samples of 30,000 tokens, and 99% of them have at most 1,200"
     )
     assert "max-seq-len-outliers" not in told("sft", SMALL, outliers, **length(2_400))
     assert "max-seq-len-outliers" not in told("sft", SMALL, data(1_000, lengths=(300, 900, 1_200, 2_400)))

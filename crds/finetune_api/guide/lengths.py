@@ -51,14 +51,14 @@ def _lost(case: Case) -> str | None:
         return f"{text}: the model reads no more at a time. Split them, or take a model with a longer context"
     if lengths is None or lengths.max <= case.plan.max_seq_len:
         return f"{text}: raise it, or split them"
-    keeping = ((lengths.p95, "95 %"), (lengths.p99, "99 %"), (lengths.max, "all"))
+    keeping = ((lengths.p95, "95%"), (lengths.p99, "99%"), (lengths.max, "all"))
     more = [f"{length} keeps {part}" for length, part in keeping if length > case.plan.max_seq_len]
     return f"{text}: {', '.join(more)}"
 
 
 @guideline(_SECTION, Severity.NOTE, _FIELD)
 def max_seq_len_outliers(case: Case) -> str | None:
-    """Memory follows the longest sample. Where it is far longer than 99 % of them, a lower maxSeqLen costs almost no
+    """Memory follows the longest sample. Where it is far longer than 99% of them, a lower maxSeqLen costs almost no
     data and saves memory and time."""
     if case.data is None or case.data.lengths is None or case.plan.max_seq_len is None:
         return None
@@ -67,8 +67,8 @@ def max_seq_len_outliers(case: Case) -> str | None:
     if lengths.p99 < 1 or longest <= _OUTLIER * lengths.p99:
         return None
     return (
-        f"memory is planned for samples of {longest:,} tokens, and 99 % of them have at most {lengths.p99:,}: "
-        f"{lengths.p99:,} saves memory and leaves out at most 1 %"
+        f"memory is planned for samples of {longest:,} tokens, and 99% of them have at most {lengths.p99:,}: "
+        f"{lengths.p99:,} saves memory and leaves out at most 1%"
     )
 
 
