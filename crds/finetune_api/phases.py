@@ -1,7 +1,9 @@
 """Pure: what one training process holds in each phase of an optimizer step.
 
 - loss: the activations of all blocks, and the logits of one chunk of tokens with their gradients;
-- backward: the activations of all blocks, and what the backward pass of the last block needs;
+- backward: the activations of all blocks, and what the backward pass of the last ones needs, while the gradients of
+  the block behind are reduced;
+- exchange: the gradients of a block on their way to be reduced, when its backward pass is over;
 - root: the gradients of embeddings and output head; they come last and are the largest;
 - update: what AdamW computes with.
 
@@ -37,7 +39,8 @@ class Case(IntEnum):
     """What is assumed where the plan does not tell."""
 
     LOW = 0
-    """One micro-batch per step, so there are no gradients from the one before; a block is gathered just in time."""
+    """One micro-batch per step, so there are no gradients from the one before; blocks are gathered just in time, and
+    their gradients reduced at once."""
     ESTIMATE = 1
     """Several micro-batches per step; one block is gathered ahead."""
     HIGH = 2
@@ -88,16 +91,16 @@ class Step:
         yield Phase(self._in_use(self.case // 2), before, optimizer, saved + ends, self._logits)
         # Where gradients are whole and already there, the head's is added to them; tied weights wait for the rest.
         waiting = recipe.on_gpu or self.architecture.tied_embeddings or self.case is Case.LOW
-        yield Phase(
-            weights=self._in_use(1 + self.case) + self._dequantised,
-            gradients=before + self._exchanged(n.blocks_trained // self.architecture.layers),
-            optimizer=optimizer,
-            activations=saved + max(ends, working),
-            logits=head if waiting else 0,
-        )
+        weights = self._in_use(1 + self.case) + self._dequantised
+        logits = head if waiting else 0
+        trained = n.blocks_trained // self.architecture.layers
+        ahead = FP32 * trained if self._sharded and self.case is not Case.LOW else 0
+        yield Phase(weights, before + ahead, optimizer, saved + max(ends, working), logits)
+        yield Phase(weights, before + self._exchanged(trained), optimizer, saved, logits)
         if n.root_trained:
             yield from self._root(optimizer)
-        yield Phase(self._at_rest, FP32 * n.trained // self._parts, optimizer + self._update)
+        reduced = self._gradients if recipe.method == "lora" else FP32 * n.trained // self._parts
+        yield Phase(self._at_rest, reduced, optimizer + self._update)
 
     @cached_property
     def _numbers(self) -> Counts:
@@ -129,12 +132,10 @@ class Step:
         if self.recipe.method != "lora":
             return trained + FP32 * self._frozen // self._parts
         base = base_bytes(self.recipe, self.architecture)
-        if self.recipe.split_over == 1:
-            return trained + base
         # Whole blocks go to each GPU: one may have more than its share.
-        return trained + min(
-            base, base // self.recipe.split_over + self.case * base // self.architecture.layers
-        )
+        blocks = base - number_width(self.recipe) * self._numbers.root
+        uneven = self.case * blocks // self.architecture.layers
+        return trained + min(base, base // self.recipe.split_over + uneven)
 
     def _in_use(self, blocks: int) -> int:
         """Bytes of the weights where so many blocks are gathered; on the CPU all of them are, for the whole step."""
@@ -143,7 +144,8 @@ class Step:
         n = self._numbers
         if not self.recipe.on_gpu:
             return self._at_rest + FP32 * (n.trained + self._frozen)
-        gathered = blocks * (n.blocks_trained + self._frozen) // self.architecture.layers
+        layers = self.architecture.layers
+        gathered = min(blocks, layers) * (n.blocks_trained + self._frozen) // layers
         return self._at_rest + BF16 * (n.root + gathered)
 
     @property

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
+from finetune_api.phases import LOSS_CHUNK
 from finetune_trainer import loss, model
 from finetune_trainer.attention import PER_SAMPLE
 from finetune_trainer.errors import InvalidConfigurationError
@@ -81,7 +82,7 @@ def test_logits_of_packed_samples_are_those_of_each_alone(family: str) -> None:
 
 
 def test_loss_and_gradients_are_those_of_plain_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "CHUNK", 4)
+    monkeypatch.setattr(loss, "LOSS_CHUNK", 4)
     ours = TrainableModel(build("qwen2"))
     ids, positions = packed()
     predicting = torch.tensor([0, 1, 3, 6, 7, 8, 9, 20, 24, 30, 37])
@@ -155,7 +156,7 @@ def test_a_micro_batch_without_loss_has_zero_gradients_everywhere() -> None:
 
 
 def test_logits_are_never_held_for_more_than_a_chunk() -> None:
-    width, vocabulary, tokens = 8, 32, 3 * loss.CHUNK + 1
+    width, vocabulary, tokens = 8, 32, 3 * LOSS_CHUNK + 1
     weight = torch.randn(vocabulary, width, requires_grad=True)
     seen: list[int] = []
 
@@ -172,8 +173,8 @@ def test_logits_are_never_held_for_more_than_a_chunk() -> None:
     hidden = torch.randn(tokens, width, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         summed_cross_entropy(hidden, torch.zeros(tokens, dtype=torch.long), head, [weight]).backward()
-    assert seen == [loss.CHUNK] * 3 + [1]
-    assert max(kept) <= loss.CHUNK * vocabulary
+    assert seen == [LOSS_CHUNK] * 3 + [1]
+    assert max(kept) <= LOSS_CHUNK * vocabulary
 
 
 def test_recomputing_activations_changes_nothing() -> None:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Tokens whose logits are held at a time: 0.6 GB in fp32 for a vocabulary of 150,000.
-CHUNK = 1024
+from finetune_api.phases import LOSS_CHUNK
 
 Head = Callable[[Tensor], Tensor]
 
@@ -24,8 +23,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         gradient = torch.zeros_like(hidden)
         # Chunks add up in fp32: in bf16 the later ones would be rounded away.
         sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
-        for start in range(0, targets.numel(), CHUNK):
-            part = slice(start, start + CHUNK)
+        for start in range(0, targets.numel(), LOSS_CHUNK):
+            part = slice(start, start + LOSS_CHUNK)
             with torch.enable_grad():
                 some = hidden[part].detach().requires_grad_()
                 loss = functional.cross_entropy(head(some).float(), targets[part], reduction="sum")
@@ -41,7 +40,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         scale = upstream[0]
         of_weights = [total.mul_(scale).to(dtype) for total, dtype in zip(ctx.sums, ctx.dtypes, strict=True)]
-        return (ctx.gradient * scale).to(ctx.gradient.dtype), None, None, *of_weights
+        gradient = (ctx.gradient * scale).to(ctx.gradient.dtype)
+        # Whoever keeps the loss keeps this, and the head's gradient may be as large as the head.
+        del ctx.gradient, ctx.sums
+        return gradient, None, None, *of_weights
 
 
 def summed_cross_entropy(hidden: Tensor, targets: Tensor, head: Head, weights: list[Tensor]) -> Tensor:
