@@ -12,19 +12,27 @@ from finetune_api.model import ApiModel, FiniteFloat
 MAX_LISTED_CHECKPOINTS = 50
 MAX_LISTED_ATTEMPTS = 50
 MAX_MESSAGE_LENGTH = 1024
+# A condition holds as much as metav1.Condition may: of a rejected spec, every fault is told.
+MAX_CONDITION_MESSAGE_LENGTH = 32768
 # A job that was never reconciled must not look up to date (kstatus compares it with metadata.generation).
 NEVER_OBSERVED = -1
 
 
-def _shortened(message: str) -> str:
-    """A long message keeps both ends: what happened stands first, what to do last."""
-    if len(message) <= MAX_MESSAGE_LENGTH:
-        return message
-    half = (MAX_MESSAGE_LENGTH - 5) // 2
-    return f"{message[:half]} ... {message[-half:]}"
+def _shortened(limit: int) -> AfterValidator:
+    def shorten(message: str) -> str:
+        """A long message keeps both ends: what happened stands first, what to do last."""
+        if len(message) <= limit:
+            return message
+        half = (limit - 5) // 2
+        return f"{message[:half]} ... {message[-half:]}"
+
+    return AfterValidator(shorten)
 
 
-Message = Annotated[str, AfterValidator(_shortened), Field(max_length=MAX_MESSAGE_LENGTH)]
+Message = Annotated[str, _shortened(MAX_MESSAGE_LENGTH), Field(max_length=MAX_MESSAGE_LENGTH)]
+ConditionMessage = Annotated[
+    str, _shortened(MAX_CONDITION_MESSAGE_LENGTH), Field(max_length=MAX_CONDITION_MESSAGE_LENGTH)
+]
 
 
 def _list_map(*keys: str) -> dict[str, Any]:
@@ -57,7 +65,7 @@ class Condition(ApiModel):
     """True, False or Unknown."""
     reason: Annotated[str, Field(min_length=1, max_length=1024)]
     """Why, in one word."""
-    message: Message = ""
+    message: ConditionMessage = ""
     """Why, in a sentence."""
     observed_generation: int | None = None
     """Generation of the spec that this speaks of."""

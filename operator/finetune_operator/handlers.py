@@ -1,4 +1,4 @@
-"""The only code that knows kopf: watches three kinds and puts keys on the queue. No handler writes or decides.
+"""The watches: kopf follows three kinds, and handlers put keys on the queue. None writes or decides.
 
 kopf's `on.event` handlers need neither annotation nor finalizer, and their failures are not retried; so they do
 nothing that can fail.
@@ -10,6 +10,7 @@ from typing import Any
 import kopf
 
 from finetune_api import names
+from finetune_operator import webhook
 from finetune_operator.api import in_cluster
 from finetune_operator.cluster import Key
 from finetune_operator.queue import WorkQueue
@@ -20,7 +21,7 @@ COALESCE_SECONDS = 0.3
 
 
 def registry(queue: WorkQueue[Key], health: WatchHealth) -> kopf.OperatorRegistry:
-    """The watches of FineTuneJobs, and of Jobs and pods that carry a FineTuneJob's label."""
+    """The watches of FineTuneJobs, and of Jobs and pods that carry a FineTuneJob's label; and the webhook."""
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=handlers)
@@ -45,11 +46,12 @@ def registry(queue: WorkQueue[Key], health: WatchHealth) -> kopf.OperatorRegistr
     watch(Watch.FINETUNEJOBS, queue.add)
     watch(Watch.JOBS, lambda key: queue.add_after(key, COALESCE_SECONDS))
     watch(Watch.PODS, lambda key: queue.add_after(key, COALESCE_SECONDS))
+    webhook.register(handlers)
     return handlers
 
 
-def settings() -> kopf.OperatorSettings:
-    """kopf reduced to its watches."""
+def settings(webhook_server: kopf.WebhookServer) -> kopf.OperatorSettings:
+    """kopf reduced to its watches and to serving the webhook, whose configuration is the chart's."""
     reduced = kopf.OperatorSettings()
     reduced.watching.chunk_size = 500
     reduced.watching.connect_timeout = 10
@@ -62,6 +64,7 @@ def settings() -> kopf.OperatorSettings:
     # The three kinds are known; namespaces and CRDs need not be listed.
     reduced.scanning.disabled = True
     reduced.posting.enabled = False
+    reduced.admission.server = webhook_server
     # What kopf would remember on the objects themselves is not needed, and costs several deep copies per event.
     reduced.persistence.diffbase_storage = _NoDiffBase()
     reduced.persistence.progress_storage = _NoProgress()

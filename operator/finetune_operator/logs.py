@@ -29,7 +29,13 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("kopf.objects").addFilter(_is_no_denial)
     if level != "DEBUG":
         # kopf tells of every event, aiohttp of every request.
         logging.getLogger("kopf").setLevel(logging.WARNING)
         logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+
+
+def _is_no_denial(record: logging.LogRecord) -> bool:
+    # To kopf a denied request is an error of the handler that denied it; the webhook has told it for what it is.
+    return "failed permanently" not in record.getMessage()

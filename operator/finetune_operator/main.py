@@ -17,7 +17,7 @@ from aiohttp import web
 from kubernetes.aio.config.config_exception import ConfigException
 
 from finetune_api import names
-from finetune_operator import handlers, logs
+from finetune_operator import handlers, logs, webhook
 from finetune_operator.api import Api, ApiError
 from finetune_operator.cluster import Cluster, Key, Resource
 from finetune_operator.controller import Controller, utc_now
@@ -80,7 +80,7 @@ async def run(
         cleanup.push_async_callback(_cancel, patrol)
         stopping = asyncio.create_task(stop.wait(), name="stop")
         cleanup.push_async_callback(_cancel, stopping)
-        watches = asyncio.create_task(_watch(queue, health, stop), name="watches")
+        watches = asyncio.create_task(_watch(queue, health, settings, stop), name="watches")
         cleanup.push_async_callback(_cancel, watches)
         receiver = Receiver(Identities(cluster), reports, queue, metrics, utc_now)
         tls = tls_context(settings.tls_dir)
@@ -112,11 +112,11 @@ async def _check_crd(cluster: Cluster) -> None:
         raise StartupError(str(error)) from error
 
 
-async def _watch(queue: WorkQueue[Key], health: WatchHealth, stop: asyncio.Event) -> None:
+async def _watch(queue: WorkQueue[Key], health: WatchHealth, settings: Settings, stop: asyncio.Event) -> None:
     others = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
         registry=handlers.registry(queue, health),
-        settings=handlers.settings(),
+        settings=handlers.settings(webhook.server(settings.tls_dir, settings.webhook_port)),
         standalone=True,
         clusterwide=True,
     )

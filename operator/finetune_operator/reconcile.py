@@ -16,16 +16,18 @@ The status is written with the resourceVersion it was read at: who decides on an
 say) cannot write. Succeeded and Failed are never left; only a job that was rejected and never ran is looked at again.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from finetune_api.status import MAX_LISTED_ATTEMPTS, Attempt, Phase
+from finetune_api.support import unsupported
 from finetune_operator import conditions, workload
 from finetune_operator.conditions import Standing
 from finetune_operator.gang import follow
 from finetune_operator.observed import GangJob, Observed, Subject
 from finetune_operator.outcome import Outcome, Situation, write
-from finetune_operator.transitions import NAME_CONFLICT, REFUSED, REJECTED
+from finetune_operator.transitions import NAME_CONFLICT, NOT_SUPPORTED, REFUSED, REJECTED
 from finetune_operator.workload import Installation
 
 # Gangs that fall over at once are not started in a tight loop.
@@ -47,7 +49,9 @@ def reconcile(subject: Subject, observed: Observed, now: datetime, installation:
     if status.phase is not None and status.phase.is_terminal and status.attempts:
         return _rest(subject, observed, now)
     if subject.job is None:
-        return _reject(subject, now)
+        return _reject(subject, REJECTED, subject.problems, now)
+    if missing := unsupported(subject.job.spec):
+        return _reject(subject, NOT_SUPPORTED, map(str, missing), now)
     situation = Situation(subject, subject.job, observed, now)
     attempt = status.attempts[-1] if status.attempts else None
     if attempt is None:
@@ -61,7 +65,7 @@ def reconcile(subject: Subject, observed: Observed, now: datetime, installation:
     return replace(outcome, delete=_strays(situation.observed, keep=attempt.number))
 
 
-def _reject(subject: Subject, now: datetime) -> Outcome:
+def _reject(subject: Subject, reason: str, problems: Iterable[str], now: datetime) -> Outcome:
     status = subject.status
     # With attempts on record, the spec was valid when they began, and this operator is older or newer than the one
     # that began them: it says so, and touches nothing that it does not understand.
@@ -70,8 +74,8 @@ def _reject(subject: Subject, now: datetime) -> Outcome:
         subject,
         status.model_copy(update={"phase": phase}),
         Standing.REJECTED,
-        REJECTED,
-        "; ".join(subject.problems),
+        reason,
+        "; ".join(problems),
         now,
     )
 

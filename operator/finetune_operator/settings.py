@@ -21,8 +21,10 @@ class Settings:
     report_url: str
     """Base URL under which pods reach the report endpoint."""
     tls_dir: Path
-    """Directory of the endpoint's tls.crt, tls.key and ca.crt."""
+    """Directory of the report endpoint's tls.crt, tls.key and ca.crt."""
     report_port: int
+    webhook_port: int
+    """Where the API server asks about FineTuneJobs, with the same certificate."""
     health_port: int
     log_level: str
 
@@ -49,6 +51,7 @@ class Settings:
             report_url=text("FINETUNE_REPORT_URL"),
             tls_dir=Path(text("FINETUNE_TLS_DIR")),
             report_port=port("FINETUNE_REPORT_PORT", 8443),
+            webhook_port=port("FINETUNE_WEBHOOK_PORT", 9443),
             health_port=port("FINETUNE_HEALTH_PORT", 8080),
             log_level=text("FINETUNE_LOG_LEVEL", "INFO").upper(),
         )

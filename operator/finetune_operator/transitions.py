@@ -7,6 +7,7 @@ from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator import conditions
 
 NAME_CONFLICT = "NameConflict"
+NOT_SUPPORTED = "NotSupported"
 REFUSED = "Refused"
 REJECTED = "Invalid"
 
@@ -34,11 +35,13 @@ def events(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Event, ...]:
 def _acceptance(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
     before = conditions.find(old.conditions, conditions.ACCEPTED)
     after = conditions.find(new.conditions, conditions.ACCEPTED)
-    if after is None or (before is not None and before.status == after.status):
+    if after is None:
+        return []
+    if before is not None and (before.status, before.reason) == (after.status, after.reason):
         return []
     if after.status == "True":
         return [Event("Accepted", after.message)]
-    return [Event(REJECTED, after.message, "Warning")]
+    return [Event(after.reason, after.message, "Warning")]
 
 
 def _checkpoints(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:

@@ -60,7 +60,7 @@ class Operator:
     def __init__(self, kubeconfig: Path, directory: Path) -> None:
         self.directory = directory
         self.log = directory / "operator.log"
-        self.report_port, self.health_port = free_ports(2)
+        self.report_port, self.webhook_port, self.health_port = free_ports(3)
         write_certificate(directory / "tls")
         self.environment = {
             "KUBECONFIG": str(kubeconfig),
@@ -68,6 +68,7 @@ class Operator:
             "FINETUNE_REPORT_URL": f"https://127.0.0.1:{self.report_port}",
             "FINETUNE_TLS_DIR": str(directory / "tls"),
             "FINETUNE_REPORT_PORT": str(self.report_port),
+            "FINETUNE_WEBHOOK_PORT": str(self.webhook_port),
             "FINETUNE_HEALTH_PORT": str(self.health_port),
         }
         self._process: subprocess.Popen[bytes] | None = None

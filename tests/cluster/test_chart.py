@@ -13,6 +13,7 @@ import yaml
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store
 
+from cluster.chart import CHART, IMAGES, Manifest, one, parsed
 from clusters.binaries import ensure
 from clusters.local import ControlPlane
 from finetune_api import names
@@ -21,13 +22,8 @@ from finetune_operator.metrics import Metrics
 from finetune_operator.settings import LOG_LEVELS, Settings
 from finetune_operator.watch_health import WatchHealth
 
-CHART = Path(__file__).resolve().parents[2] / "charts" / "finetune-operator"
 RELEASE = "finetune-operator"
 NAMESPACE = "chart-test"
-IMAGES = {
-    "image": {"repository": "registry.example:5000/team/operator", "tag": "1"},
-    "trainer": {"image": {"repository": "registry.example:5000/team/trainer", "tag": "2"}},
-}
 JOB = {
     "apiVersion": names.API_VERSION,
     "kind": names.KIND,
@@ -40,8 +36,6 @@ JOB = {
         "resources": {"nodes": 1, "gpusPerNode": 0},
     },
 }
-
-Manifest = dict[str, Any]
 
 
 class Tools:
@@ -84,17 +78,6 @@ def succeeded(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout
 
 
-def parsed(text: str) -> list[Manifest]:
-    """The manifests of a YAML stream."""
-    return [manifest for manifest in yaml.safe_load_all(text) if manifest]
-
-
-def one(manifests: list[Manifest], kind: str) -> Manifest:
-    """The only manifest of its kind."""
-    [found] = [manifest for manifest in manifests if manifest["kind"] == kind]
-    return found
-
-
 def pod_spec(manifests: list[Manifest]) -> Manifest:
     """What the Deployment's pod is to be like."""
     found: Manifest = one(manifests, "Deployment")["spec"]["template"]["spec"]
@@ -133,7 +116,7 @@ def test_the_api_server_accepts_every_field(tools: Tools) -> None:
     said = tools.kubectl(
         *("apply", "--server-side", "--dry-run=server", "--validate=strict", "--filename=-"), stdin=text
     )
-    assert len(said.splitlines()) == len(parsed(text)) == 7
+    assert len(said.splitlines()) == len(parsed(text)) == 8
 
 
 def test_the_pod_is_admitted_under_the_restricted_standard(installed: Tools) -> None:
@@ -155,10 +138,17 @@ def test_the_operator_understands_its_environment(manifests: list[Manifest], tmp
     assert operator["image"] == "registry.example:5000/team/operator:1"
     assert settings.trainer_image == "registry.example:5000/team/trainer:2"
     ports = {port["name"]: port["containerPort"] for port in operator["ports"]}
-    assert ports == {"report": settings.report_port, "health": settings.health_port}
-    [port] = service["spec"]["ports"]
-    assert settings.report_url == f"https://{service['metadata']['name']}.{NAMESPACE}.svc:{port['port']}"
-    assert port["targetPort"] == "report"
+    assert ports == {
+        "report": settings.report_port,
+        "webhook": settings.webhook_port,
+        "health": settings.health_port,
+    }
+    report, _ = service["spec"]["ports"]
+    assert settings.report_url == f"https://{service['metadata']['name']}.{NAMESPACE}.svc:{report['port']}"
+    assert {port["name"]: port["targetPort"] for port in service["spec"]["ports"]} == {
+        "report": "report",
+        "webhook": "webhook",
+    }
     mounts = {mount["mountPath"]: mount["name"] for mount in operator["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in pod_spec(manifests)["volumes"]}
     tls = volumes[mounts[environment["FINETUNE_TLS_DIR"]]]
@@ -232,6 +222,8 @@ def test_the_service_account_may_do_what_it_must_and_no_more(
         ({"image": {"repository": "team/operator", "tag": 20261125}}, "/image/tag"),
         ({"trainer": {"picture": {}}}, "'picture' not allowed"),
         ({"resources": {"limit": {}}}, "'limit' not allowed"),
+        ({"webhook": {"caBundle": "LS0tLS1CRUdJTg=="}}, "/webhook/caBundle"),
+        ({"tls": {"existingSecret": "theirs"}}, "give webhook.caBundle or webhook.annotations"),
         ({"replicas": 2}, "'replicas' not allowed"),
         (
             {"image": {"repository": ""}},
@@ -269,10 +261,51 @@ def test_the_certificate_is_the_endpoint_s(manifests: list[Manifest]) -> None:
 
 
 def test_a_given_certificate_takes_the_place_of_a_made_one(tools: Tools) -> None:
-    rendered = parsed(tools.template(tls={"existingSecret": "from-cert-manager"}))
+    rendered = parsed(tools.template(tls={"existingSecret": "from-cert-manager"}, webhook={"enabled": False}))
     assert "Secret" not in [manifest["kind"] for manifest in rendered]
     [tls] = [volume for volume in pod_spec(rendered)["volumes"] if volume["name"] == "tls"]
     assert tls["secret"]["secretName"] == "from-cert-manager"
+
+
+def client_of(manifests: list[Manifest]) -> Manifest:
+    """How the API server reaches the webhook."""
+    [webhook] = one(manifests, "ValidatingWebhookConfiguration")["webhooks"]
+    found: Manifest = webhook["clientConfig"]
+    return found
+
+
+def test_the_webhook_asks_the_operator_and_trusts_its_authority(manifests: list[Manifest]) -> None:
+    service, secret = one(manifests, "Service"), one(manifests, "Secret")
+    client = client_of(manifests)
+    assert client["caBundle"] == secret["data"]["ca.crt"]
+    # The certificate is for this very name.
+    assert client["service"]["name"] == service["metadata"]["name"] == RELEASE
+    assert client["service"]["namespace"] == service["metadata"]["namespace"] == NAMESPACE
+    [port] = [port for port in service["spec"]["ports"] if port["name"] == "webhook"]
+    assert client["service"]["port"] == port["port"]
+
+
+def test_the_authority_of_a_given_certificate_is_what_is_said_or_found(installed: Tools) -> None:
+    given = {"tls": {"existingSecret": "theirs"}}
+    pem = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"
+    said = client_of(parsed(installed.template(**given, webhook={"caBundle": pem})))
+    assert base64.b64decode(said["caBundle"]).decode() == pem
+    injected = parsed(
+        installed.template(**given, webhook={"annotations": {"injector.example/from": "theirs"}})
+    )
+    assert "caBundle" not in client_of(injected)
+    configuration = one(injected, "ValidatingWebhookConfiguration")
+    assert configuration["metadata"]["annotations"] == {"injector.example/from": "theirs"}
+    installed.kubectl("create", "secret", "generic", "theirs", f"--from-literal=ca.crt={pem}")
+    # Not `template`: that asks no cluster.
+    found = succeeded(installed.helm("upgrade", "--dry-run=server", "--output=json", **given))
+    assert base64.b64encode(pem.encode()).decode() in json.loads(found)["manifest"]
+
+
+def test_the_webhook_can_be_left_out(tools: Tools) -> None:
+    rendered = parsed(tools.template(webhook={"enabled": False}))
+    assert "ValidatingWebhookConfiguration" not in [manifest["kind"] for manifest in rendered]
+    assert [port["name"] for port in one(rendered, "Service")["spec"]["ports"]] == ["report"]
 
 
 def test_pull_secrets_reach_the_pod(tools: Tools) -> None:
@@ -291,6 +324,9 @@ def test_an_upgrade_keeps_the_certificate(installed: Tools) -> None:
     after = installed.get("secret", f"{RELEASE}-tls")
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert after["data"] == before["data"]
+    configuration = installed.get("validatingwebhookconfiguration", RELEASE)
+    assert configuration["webhooks"][0]["clientConfig"]["caBundle"] == after["data"]["ca.crt"]
+    assert "made" not in succeeded(installed.run("helm", "get", "values", RELEASE, "--all"))
     [operator] = installed.get("deployment", RELEASE)["spec"]["template"]["spec"]["containers"]
     assert {"name": "FINETUNE_LOG_LEVEL", "value": "DEBUG"} in operator["env"]
 
@@ -300,6 +336,7 @@ def test_uninstalling_keeps_all_jobs_and_installing_again_takes_them_up(installe
     before = installed.get("finetunejob", "precious")
     succeeded(installed.run("helm", "uninstall", RELEASE, "--wait"))
     left = "deployments,services,secrets,serviceaccounts,clusterroles,clusterrolebindings"
+    left += ",validatingwebhookconfigurations"
     selector = f"--selector=app.kubernetes.io/instance={RELEASE}"
     assert installed.get(left, selector)["items"] == []
     assert installed.get("finetunejob", "precious") == before

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.kube import FINETUNEJOBS, Kube, Namespace, RefusedError
+from cluster.kube import FINETUNEJOBS, MERGE, Kube, Namespace, RefusedError
 from finetune_operator import validation
 from world import manifest
 
@@ -162,6 +162,15 @@ def test_both_agree_on_anything(answer: Callable[[Wire], str | None], path: str,
 
 # Once it exists
 
+OSFT: Wire = {"method": "osft", "osft": {"unfreezeRankRatio": 0.5}}
+
+
+def begun(namespace: Namespace, **spec: Any) -> None:
+    """A job that the operator has begun to train."""
+    namespace.submit(**spec)
+    status = {"status": {"startTime": "2026-01-01T12:00:00Z"}}
+    namespace.kube.request("PATCH", namespace.path(FINETUNEJOBS, "demo") + "/status", status, MERGE)
+
 
 def edit(namespace: Namespace, change: Wire) -> str | None:
     try:
@@ -172,27 +181,44 @@ def edit(namespace: Namespace, change: Wire) -> str | None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("spec", "change"),
     [
-        {"model": {"volume": {"path": "other"}}},
-        {"dataset": {"train": {"volume": {"path": "other.jsonl"}}}},
-        {"hyperparameters": {"learningRate": 1e-4}},
-        {"hyperparameters": {"seed": 1}},
-        {"checkpoints": {"everyEpoch": False}},
-        {"storage": {"path": "elsewhere"}},
-        {"resources": {"nodes": 4}},
+        ({}, {"method": "osft"}),
+        ({}, {"model": {"volume": {"path": "other"}}}),
+        ({}, {"dataset": {"train": {"volume": {"path": "other.jsonl"}}}}),
+        ({}, {"hyperparameters": {"learningRate": 1e-4}}),
+        ({}, {"hyperparameters": {"seed": 1}}),
+        ({}, {"checkpoints": {"everyEpoch": False}}),
+        ({}, {"storage": {"path": "elsewhere"}}),
+        ({}, {"resources": {"nodes": 4}}),
+        (OSFT, {"osft": {"unfreezeRankRatio": 0.4}}),
+        (OSFT, {"osft": None}),
+        ({"method": "osft"}, {"osft": {}}),
+        ({"method": "lora"}, {"lora": {"r": 8}}),
     ],
 )
-def test_what_decides_the_result_is_fixed(namespace: Namespace, change: Wire) -> None:
-    namespace.submit()
+def test_what_decides_the_result_is_fixed_once_training_has_begun(
+    namespace: Namespace, spec: Wire, change: Wire
+) -> None:
+    begun(namespace, **spec)
     said = edit(namespace, change)
     assert said is not None
-    assert next(iter(change)) in said
-    assert "is fixed once the job exists" in said
+    assert f"spec.{next(iter(change))} is fixed once training has begun" in said
+
+
+def test_until_then_everything_may_be_corrected(namespace: Namespace) -> None:
+    # No operator begins to train this one.
+    namespace.submit(**OSFT)
+    for change in (
+        {"method": "lora", "osft": None, "lora": {"r": 8}},
+        {"hyperparameters": {"learningRate": 1e-4}, "resources": {"nodes": 1}},
+        {"model": {"volume": {"path": "other"}}, "storage": {"path": "elsewhere"}},
+    ):
+        assert edit(namespace, change) is None
 
 
 def test_what_does_not_is_free(namespace: Namespace) -> None:
-    namespace.submit()
+    begun(namespace)
     assert edit(namespace, {"failurePolicy": {"maxRestarts": 7}}) is None
     namespace.patch(FINETUNEJOBS, "demo", {"metadata": {"labels": {"team": "a"}, "annotations": {"b": "c"}}})
 

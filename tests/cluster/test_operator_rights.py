@@ -1,21 +1,17 @@
 """The operator gets along with the rights that its chart gives it, and starts only where it can work."""
 
-import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from cluster.chart import rendered
 from cluster.kube import PODS, SERVICES, Kube, Namespace, eventually
 from cluster.operators import Operator
-from clusters.binaries import ensure
 from clusters.local import ControlPlane
 from world import OUTPUT, report
 
-CHART = Path(__file__).resolve().parents[2] / "charts" / "finetune-operator"
 ACCOUNT = "finetune-operator"
 
 
@@ -26,23 +22,16 @@ def plane() -> Iterator[ControlPlane]:
         yield plane
 
 
-def role() -> dict[str, Any]:
-    """The chart's ClusterRole."""
-    images = {"image": {"repository": "x", "tag": "1"}, "trainer": {"image": {"repository": "x", "tag": "1"}}}
-    helm = str(ensure(["helm"])["helm"])
-    command = [helm, "template", "test", str(CHART), "--kube-version=1.34", "--values=-"]
-    done = subprocess.run(command, input=json.dumps(images), capture_output=True, text=True, check=True)
-    [found] = [m for m in yaml.safe_load_all(done.stdout) if m and m["kind"] == "ClusterRole"]
-    assert isinstance(found, dict)
-    return found
-
-
 def bound_kubeconfig(kube: Kube, directory: Path) -> Path:
     """A kubeconfig with the token of a service account that has the chart's rights, and no others."""
     accounts = "/api/v1/namespaces/default/serviceaccounts"
     rbac = "/apis/rbac.authorization.k8s.io/v1"
     kube.request("POST", accounts, {"metadata": {"name": ACCOUNT}})
-    kube.request("POST", f"{rbac}/clusterroles", {"metadata": {"name": ACCOUNT}, "rules": role()["rules"]})
+    kube.request(
+        "POST",
+        f"{rbac}/clusterroles",
+        {"metadata": {"name": ACCOUNT}, "rules": rendered("ClusterRole")["rules"]},
+    )
     subject = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": "default"}
     reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": ACCOUNT}
     binding = {"metadata": {"name": ACCOUNT}, "roleRef": reference, "subjects": [subject]}

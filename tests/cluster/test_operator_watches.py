@@ -23,9 +23,11 @@ class Here:
     """An operator in this process, whose insides can be broken; in a thread, for kopf thinks every task its own."""
 
     def __init__(self, tls_dir: Path) -> None:
-        report_port, self._health_port = free_ports(2)
+        report_port, webhook_port, self._health_port = free_ports(3)
         url = f"https://127.0.0.1:{report_port}"
-        self._settings = Settings("trainer:1", url, tls_dir, report_port, self._health_port, "INFO")
+        self._settings = Settings(
+            "trainer:1", url, tls_dir, report_port, webhook_port, self._health_port, "INFO"
+        )
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run)

@@ -20,7 +20,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def test_defaults(environment: dict[str, str]) -> None:
     settings = Settings.from_environment(environment)
-    assert (settings.report_port, settings.health_port, settings.log_level) == (8443, 8080, "INFO")
+    assert (settings.report_port, settings.webhook_port, settings.health_port) == (8443, 9443, 8080)
+    assert settings.log_level == "INFO"
 
 
 def test_every_fault_is_named_at_once() -> None:
@@ -41,6 +42,7 @@ def test_every_fault_is_named_at_once() -> None:
     [
         ("FINETUNE_REPORT_URL", "http://x", "must start with https://"),
         ("FINETUNE_REPORT_PORT", "0", "between 1 and 65535"),
+        ("FINETUNE_WEBHOOK_PORT", "-1", "between 1 and 65535"),
         ("FINETUNE_HEALTH_PORT", "70000", "between 1 and 65535"),
         ("FINETUNE_TLS_DIR", "/nowhere", "there is no file /nowhere/tls.crt"),
     ],

@@ -1,8 +1,9 @@
 """Events from changes of the status."""
 
 from finetune_api.status import FineTuneJobStatus
+from finetune_operator.conditions import Standing, conditions
 from finetune_operator.transitions import events
-from world import checkpoint
+from world import START, checkpoint
 
 
 def reasons(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[str]:
@@ -26,3 +27,15 @@ def test_the_event_names_step_and_place() -> None:
     [event] = events(FineTuneJobStatus(), FineTuneJobStatus(checkpoints=[checkpoint(7)]))
     assert "step 7" in event.message
     assert "demo/checkpoints/step-00000007" in event.message
+
+
+def rejected(reason: str, message: str) -> FineTuneJobStatus:
+    told = conditions(Standing.REJECTED, reason, message, generation=1, now=START, previous=[])
+    return FineTuneJobStatus(conditions=told)
+
+
+def test_a_rejection_is_told_again_only_for_another_reason() -> None:
+    invalid, unsupported = rejected("Invalid", "spec.a: no"), rejected("NotSupported", "spec.b: not yet")
+    assert reasons(FineTuneJobStatus(), invalid) == ["Invalid"]
+    assert reasons(invalid, rejected("Invalid", "spec.c: no")) == []
+    assert reasons(invalid, unsupported) == ["NotSupported"]

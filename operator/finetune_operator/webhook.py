@@ -1,0 +1,55 @@
+"""The admission webhook: kopf serves it, admission.py decides.
+
+It advises and it catches mistakes, but it guards nothing: whatever passes is judged again when it is reconciled. So
+nobody is ever blocked by a fault of its own. Whoever reaches its port may ask it; it knows only what it is asked.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import kopf
+
+from finetune_operator.admission import review
+from finetune_operator.receiver import CERTIFICATE_FILE, KEY_FILE
+from finetune_operator.watch_health import Watch
+
+logger = logging.getLogger(__name__)
+
+UNPROCESSABLE = 422
+
+
+def server(tls_dir: Path, port: int) -> kopf.WebhookServer:
+    """The HTTPS server, with tls.crt and tls.key of the directory; it follows when these files change."""
+    return kopf.WebhookServer(port=port, certfile=tls_dir / CERTIFICATE_FILE, pkeyfile=tls_dir / KEY_FILE)
+
+
+def register(registry: kopf.OperatorRegistry) -> None:
+    """Answer the API server under /validate: kopf takes the path from the handler's id."""
+    kopf.on.validate(*Watch.FINETUNEJOBS.kopf_selector, registry=registry, id="validate")(validate)
+
+
+# No coroutine: kopf gives it a thread, so that no spec, however large, holds up the event loop.
+def validate(
+    body: Mapping[str, Any],
+    warnings: list[str],
+    name: str | None,
+    namespace: str | None,
+    old: Mapping[str, Any] | None = None,
+    **_: Any,
+) -> None:
+    """Judge a FineTuneJob that is created, or changed from `old`, and add to the `warnings` that kubectl prints.
+
+    Raises AdmissionError when it is denied, and nothing else: to kopf any exception is a denial.
+    """
+    about = {"key": f"{namespace}/{name}"}
+    try:
+        verdict = review(dict(body), None if old is None else dict(old))
+    except Exception:
+        logger.exception("a FineTuneJob could not be judged, and was let through", extra=about)
+        return
+    warnings += verdict.warnings
+    if verdict.denials:
+        logger.info("denied: %s", "; ".join(verdict.denials), extra=about)
+        raise kopf.AdmissionError(verdict.refusal, code=UNPROCESSABLE)

@@ -1,0 +1,129 @@
+"""What is said to whoever creates or changes a FineTuneJob."""
+
+import logging
+from typing import Any
+
+import kopf
+import pytest
+
+from finetune_operator import admission, webhook
+from finetune_operator.admission import Verdict, review
+from world import manifest
+
+Wire = dict[str, Any]
+
+H200 = {"nodes": 1, "gpusPerNode": 8, "gpuMemory": "141Gi"}
+
+
+def osft(*patterns: str, **spec: Any) -> Wire:
+    return manifest(method="osft", osft={"targetPatterns": list(patterns)}, **spec)
+
+
+def test_a_sound_job_passes_without_a_word() -> None:
+    assert review(manifest(resources=H200)) == Verdict()
+
+
+def test_advice_is_given_and_never_denies() -> None:
+    verdict = review(manifest(resources=H200, hyperparameters={"learningRate": 1e-3}))
+    assert verdict.denials == ()
+    [warning] = verdict.warnings
+    assert warning.startswith("spec.hyperparameters.learningRate: ")
+    assert "1e-3 is 200 times 5e-6" in warning
+
+
+def test_the_model_s_size_is_taken_from_its_name() -> None:
+    large = {"volume": {"claimName": "models", "path": "llama-3.1-70b"}}
+    small = {"nodes": 1, "gpusPerNode": 1, "gpuMemory": "24Gi"}
+    [warning] = [w for w in review(manifest(model=large, resources=small)).warnings if "24" in w]
+    assert "GiB" in warning
+
+
+def test_what_cannot_be_trained_yet_is_a_warning() -> None:
+    verdict = review(osft("q_proj"))
+    assert verdict.denials == ()
+    assert any("spec.method: this version plans method osft" in warning for warning in verdict.warnings)
+
+
+def test_every_fault_is_denied_with_its_path() -> None:
+    verdict = review(osft("q_proj", "layers[", "(?P<x"))
+    assert [denial.split(":")[0] for denial in verdict.denials] == [
+        "spec.osft.targetPatterns[1]",
+        "spec.osft.targetPatterns[2]",
+    ]
+    assert all("is not a regular expression" in denial for denial in verdict.denials)
+    assert verdict.refusal == f"\n* {verdict.denials[0]}\n* {verdict.denials[1]}"
+
+
+def test_one_fault_is_told_in_one_line() -> None:
+    verdict = review(osft("layers["))
+    assert [verdict.refusal] == list(verdict.denials)
+
+
+def test_a_change_that_leaves_the_spec_alone_passes_whatever_is_wrong_with_it() -> None:
+    old, new = osft("layers["), osft("layers[")
+    new["metadata"]["labels"] = {"team": "a"}
+    assert review(new, old) == Verdict()
+
+
+def test_a_fault_that_was_there_before_is_told_and_does_not_deny() -> None:
+    verdict = review(osft("layers[", failurePolicy={"maxRestarts": 9}), osft("layers["))
+    assert verdict.denials == ()
+    [warning] = verdict.warnings
+    assert warning.startswith("spec.osft.targetPatterns[0]: ")
+
+
+def test_a_change_that_brings_in_a_fault_is_denied_with_all_of_them() -> None:
+    assert len(review(osft("layers[", "q("), osft("layers[")).denials) == 2
+    assert len(review(osft("q("), osft("layers[")).denials) == 1
+    assert len(review(osft("q("), osft("q")).denials) == 1
+
+
+def test_a_change_that_mends_a_job_is_advised_like_a_new_one() -> None:
+    assert review(osft("q"), osft("q(")) == review(osft("q"))
+
+
+@pytest.mark.parametrize("spec", [None, [], "x", {"method": 7}, {"resources": {"nodes": []}}])
+def test_what_no_api_server_would_take_is_denied_without_an_exception(spec: Any) -> None:
+    assert review({**manifest(), "spec": spec}).denials
+
+
+def test_warnings_are_lines_that_fit_a_header() -> None:
+    odd = {"volume": {"claimName": "models", "path": 'a\nb\t"\x7f-70b'}}
+    for warning in review(manifest(model=odd, hyperparameters={"learningRate": 1e-3})).warnings:
+        assert warning.isprintable()
+
+
+# At the edge
+
+
+def asked(body: Wire, old: Wire | None = None) -> list[str]:
+    warnings: list[str] = []
+    webhook.validate(body=body, old=old, warnings=warnings, name="demo", namespace="team", operation="CREATE")
+    return warnings
+
+
+def test_warnings_are_handed_on() -> None:
+    body = manifest(hyperparameters={"learningRate": 1e-3})
+    assert asked(body) == list(review(body).warnings) != []
+
+
+def test_a_denial_is_told_and_logged_without_alarm(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(kopf.AdmissionError, match=r"targetPatterns\[0\]") as denied:
+        asked(osft("layers["))
+    assert denied.value.code == 422
+    [record] = caplog.records
+    assert (record.levelname, record.key) == ("INFO", "team/demo")  # type: ignore[attr-defined]
+
+
+def test_a_fault_of_the_operator_s_own_lets_everybody_through(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(spec: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(admission, "study", broken)
+    assert asked(manifest()) == []
+    [record] = caplog.records
+    assert record.levelname == "ERROR"
+    assert record.exc_info is not None
