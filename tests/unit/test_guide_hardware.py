@@ -10,6 +10,7 @@ from finetune_api.facts import ModelFacts
 from finetune_api.guide.case import Case
 from finetune_api.guide.hardware import memory_exceeded
 from finetune_api.plan import plan
+from finetune_api.units import GIB
 
 
 def test_a_70b_sft_on_one_gpu_of_24_gib_is_told_what_fits() -> None:
@@ -57,6 +58,14 @@ def test_memory_that_may_just_suffice_is_a_note() -> None:
     assert "memory-exceeded" not in said
     assert "memory-short" not in told("lora", SMALL, resources=gpus("80Gi"), **lengths)
     assert "memory-short" not in told("lora", SMALL, resources=gpus("2Gi"), **lengths)
+
+
+def test_a_gpu_that_was_filled_on_purpose_is_not_short_of_memory() -> None:
+    facts = data(5_000, lengths=(100, 300, 400, 512))
+    planned = plan(advice.recipe("lora", resources=gpus("24Gi")), SMALL, facts)
+    assert planned.memory_per_gpu is not None
+    assert planned.memory_per_gpu.high > 24 * GIB
+    assert "memory-short" not in told("lora", SMALL, facts, resources=gpus("24Gi"))
 
 
 def test_memory_of_gpus_is_asked_for_where_there_are_any() -> None:
