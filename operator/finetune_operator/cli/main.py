@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from finetune_operator.cli.errors import CommandError
+from finetune_operator.cli.plan import plan
 from finetune_operator.cli.render import render
 from finetune_operator.cli.run import run
 from finetune_operator.cli.validate import validate
@@ -47,8 +48,8 @@ def finetune(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Check, watch and run FineTuneJobs."""
+    """Check, plan, run and watch FineTuneJobs."""
 
 
-for command in (validate, render, watch, run):
+for command in (validate, plan, render, run, watch):
     cli.command()(command)

@@ -101,7 +101,8 @@ def read_valid(arguments: Sequence[str]) -> list[FineTuneJob]:
 
 def none_found(arguments: Iterable[str]) -> CommandError:
     """The error of files without any FineTuneJob."""
-    return CommandError(f"there is no {names.KIND} in {', '.join(arguments).replace(files.STDIN, '<stdin>')}")
+    looked_in = ["<stdin>" if argument == files.STDIN else argument for argument in arguments]
+    return CommandError(f"there is no {names.KIND} in {', '.join(looked_in)}")
 
 
 def _read_file(file: File, manifests: Manifests) -> None:

@@ -1,0 +1,125 @@
+"""`finetune plan`: what will be trained, what it needs, and whether it fits, before anything runs."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from finetune_api.facts import DataFacts, ModelFacts
+from finetune_api.plan import Study, model_by_name, study
+from finetune_api.spec import FineTuneJob
+from finetune_operator.cli import diagnostics, files, manifests
+from finetune_operator.cli.diagnostics import Diagnostic
+from finetune_operator.cli.manifests import Manifest
+from finetune_operator.cli.measuring import FaultyDataError, data_facts
+from finetune_operator.cli.model_config import model_facts
+from finetune_operator.cli.output import OutputOption, write
+from finetune_operator.cli.plan_view import PlanView
+from finetune_operator.cli.validate import verdict
+
+# Of data that is wrong throughout, nobody reads more.
+MAX_FAULTS_OF_DATA = 20
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A valid job and what is known of it."""
+
+    manifest: Manifest
+    job: FineTuneJob
+    model: ModelFacts | None
+    study: Study
+
+    @property
+    def findings(self) -> list[Diagnostic]:
+        """What the rules have to say, at its lines."""
+        return [self.manifest.locate(found) for found in self.study.findings]
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON-ready form."""
+        return {
+            **verdict(self.manifest),
+            "plan": self.study.plan.to_wire(),
+            "remedies": [
+                {"change": remedy.change, "memoryPerGpu": remedy.estimate} for remedy in self.study.remedies
+            ],
+        }
+
+
+def plan(
+    arguments: files.Arguments,
+    model_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            exists=True,
+            help="The base model's config.json, or its directory: for exact numbers. Otherwise its size is guessed "
+            "from its name.",
+        ),
+    ] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            exists=True,
+            dir_okay=False,
+            help="The training data, a JSONL file: for the number of steps, and what suits data of its size.",
+        ),
+    ] = None,
+    output: OutputOption = "text",
+) -> None:
+    """Show what FineTuneJobs would train, with how much memory and time.
+
+    Values that a job leaves open are chosen and explained, memory and checkpoints are counted, and where a job does not
+    fit its GPUs, changes are listed after which it does. Needs neither a cluster nor GPUs.
+
+    Exit code: 0 planned, 1 a job is not valid or certain not to fit, 2 wrong usage.
+    """
+    model = model_facts(model_config) if model_config else None
+    data = _data(dataset) if dataset else None
+    found = manifests.read(arguments)
+    planned = [_plan(manifest, job, model, data) for manifest, job in found.valid]
+    findings = [finding for each in planned for finding in each.findings]
+    if output == "text":
+        diagnostics.show(found.errors)
+        for number, each in enumerate(planned):
+            if number > 0:
+                typer.echo()
+            place = f"{each.manifest.file}:{each.manifest.line}"
+            _show(PlanView(each.job, each.study, each.model, data, place))
+    else:
+        jobs = [each.to_wire() for each in planned]
+        jobs += [verdict(manifest) for manifest in found.found if manifest.job is None]
+        every = [diagnostic.to_wire() for diagnostic in [*found.errors, *findings]]
+        write({"jobs": jobs, "findings": every}, output)
+    if any(diagnostic.is_error for diagnostic in [*found.errors, *findings]):
+        raise typer.Exit(1)
+    if not found.found:
+        raise manifests.none_found(arguments)
+
+
+def _show(view: PlanView) -> None:
+    console = Console(highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(view)
+    # Cells are padded; what is read by diff and grep should not be.
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def _plan(manifest: Manifest, job: FineTuneJob, model: ModelFacts | None, data: DataFacts | None) -> Planned:
+    model = model or model_by_name(job.spec)
+    return Planned(manifest, job, model, study(job.spec, model, data))
+
+
+def _data(file: Path) -> DataFacts:
+    try:
+        return data_facts(file)
+    except FaultyDataError as faulty:
+        shown = faulty.diagnostics[:MAX_FAULTS_OF_DATA]
+        diagnostics.show(shown)
+        if more := len(faulty.diagnostics) - len(shown):
+            typer.echo(f"{file}: and {more:,} more", err=True)
+        raise typer.Exit(1) from faulty
