@@ -17,6 +17,9 @@ def with_report(
     but why, and that takes nothing back.
     """
     plan = report.plan or status.plan
+    # The plan made before the data were known counts no steps; the trainer's, which does, may be cut short at the end.
+    if final and status.plan is not None and status.plan.total_steps is not None:
+        plan = status.plan
     checkpoints, progressed = report.checkpoints, status.progress
     refusal = final and report.stage is Stage.FAILED and report.metrics is None
     if refusal:

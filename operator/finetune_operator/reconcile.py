@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from finetune_api.plan import study
 from finetune_api.status import MAX_LISTED_ATTEMPTS, Attempt, Phase
 from finetune_api.support import unsupported
 from finetune_operator import conditions, workload
@@ -103,6 +104,8 @@ def _begin_attempt(situation: Situation, number: int) -> Outcome:
                 "attempts": attempts,
                 "restarts": status.restarts or 0,
                 "start_time": status.start_time or now,
+                # What can be known by now; the trainer, which sees model and data, knows more.
+                "plan": status.plan or study(situation.job.spec).plan,
             }
         ),
         Standing.UNDERWAY,

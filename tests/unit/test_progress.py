@@ -5,9 +5,18 @@ from datetime import timedelta
 import pytest
 
 from finetune_api.report import Metrics, Stage
-from finetune_api.status import Attempt, FineTuneJobStatus
+from finetune_api.status import Advice, Attempt, Choice, FineTuneJobStatus, Plan
 from finetune_operator.progress import duration, percent, progress, summary, with_report, without_forecast
 from world import DATASET, PLAN, START, checkpoint, report
+
+ADVISED = PLAN.model_copy(
+    update={
+        "chosen": [Choice(field="spec.hyperparameters.numEpochs", value=2, reason="a good start")],
+        "warnings": [
+            Advice(rule="learning-rate-high", field="spec.hyperparameters.learningRate", message="high")
+        ],
+    }
+)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +147,18 @@ def test_the_newest_fifty_checkpoints_are_listed_once_each() -> None:
     )
     steps = [c.step for c in found.checkpoints]
     assert steps == list(range(21, 71))
+
+
+def test_reasons_and_warnings_of_the_plan_outlive_a_termination_message_without_room_for_them() -> None:
+    known = with_report(FineTuneJobStatus(), report(plan=ADVISED), START)
+    terse = ADVISED.model_copy(update={"chosen": [], "warnings": []})
+    assert with_report(known, report(plan=terse), START, final=True).plan == ADVISED
+
+
+def test_what_was_planned_before_the_data_were_known_gives_way_to_the_trainer_s_plan() -> None:
+    early = FineTuneJobStatus(plan=Plan(learning_rate=1e-6, num_epochs=1, world_size=2))
+    for final in (False, True):
+        assert with_report(early, report(), START, final=final).plan == PLAN
 
 
 def test_a_checkpoint_that_a_report_names_twice_is_listed_once() -> None:

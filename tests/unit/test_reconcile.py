@@ -59,6 +59,17 @@ def test_the_attempt_is_on_record_before_anything_is_created() -> None:
     assert [event.reason for event in outcome.events] == ["Accepted", "Started"]
 
 
+def test_what_can_be_planned_without_model_and_data_is_planned_at_once() -> None:
+    world = World(spec={"hyperparameters": {"learningRate": 1e-3, "effectiveBatchSize": 8}})
+    world.turn()
+    plan = world.status.plan
+    assert plan is not None
+    assert (plan.learning_rate, plan.num_epochs, plan.world_size, plan.total_steps) == (1e-3, 2, 2, None)
+    assert [choice.field for choice in plan.chosen] == ["spec.hyperparameters.numEpochs"]
+    [warning] = plan.warnings
+    assert (warning.rule, warning.field) == ("learning-rate-high", "spec.hyperparameters.learningRate")
+
+
 def test_then_the_objects_are_applied_the_job_last() -> None:
     world = World()
     world.turn()
