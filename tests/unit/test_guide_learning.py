@@ -168,6 +168,8 @@ def test_a_batch_under_the_number_of_processes_is_warned_of_before_the_data_are_
 
 
 def test_where_the_data_do_not_suffice_for_all_processes_fewer_are_the_remedy() -> None:
+    few = told(data=data(5), resources=gpus(None, per_node=8))["batch-size-under-processes"]
+    assert few.endswith("leave 3 of 8 processes without work: ask for fewer nodes and GPUs")
     many = gpus(None, nodes=32, per_node=8)
     for samples in (100, 500):
         said = told(data=data(samples), resources=many)["batch-size-under-processes"]
