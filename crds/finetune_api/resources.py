@@ -5,10 +5,13 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from finetune_api.model import SpecModel
-from finetune_api.scalars import Quantity, amount, cel
+from finetune_api.scalars import SUBDOMAIN, Quantity, amount, cel
 
 _POSITIVE_MESSAGE = "must be more than nothing, such as 80Gi"
 _POSITIVE = cel("quantity(self).isGreaterThan(quantity('0'))", _POSITIVE_MESSAGE)
+
+# What a device plugin offers has a domain before its name.
+_EXTENDED_RESOURCE = rf"^{SUBDOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
 
 
 def _positive(quantity: str) -> str:
@@ -37,7 +40,7 @@ class Resources(SpecModel):
         None
     )
     """Memory of one GPU. What fits is planned with it; nothing is asked of the cluster."""
-    gpu_resource_name: Annotated[str, Field(min_length=1, max_length=253)] = "nvidia.com/gpu"
+    gpu_resource_name: Annotated[str, Field(max_length=128, pattern=_EXTENDED_RESOURCE)] = "nvidia.com/gpu"
     """Name under which the cluster offers GPUs."""
     requests: ResourceRequests = ResourceRequests()
     """CPU and memory of each pod."""

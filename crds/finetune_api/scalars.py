@@ -12,18 +12,20 @@ def cel(rule: str, message: str) -> dict[str, Any]:
     return {"x-kubernetes-validations": [{"rule": rule, "message": message}]}
 
 
-_INSIDE_VOLUME = "must be relative to the volume's root and must not contain '..'"
+_INSIDE_VOLUME = "must be relative to the volume's root and must not contain '..' or control characters"
+_CONTROL_CHARACTER = r"[\x00-\x1f\x7f]"
 
 
 def _inside_volume(path: str) -> str:
-    if path.startswith("/") or ".." in path.split("/"):
+    if path.startswith("/") or ".." in path.split("/") or re.search(_CONTROL_CHARACTER, path):
         raise ValueError(_INSIDE_VOLUME)
     return path
 
 
-ClaimName = Annotated[
-    str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", examples=["models"])
-]
+# A name as Kubernetes has them: labels of lower-case letters, digits and inner dashes, with dots between them.
+SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+
+ClaimName = Annotated[str, Field(min_length=1, max_length=253, pattern=f"^{SUBDOMAIN}$", examples=["models"])]
 VolumePath = Annotated[
     str,
     Field(
@@ -31,7 +33,9 @@ VolumePath = Annotated[
         max_length=512,
         # The same rule as _inside_volume, for the API server: RE2 has no look-ahead, so CEL says it.
         json_schema_extra=cel(
-            "!self.startsWith('/') && !self.split('/').exists(part, part == '..')", _INSIDE_VOLUME
+            "!self.startsWith('/') && !self.split('/').exists(part, part == '..') "
+            f"&& !self.matches(r'{_CONTROL_CHARACTER}')",
+            _INSIDE_VOLUME,
         ),
     ),
     AfterValidator(_inside_volume),

@@ -1,0 +1,300 @@
+"""FineTuneJobs of every kind: valid ones, ones at the edges of what is allowed, and ones that are wrong somewhere."""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+
+from finetune_api.crd import structural_schema
+from finetune_api.spec import FineTuneJobSpec
+from finetune_operator import validation
+from world import manifest
+
+Wire = dict[str, Any]
+Path = tuple[str | int, ...]
+
+SCHEMA = structural_schema(FineTuneJobSpec)
+
+# JSON and YAML are UTF-8, which has no surrogates.
+LETTERS = st.characters(exclude_categories=["Cs"])
+
+# What no field of its kind takes, or takes although it looks odd.
+ODDITIES: tuple[Any, ...] = (
+    *(None, True, False, 0, 1, -1, 2.0, 1.5, -0.0, 5e-324, 1e300, 2**31, 2**63, -(2**63) - 1, 10**30),
+    *(
+        "",
+        " ",
+        "1",
+        "2.0",
+        "5e-6",
+        "1e400",
+        "true",
+        "null",
+        "NaN",
+        "a\n",
+        "\x00",
+        "é",
+        "漢字",
+        "😀",
+        "a" * 2000,
+    ),
+    *([], [None], [1], ["a"], [[]], {}, {"a": 1}, {"": None}),
+)
+
+
+def fields(schema: Wire = SCHEMA, path: Path = ()) -> Iterator[tuple[Path, Wire]]:
+    """Every field below `schema`, an item of each list included, with its own schema."""
+    children: dict[str | int, Wire] = dict(schema.get("properties", {}))
+    if "items" in schema:
+        children[0] = schema["items"]
+    for name, child in children.items():
+        yield (*path, name), child
+        yield from fields(child, (*path, name))
+
+
+FIELDS = list(fields())
+
+
+def edges(schema: Wire) -> Iterator[Any]:
+    """The last values that a field takes, and the first that it does not."""
+    if schema["type"] in ("integer", "number"):
+        for bound in (schema["minimum"], schema["maximum"]):
+            yield from (bound, float(bound), bound - 1, bound + 1, bound + 0.5)
+            if schema["type"] == "number":
+                yield from (math.nextafter(bound, -math.inf), math.nextafter(bound, math.inf))
+    elif "enum" in schema:
+        for name in schema["enum"]:
+            yield from (name, name.upper(), f"{name} ")
+    elif schema["type"] == "string":
+        for length in (schema.get("minLength", 0), schema["maxLength"]):
+            for letter in ("a", "é", "😀", "1"):
+                yield from (letter * size for size in (length - 1, length, length + 1) if size >= 0)
+        # What patterns look at.
+        yield from (
+            "A",
+            "a.b",
+            "a-b",
+            ".a",
+            "a.",
+            "-a",
+            "a-",
+            "a..b",
+            "a.-b",
+            "a_b",
+            "a/b",
+            "/a",
+            "a/",
+            "a//b",
+        )
+        yield from (
+            "..",
+            "../a",
+            "a/..",
+            "a/../b",
+            "...",
+            "..a",
+            "a\n",
+            "\na",
+            "a\tb",
+            "a\x7f",
+            "\u2028",
+            "\ufeff",
+        )
+        yield from (
+            "0",
+            "0.0",
+            "00",
+            "1.5",
+            "1.",
+            ".5",
+            "+1",
+            "-1",
+            "500m",
+            "16Gi",
+            "16 Gi",
+            "16GI",
+            "1e3",
+            "1E",
+        )
+        yield from ("0Gi", "0.0000001m", "9" * 32, "9" * 30 + "Pi", "0." + "0" * 29 + "1")
+        yield from (
+            "(",
+            "[",
+            "*",
+            "a{1,0}",
+            "(?P<n>a)(?P<n>b)",
+            "(?<=a+)b",
+            r"\p{L}",
+            r"(?i)a",
+            r"a\Z",
+            "a|",
+            "((a)",
+        )
+    elif schema["type"] == "array":
+        item = "a"
+        for length in (schema.get("minItems", 0), schema["maxItems"]):
+            yield from ([item] * size for size in (length - 1, length, length + 1) if size >= 0)
+
+
+def replaced(wire: Wire, path: Path, value: Any) -> Wire:
+    """A copy of a FineTuneJob with one field of its spec replaced, or removed where the value is `...`.
+
+    What leads to the field is made where it is not there.
+    """
+    copied = copy.deepcopy(wire)
+    node: Any = copied
+    for part, following in zip(("spec", *path), (*path, None), strict=True):
+        empty: Any = [] if isinstance(following, int) else {}
+        if isinstance(node, list):
+            node.extend([None] * (1 - len(node)))
+            part = 0
+        elif part not in node:
+            node[part] = None
+        if following is None:
+            if value is ... and isinstance(node, dict):
+                del node[part]
+            else:
+                node[part] = copy.deepcopy(value) if value is not ... else None
+        else:
+            if not isinstance(node[part], type(empty)):
+                node[part] = empty
+            node = node[part]
+    return copied
+
+
+def fitting(path: Path) -> Wire:
+    """A valid FineTuneJob in which a field may stand: of the right method, and with what it needs beside it."""
+    method = path[0] if path[0] in ("osft", "lora") else "sft"
+    beside: Wire = {"hyperparameters": {"pretraining": {"blockSize": 512}}} if "pretraining" in path else {}
+    return manifest(method=method, **beside)
+
+
+def one_field_at_a_time() -> Iterator[tuple[Path, Wire]]:
+    """Valid FineTuneJobs with one field at an edge, odd, missing, misspelt or from elsewhere; the same every time."""
+    for path, schema in fields():
+        values = [*edges(schema), *ODDITIES, ...]
+        for value in values:
+            yield path, replaced(fitting(path), path, value)
+        *parents, name = path
+        if isinstance(name, str):
+            for stranger in (
+                name.lower(),
+                name + "s",
+                "_".join(name.split("m")),
+                "spec",
+                "metadata",
+                "r",
+                "\x00",
+            ):
+                for value in (None, 1):
+                    yield path, replaced(fitting(path), (*parents, stranger), value)
+
+
+def conforming(schema: Wire) -> st.SearchStrategy[Any]:
+    """Values that a structural schema allows; rules in CEL are not looked at."""
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    match schema["type"]:
+        case "boolean":
+            return st.booleans()
+        case "integer":
+            return st.integers(schema["minimum"], schema["maximum"])
+        case "number":
+            return st.floats(
+                schema["minimum"],
+                schema["maximum"],
+                exclude_min=schema.get("exclusiveMinimum", False),
+                exclude_max=schema.get("exclusiveMaximum", False),
+            )
+        case "string":
+            least, most = schema.get("minLength", 0), schema["maxLength"]
+            if pattern := schema.get("pattern"):
+                return st.from_regex(pattern, fullmatch=True).filter(lambda text: least <= len(text) <= most)
+            return st.text(LETTERS, min_size=least, max_size=min(most, 20))
+        case "array":
+            return st.lists(conforming(schema["items"]), min_size=schema.get("minItems", 0), max_size=3)
+    properties = {name: conforming(child) for name, child in schema["properties"].items()}
+    required = {name: properties.pop(name) for name in schema.get("required", [])}
+    return st.fixed_dictionaries(required, optional=properties)
+
+
+def mended(spec: Wire) -> Wire:
+    """A spec without the faults that its schema alone does not exclude: what stands in the way is removed."""
+    spec = copy.deepcopy(spec)
+    method, hyperparameters = spec["method"], spec.get("hyperparameters", {})
+    for block in {"osft", "lora"} - {method}:
+        spec.pop(block, None)
+    if method == "lora":
+        hyperparameters.pop("pretraining", None)
+        hyperparameters.pop("unmaskMessages", None)
+    lora = spec.get("lora", {})
+    if lora.get("loadIn4Bit"):
+        lora.pop("loadIn8Bit", None)
+    if lora.get("enableModelSplitting"):
+        spec["resources"] = spec.get("resources", {}) | {"nodes": 1, "gpusPerNode": 8}
+    longest = "maxSeqLen"
+    if "pretraining" in hyperparameters:
+        hyperparameters["pretraining"].setdefault("blockSize", 512)
+        hyperparameters.pop("maxSeqLen", None)
+        hyperparameters.pop("unmaskMessages", None)
+        hyperparameters["maxTokensPerGpu"] = 1048576
+    elif longest in hyperparameters:
+        hyperparameters["maxTokensPerGpu"] = 1048576
+    return spec
+
+
+def specs() -> st.SearchStrategy[Wire]:
+    """Specs that the CRD's schema allows; half of them keep the rules across fields, too."""
+    drawn = conforming(SCHEMA)
+    return drawn.map(mended) | drawn
+
+
+def jobs() -> st.SearchStrategy[Wire]:
+    """Valid FineTuneJobs."""
+    return specs().filter(lambda spec: is_valid(job_of(spec))).map(job_of)
+
+
+def job_of(spec: Wire) -> Wire:
+    """A FineTuneJob of that spec."""
+    return manifest() | {"spec": spec}
+
+
+def is_valid(wire: Wire) -> bool:
+    """Whether the models take a FineTuneJob."""
+    return validation.read(wire)[0] is not None
+
+
+def almost_whole(number: float) -> bool:
+    """Whether a number is no integer, but is one to the API server, which looks at nine digits."""
+    return number != round(number) and math.isclose(number, round(number), rel_tol=1e-8)
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> tuple[Path, Any]:
+    """A field, and a value to write into it: right, at an edge, or of any kind."""
+    path, schema = draw(st.sampled_from(FIELDS))
+    values = (
+        conforming(schema),
+        st.sampled_from([*edges(schema), ...]),
+        st.sampled_from(ODDITIES),
+        st.text(LETTERS, max_size=8),
+        st.floats(allow_nan=False, allow_infinity=False).filter(lambda number: not almost_whole(number)),
+        st.integers(-(2**70), 2**70),
+    )
+    # One alternative in two is what the field is made for.
+    return path, draw(st.one_of(conforming(schema), st.one_of(values)))
+
+
+@st.composite
+def families(draw: st.DrawFn, size: int = 8) -> Sequence[Wire]:
+    """A FineTuneJob of any kind, followed by such as differ from it in a field or two."""
+    first = job_of(draw(specs()))
+    family = [first]
+    for _ in range(size - 1):
+        changed = first
+        for path, value in draw(st.lists(changes(), min_size=1, max_size=2)):
+            changed = replaced(changed, path, value)
+        family.append(changed)
+    return family
