@@ -89,6 +89,13 @@ def test_the_status_tells_the_whole_story(finished: Namespace) -> None:
     assert found["progress"]["summary"] == "8/8 (100%)"
     assert found["progress"]["loss"] < found["progress"]["initialLoss"]
     assert (found["plan"]["totalSteps"], found["plan"]["worldSize"]) == (8, 2)
+    # From the model's own config.json and the measured data, in the place of what was planned without them.
+    assert found["plan"]["trainableParameters"] == 35168
+    assert found["plan"]["microBatchesPerStep"]["max"] >= found["plan"]["microBatchesPerStep"]["min"] >= 1
+    memory = found["plan"]["memoryPerGpu"]
+    assert memory["low"] <= memory["estimate"] == sum(memory["parts"].values()) <= memory["high"]
+    assert found["progress"]["peakMemory"] <= memory["high"]
+    assert [warning["rule"] for warning in found["plan"]["warnings"]] == ["learning-rate-high"]
     assert [a["number"] for a in found["attempts"]] == [1]
     kinds = [(checkpoint["kind"], checkpoint["epoch"]) for checkpoint in found["checkpoints"]]
     assert ("weights", 1) in kinds
@@ -98,7 +105,8 @@ def test_the_status_tells_the_whole_story(finished: Namespace) -> None:
 def test_an_over_long_sample_is_counted_as_dropped(finished: Namespace) -> None:
     dataset = status(finished, "two")["dataset"]
     assert (dataset["samples"], dataset["dropped"]) == (19, 1)
-    assert dataset["longest"] <= 128
+    assert dataset["longest"] <= 128 < dataset["lengths"]["max"]
+    assert dataset["lengths"]["p50"] <= dataset["lengths"]["p95"] <= dataset["lengths"]["p99"]
 
 
 def test_two_nodes_train_the_same_result_as_one(finished: Namespace) -> None:
