@@ -190,8 +190,9 @@ def test_files_without_a_job_are_an_error(tmp_path: Path) -> None:
 def test_every_width_shows_every_number_in_one_piece(tmp_path: Path, columns: int) -> None:
     file = written(tmp_path, model=LLAMA, resources=GPU)
     result = plan(file, "--model-config", CONFIGS / "llama-3.1-70b.json", columns=columns)
-    lines = result.stdout.splitlines()
-    # The place of the job is broken only where it has no blanks.
+    heading, *lines = result.stdout.splitlines()
+    # A path is for copying: it stays in one piece.
+    assert heading == f"finetunejob/demo  {file}:1"
     assert all(len(line) <= columns for line in lines)
     assert all(line == line.rstrip() for line in lines)
     assert "…" not in result.stdout

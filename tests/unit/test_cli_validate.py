@@ -1,40 +1,12 @@
 """`finetune validate`: what it prints and what it exits with."""
 
+import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+import yaml
 
-from finetune_operator.cli.main import cli
-
-VALID = """\
-apiVersion: finetune.dev/v1alpha1
-kind: FineTuneJob
-metadata:
-  name: demo
-  labels: {team: a}
-spec:
-  method: sft
-  model: {volume: {claimName: models, path: base}}
-  dataset:
-    train: {volume: {claimName: data, path: train.jsonl}}
-  hyperparameters:
-    learningRate: 5e-6
-    numEpochs: 2
-  storage: {claimName: runs}
-"""
-SERVICE = "apiVersion: v1\nkind: Service\nmetadata: {name: other}\n"
-
-
-def finetune(*arguments: str | Path, stdin: str | None = None) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments], input=stdin)
-
-
-def problems(text: str) -> list[str]:
-    """The lines that `finetune validate` complains with, without the name of the file."""
-    result = finetune("validate", "-", stdin=text)
-    assert result.exit_code == 1, result.output
-    return [line.removeprefix("<stdin>:") for line in result.stderr.splitlines()]
+from terminal import SERVICE, VALID, finetune, problems
 
 
 def test_a_valid_job_exits_0() -> None:
@@ -126,3 +98,58 @@ def test_a_file_without_a_job_is_not_valid() -> None:
 @pytest.mark.parametrize("arguments", [[], ["no-such-file.yaml"]])
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     assert finetune("validate", *arguments).exit_code == 2
+
+
+def test_the_guides_warnings_stand_at_the_line_of_their_field() -> None:
+    result = finetune("validate", "-", stdin=VALID.replace("5e-6", "1e-3"))
+    assert (result.exit_code, result.stdout) == (0, "finetunejob/demo is valid\n")
+    [warning] = result.stderr.splitlines()
+    assert warning.startswith("<stdin>:12: warning: spec.hyperparameters.learningRate: ")
+    assert warning.endswith(" [learning-rate-high]")
+
+
+def test_what_cannot_be_trained_yet_is_a_warning_at_the_nearest_line() -> None:
+    lora = VALID.replace("sft", "lora").replace("5e-6", "1e-5")
+    [warning] = finetune("validate", "-", stdin=lora).stderr.splitlines()
+    assert warning.startswith("<stdin>:7: warning: spec.method: this version plans method lora, and cannot")
+    absent = VALID.replace("learningRate: 5e-6", "maxSeqLen: 64")
+    findings = finetune("plan", "-", "-o", "json", stdin=absent.replace("base", "llama-8b")).stdout
+    lines = {found["field"]: found["line"] for found in json.loads(findings)["findings"]}
+    assert lines["spec.model"] == 8
+
+
+def test_notes_are_for_plan_only() -> None:
+    assert "note:" not in finetune("validate", "-", stdin=VALID).output
+    assert '"severity": "note"' not in finetune("validate", "-", "-o", "json", stdin=VALID).output
+
+
+def test_machine_output_has_a_verdict_on_every_job_and_all_findings(tmp_path: Path) -> None:
+    good, wrong, broken = (tmp_path / f"{name}.yaml" for name in ("good", "wrong", "broken"))
+    good.write_text(VALID.replace("name: demo", "name: demo\n  namespace: team-a").replace("5e-6", "1e-3"))
+    wrong.write_text(f"{SERVICE}---\n{VALID.replace('runs', 'Runs')}")
+    broken.write_text("kind: FineTuneJob\na: [\n")
+    result = finetune("validate", good, wrong, broken, "-o", "json")
+    assert (result.exit_code, result.stderr) == (1, "")
+    found = json.loads(result.stdout)
+    assert found["jobs"] == [
+        {"file": str(good), "line": 1, "namespace": "team-a", "name": "demo", "valid": True},
+        {"file": str(wrong), "line": 5, "namespace": None, "name": "demo", "valid": False},
+    ]
+    assert [(each["file"], each["line"], each["severity"], each["rule"]) for each in found["findings"]] == [
+        (str(broken), 3, "error", "syntax"),
+        (str(wrong), 18, "error", "schema"),
+        (str(good), 13, "warning", "learning-rate-high"),
+    ]
+    assert [each["field"] for each in found["findings"]] == [
+        "",
+        "spec.storage.claimName",
+        "spec.hyperparameters.learningRate",
+    ]
+    assert all(each["message"] for each in found["findings"])
+    assert yaml.safe_load(finetune("validate", good, wrong, broken, "-o", "yaml").stdout) == found
+
+
+def test_machine_output_of_nothing_is_a_document_too(tmp_path: Path) -> None:
+    result = finetune("validate", tmp_path, "-o", "json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"jobs": [], "findings": []}

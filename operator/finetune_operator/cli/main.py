@@ -38,7 +38,7 @@ cli = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"finetune, version {version('finetune-operator')}")
+        typer.echo(f"finetune {version('finetune-operator')}")
         raise typer.Exit
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,12 @@ from finetune_operator.cli.files import File
 from finetune_operator.cli.kubectl_yaml import KubectlLoader
 from finetune_operator.cli.lines import line_of, location
 
-_OUR_KIND = re.compile(rb"kind['\"]?\s*:\s*['\"]?%b\b" % names.KIND.encode(), re.IGNORECASE)
+# Whatever the quotes and the case: a misspelt kind of our group, or our kind in another group, is a mistake.
+_SPEAKS_OF_US = re.compile(
+    rb"(kind['\"]?\s*:\s*['\"]?%b\b)|(apiVersion['\"]?\s*:\s*['\"]?%b/)"
+    % (names.KIND.encode(), re.escape(names.GROUP.encode())),
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -106,36 +112,35 @@ def none_found(arguments: Iterable[str]) -> CommandError:
 
 
 def _read_file(file: File, manifests: Manifests) -> None:
-    unreadable: list[Diagnostic] = []
-    skipped: list[str] = []
+    # Repositories are full of other things: templates that are no YAML yet, and megabytes of lock files.
+    if not _SPEAKS_OF_US.search(file.content):
+        if file.named:
+            manifests.skipped.append(f"{file.name}: skipped: there is no {names.KIND} in it")
+        return
     try:
-        text = file.content.decode()
-        for node, content in _documents(text):
+        for node, content in _documents(file.content.decode()):
             for inner, item in _items(node, content):
-                if not isinstance(item, dict):
-                    message = f"is not an object, but {item!r}"
-                    unreadable.append(error(file.name, line_of(inner), SCHEMA, "", message))
-                elif _is_ours(item):
-                    manifests.found.append(_manifest(file.name, inner, item))
-                else:
-                    what = item.get("kind") or "no kind"
-                    skipped.append(f"{file.name}:{line_of(inner)}: skipped: {what} is not a {names.KIND}")
+                _read_object(file, inner, item, manifests)
     except UnicodeDecodeError as fault:
         message = f"is not a text file in UTF-8: {fault}"
-        unreadable.append(error(file.name, 1, SYNTAX, "", message))
+        manifests.unreadable.append(error(file.name, 1, SYNTAX, "", message))
     except RecursionError:
-        unreadable.append(error(file.name, 1, SYNTAX, "", "is nested too deeply"))
+        manifests.unreadable.append(error(file.name, 1, SYNTAX, "", "is nested too deeply"))
     except yaml.YAMLError as fault:
         mark = getattr(fault, "problem_mark", None)
         message = f"is not valid YAML: {getattr(fault, 'problem', None) or fault}"
-        unreadable.append(error(file.name, mark.line + 1 if mark else 1, SYNTAX, "", message))
-    # Repositories are full of what is no manifest: templates of Helm, lists in JSON.
-    if not _mentions_us(file.content):
-        skipped += [f"{fault.file}:{fault.line}: skipped: {fault.text}" for fault in unreadable]
-        unreadable = []
-    manifests.unreadable += unreadable
-    if file.named:
-        manifests.skipped += skipped
+        manifests.unreadable.append(error(file.name, mark.line + 1 if mark else 1, SYNTAX, "", message))
+
+
+def _read_object(file: File, node: yaml.Node, content: Any, manifests: Manifests) -> None:
+    if not isinstance(content, dict):
+        message = f"is not an object, but {reprlib.repr(content)}"
+        manifests.unreadable.append(error(file.name, line_of(node), SCHEMA, "", message))
+    elif _is_ours(content):
+        manifests.found.append(_manifest(file.name, node, content))
+    elif file.named:
+        what = content.get("kind") or "no kind"
+        manifests.skipped.append(f"{file.name}:{line_of(node)}: skipped: {what} is not a {names.KIND}")
 
 
 def _documents(text: str) -> Iterator[tuple[yaml.Node, Any]]:
@@ -166,19 +171,15 @@ def _items(node: yaml.Node, content: Any) -> Iterator[tuple[yaml.Node, Any]]:
     if not isinstance(items, list) or not str(content.get("kind")).endswith("List"):
         yield node, content
         return
-    nodes = next(value for key, value in node.value if key.value == "items")
-    for inner, item in zip(nodes.value, items, strict=True):
+    nodes = next((value.value for key, value in node.value if key.value == "items"), None)
+    # Where they come by a merge key, the list is as near as one gets.
+    for inner, item in zip(nodes or [node] * len(items), items, strict=True):
         yield from _items(inner, item)
 
 
 def _is_ours(content: dict[str, Any]) -> bool:
-    # A misspelt kind of our group, or our kind in another group, is a mistake and not another kind.
     api_version = str(content.get("apiVersion", ""))
     return content.get("kind") == names.KIND or api_version.startswith(f"{names.GROUP}/")
-
-
-def _mentions_us(content: bytes) -> bool:
-    return _OUR_KIND.search(content) is not None
 
 
 def _manifest(file: str, node: yaml.Node, content: dict[str, Any]) -> Manifest:

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
+from finetune_api import names
 from finetune_api.facts import DataFacts, ModelFacts
 from finetune_api.plan import Study, model_by_name, study
 from finetune_api.spec import FineTuneJob
@@ -71,7 +73,7 @@ def plan(
     ] = None,
     output: OutputOption = "text",
 ) -> None:
-    """Show what FineTuneJobs would train, with how much memory and time.
+    """Show what FineTuneJobs would train, and what it takes.
 
     Values that a job leaves open are chosen and explained, memory and checkpoints are counted, and where a job does not
     fit its GPUs, changes are listed after which it does. Needs neither a cluster nor GPUs.
@@ -88,8 +90,7 @@ def plan(
         for number, each in enumerate(planned):
             if number > 0:
                 typer.echo()
-            place = f"{each.manifest.file}:{each.manifest.line}"
-            _show(PlanView(each.job, each.study, each.model, data, place))
+            _show(each, data)
     else:
         jobs = [each.to_wire() for each in planned]
         jobs += [verdict(manifest) for manifest in found.found if manifest.job is None]
@@ -101,10 +102,15 @@ def plan(
         raise manifests.none_found(arguments)
 
 
-def _show(view: PlanView) -> None:
+def _show(planned: Planned, data: DataFacts | None) -> None:
     console = Console(highlight=False, markup=False)
+    heading = Text.assemble(
+        (f"{names.SINGULAR}/{planned.job.metadata.name}", "bold"),
+        (f"  {planned.manifest.file}:{planned.manifest.line}", "dim"),
+    )
     with console.capture() as captured:
-        console.print(view)
+        console.print(heading, soft_wrap=True)
+        console.print(PlanView(planned.job, planned.study, planned.model, data))
     # Cells are padded; what is read by diff and grep should not be.
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 

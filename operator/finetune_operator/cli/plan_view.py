@@ -8,7 +8,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from finetune_api import names
 from finetune_api.facts import DataFacts, ModelFacts
 from finetune_api.plan import Study, sample_length
 from finetune_api.recipe import USABLE_GPU_MEMORY, Recipe
@@ -29,15 +28,8 @@ class PlanView:
     study: Study
     model: ModelFacts | None
     data: DataFacts | None
-    place: str
-    """File and line of the job."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        yield Text.assemble(
-            (f"{names.SINGULAR}/{self.job.metadata.name}", "bold"),
-            (f"  {self.place}", "dim"),
-            overflow="fold",
-        )
         yield self._summary()
         yield _section("Settings", self._settings())
         yield _section("Course", self._course())

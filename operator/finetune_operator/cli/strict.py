@@ -1,5 +1,6 @@
 """What the API server refuses around the spec: as `kubectl --validate=strict` does, unknown fields too."""
 
+import reprlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,12 +57,18 @@ def _other_than_texts(file: str, node: yaml.Node, found: Any, path: list[str]) -
     if found is None:
         return
     if not isinstance(found, dict):
-        yield error(file, line_of(node, path), SCHEMA, ".".join(path), f"must be an object (found {found!r})")
+        yield error(
+            file,
+            line_of(node, path),
+            SCHEMA,
+            ".".join(path),
+            f"must be an object (found {reprlib.repr(found)})",
+        )
         return
     for name, value in found.items():
         if not isinstance(value, str):
             field = ".".join([*path, str(name)])
-            message = f"must be a text: put it in quotes (found {value!r})"
+            message = f"must be a text: put it in quotes (found {reprlib.repr(value)})"
             yield error(file, line_of(node, [*path, name]), SCHEMA, field, message)
 
 

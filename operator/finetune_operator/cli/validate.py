@@ -24,10 +24,10 @@ def validate(
         ),
     ] = False,
 ) -> None:
-    """Check FineTuneJobs as the API server would, and against the guide.
+    """Check FineTuneJobs before they are applied.
 
-    Errors and warnings are printed to standard error, each with its file, line and field; valid jobs to standard
-    output. Unknown fields are errors, as in kubectl --validate=strict.
+    The rules are those of the API server, with unknown fields as errors as in kubectl --validate=strict; the warnings
+    are the guide's. Both go to standard error, each with its file, line and field, and valid jobs to standard output.
 
     Exit code: 0 all are valid, 1 some are not, 2 wrong usage. Warnings do not count.
     """
