@@ -282,11 +282,3 @@ def test_nonsense_does_no_harm(operator: Operator, body: bytes) -> None:
     code, _ = eventually(lambda: post(operator, body))
     assert code >= 400
     assert operator.get("/healthz")[0] == 200
-
-
-@pytest.mark.usefixtures("webhook")
-def test_the_operator_stops_in_good_time_while_it_is_asked(operator: Operator) -> None:
-    started = time.monotonic()
-    assert operator.stop() == 0
-    assert time.monotonic() - started < 5
-    operator.start()
