@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from finetune_api.architecture import Architecture, Linear
-from finetune_api.families import FAMILIES
+from finetune_api.architecture.families import FAMILIES
 from finetune_api.recipe import Recipe
 from finetune_api.trained_weights import lora_r, targets, unfreeze_rank_ratio, unfrozen_rank
 

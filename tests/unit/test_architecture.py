@@ -18,7 +18,7 @@ from finetune_api.architecture import (
     named_size,
     typical,
 )
-from finetune_api.families import FAMILIES
+from finetune_api.architecture.families import FAMILIES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -3,7 +3,7 @@
 import reprlib
 from collections.abc import Iterable, Sequence
 
-from finetune_api.families import FAMILIES
+from finetune_api.architecture.families import FAMILIES
 
 # What most models have, as Llama has it.
 COMMON_LAYERS = tuple(module.name for module in FAMILIES["llama"].modules)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from finetune_api.config_fields import ArchitectureError, flag, optional_size, size
+from finetune_api.architecture.config_fields import ArchitectureError, flag, optional_size, size
 
 # A side of a linear layer. queries: attention heads x head size; keys (and values): key/value heads x head size.
 Side = Literal["hidden", "queries", "keys", "queries+keys+values", "intermediate", "gate+up"]
