@@ -1,0 +1,102 @@
+"""The check of FineTuneJobs in Git repositories: the hook, the example, and the page about them."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from terminal import VALID, finetune
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "gitops"
+WORKFLOW = EXAMPLE / ".github" / "workflows" / "finetune.yaml"
+MATCHER = EXAMPLE / ".github" / "finetune.json"
+GITLAB = EXAMPLE / ".gitlab-ci.yml"
+HOOKS = EXAMPLE / ".pre-commit-config.yaml"
+
+
+def hook() -> dict[str, Any]:
+    [found] = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    return dict(found)
+
+
+def commands() -> list[list[str]]:
+    """What the examples call, as arguments of `finetune`."""
+    github = [step["run"] for step in yaml.safe_load(WORKFLOW.read_text())["jobs"]["validate"]["steps"][2:]]
+    gitlab = yaml.safe_load(GITLAB.read_text())["finetunejobs"]["script"]
+    words = [shlex.split(command) for command in [*github, *gitlab]]
+    return [
+        line[1:] if line[0] == "finetune" else line[line.index("--entrypoint") + 3 :]
+        for line in words
+        if "finetune" in line
+    ]
+
+
+@pytest.mark.parametrize(
+    ("check", "file"),
+    [("validate-manifest", ROOT / ".pre-commit-hooks.yaml"), ("validate-config", HOOKS)],
+)
+def test_pre_commit_takes_the_hook_and_the_example_of_its_use(check: str, file: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pre_commit", check, str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_example_uses_the_hook() -> None:
+    [repository] = yaml.safe_load(HOOKS.read_text())["repos"]
+    assert [used["id"] for used in repository["hooks"]] == [hook()["id"]]
+
+
+def test_the_hook_lets_valid_jobs_and_other_files_pass_and_stops_invalid_ones(tmp_path: Path) -> None:
+    command, *arguments = shlex.split(hook()["entry"])
+    assert command == "finetune"
+    job, other = tmp_path / "job.yaml", tmp_path / "chart.yaml"
+    other.write_text("{{ template }}")
+    job.write_text(VALID)
+    assert finetune(*arguments, job, other).exit_code == 0
+    assert finetune(*arguments, other).exit_code == 0
+    job.write_text(VALID.replace("sft", "sfr"))
+    assert finetune(*arguments, job, other).exit_code == 1
+
+
+@pytest.mark.parametrize("arguments", commands(), ids=" ".join)
+def test_what_the_pipelines_call_accepts_the_examples_jobs(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(EXAMPLE)
+    result = finetune(*arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    assert "finetunejob/support" in result.stdout
+
+
+def test_both_pipelines_validate_and_plan() -> None:
+    assert commands() == [["validate", "jobs"], ["plan", "jobs"]] * 2
+
+
+def test_github_reads_every_part_of_a_message(tmp_path: Path) -> None:
+    [matcher] = json.loads(MATCHER.read_text())["problemMatcher"]
+    [pattern] = matcher["pattern"]
+    file = tmp_path / "job.yaml"
+    file.write_text(VALID.replace("5e-6", "1e-3") + "---\n" + VALID.replace("sft", "sfr"))
+    lines = finetune("validate", file).stderr.splitlines()
+    found = [re.fullmatch(pattern["regexp"], line) for line in lines]
+    parts = [
+        [match[pattern[part]] for part in ("file", "line", "severity")]
+        for match in found
+        if match is not None
+    ]
+    assert parts == [[str(file), "22", "error"], [str(file), "12", "warning"]]
+    assert all(match is not None and match[pattern["message"]].startswith("spec.") for match in found)
+
+
+@pytest.mark.parametrize("file", [WORKFLOW, MATCHER, GITLAB, HOOKS], ids=lambda file: file.name)
+def test_the_page_shows_the_files_as_they_are(file: Path) -> None:
+    assert f"\n{file.read_text()}```\n" in (ROOT / "docs" / "gitops.md").read_text()
