@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from cluster.answers import ApiServer
 from cluster.kube import Kube, Namespace
 from cluster.operators import Operator
 from clusters.local import ControlPlane
@@ -22,6 +23,12 @@ def kube(control_plane: ControlPlane) -> Kube:
     kube = Kube(control_plane.kubeconfig)
     kube.install_crd()
     return kube
+
+
+@pytest.fixture(scope="session")
+def api_server(kube: Kube) -> ApiServer:
+    """The same API server, for questions that change nothing."""
+    return ApiServer(kube)
 
 
 @pytest.fixture

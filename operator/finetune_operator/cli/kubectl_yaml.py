@@ -72,15 +72,12 @@ def _integer(digits: str) -> int | None:
         return None
     sign, *by_base = found.groups()
     number = next(int(part, base) for part, base in zip(by_base, _BASES, strict=True) if part is not None)
-    # An unsigned number may have 64 bits, a signed one 63 and the sign.
-    if sign:
-        number = -number if sign == "-" else number
-        return number if -(2**63) <= number < 2**63 else None
-    return number if number < 2**64 else None
+    number = -number if sign == "-" else number
+    return number if -(2**63) <= number < 2**63 else None
 
 
 def _scalar(loader: KubectlLoader, node: yaml.ScalarNode) -> Any:
-    value = plain(node.value)
+    value = plain(str(loader.construct_scalar(node)))
     if node.tag == _TAGS[float] and type(value) is int:
         return float(value)
     # Only a tag that was stated can differ from how the scalar looks.
@@ -92,7 +89,7 @@ def _scalar(loader: KubectlLoader, node: yaml.ScalarNode) -> Any:
 
 
 def _text(loader: KubectlLoader, node: yaml.ScalarNode) -> str:
-    return str(node.value)
+    return str(loader.construct_scalar(node))
 
 
 for _kind in (type(None), bool, int, float):
