@@ -30,6 +30,7 @@ def test_no_command_is_a_request_for_help() -> None:
     result = finetune()
     assert result.exit_code == 2
     assert result.output.startswith("Usage: ")
+    assert "Commands:" in result.output
 
 
 def test_a_misspelt_command_is_wrong_usage_with_a_suggestion() -> None:

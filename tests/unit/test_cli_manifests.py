@@ -22,10 +22,11 @@ def test_a_folder_stands_for_all_manifests_below_it(tmp_path: Path) -> None:
         file.parent.mkdir(exist_ok=True)
         job = parsed(VALID) | {"metadata": {"name": file.stem}}
         file.write_text(json.dumps(job) if file.suffix == ".json" else yaml.safe_dump(job))
+    (tmp_path / "both.yaml").write_text(f"{SERVICE}---\n{VALID}")
     (tmp_path / "service.yaml").write_text(SERVICE)
     result = finetune("validate", tmp_path)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert re.findall("finetunejob/(.*) is valid", result.stdout) == ["one", "three", "two"]
+    assert re.findall("finetunejob/(.*) is valid", result.stdout) == ["demo", "one", "three", "two"]
 
 
 def test_a_folder_without_a_job_is_not_valid(tmp_path: Path) -> None:

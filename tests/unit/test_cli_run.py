@@ -119,3 +119,18 @@ def test_hidden_gpus_are_none(monkeypatch: pytest.MonkeyPatch, visible: str) -> 
     monkeypatch.setenv(gpus.VISIBLE, visible)
     with pytest.raises(CommandError, match="has 0"):
         gpus.assign(job(resources={"nodes": 1, "gpusPerNode": 1}))
+
+
+def test_it_runs_one_job_and_not_several(tmp_path: Path) -> None:
+    file = tmp_path / "jobs.yaml"
+    file.write_text(yaml.safe_dump_all([manifest("one"), manifest("two")]))
+    result = CliRunner().invoke(cli, ["run", str(file)])
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {file}: one FineTuneJob is needed here; found: one, two\n"
+
+
+def test_what_cannot_be_trained_yet_is_refused(tmp_path: Path) -> None:
+    result = run(tmp_path, checkpoints={"fullStateAtEpoch": True})
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: spec.checkpoints.fullStateAtEpoch: ")
+    assert os.listdir(tmp_path) == ["job.yaml"]

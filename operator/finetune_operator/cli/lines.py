@@ -1,6 +1,5 @@
 """Where in a YAML file the fields of an object stand."""
 
-import re
 from collections.abc import Sequence
 
 import yaml
@@ -21,11 +20,6 @@ def line_of(node: yaml.Node, location: Sequence[int | str] = ()) -> int:
         else:
             return line
     return line
-
-
-def location(field: str) -> list[int | str]:
-    """The parts of a path such as `spec.osft.targetPatterns[0]`."""
-    return [int(part) if part.isdecimal() else part for part in re.findall(r"[^.\[\]]+", field)]
 
 
 def _start(node: yaml.Node) -> int:

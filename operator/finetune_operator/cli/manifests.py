@@ -20,7 +20,7 @@ from finetune_operator.cli.diagnostics import SCHEMA, SYNTAX, Diagnostic, error
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.files import File
 from finetune_operator.cli.kubectl_yaml import KubectlLoader
-from finetune_operator.cli.lines import line_of, location
+from finetune_operator.cli.lines import line_of
 
 # Whatever the quotes and the case: a misspelt kind of our group, or our kind in another group, is a mistake.
 _SPEAKS_OF_US = re.compile(
@@ -55,7 +55,7 @@ class Manifest:
 
     def locate(self, finding: Finding) -> Diagnostic:
         """A finding about this job, at the line of its field."""
-        return Diagnostic(self.file, line_of(self.node, location(finding.field)), finding)
+        return Diagnostic(self.file, line_of(self.node, finding.field.split(".")), finding)
 
 
 @dataclass
