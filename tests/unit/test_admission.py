@@ -5,9 +5,11 @@ from typing import Any
 
 import kopf
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from finetune_operator import admission, webhook
 from finetune_operator.admission import Verdict, review
+from generated import is_valid, job_of, specs
 from world import manifest
 
 Wire = dict[str, Any]
@@ -91,6 +93,18 @@ def test_warnings_are_single_lines_for_they_travel_in_a_header() -> None:
     odd = osft("a\n\t\x7f[")
     [warning] = review(osft("a\n\t\x7f[", resources=H200), odd).warnings
     assert warning.isprintable()
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(spec=specs(), other=specs())
+def test_whatever_it_is_asked_it_answers_in_lines_that_a_header_can_carry(spec: Wire, other: Wire) -> None:
+    new, old = job_of(spec), job_of(other)
+    created, changed = review(new), review(new, old)
+    assert bool(created.denials) == (not is_valid(new))
+    assert not changed.denials or created.denials
+    for line in (*created.warnings, *changed.warnings):
+        assert line.isprintable()
+        assert line.startswith("spec.")
 
 
 # At the edge
