@@ -266,6 +266,25 @@ def is_valid(wire: Wire) -> bool:
     return validation.read(wire)[0] is not None
 
 
+_PRETRAINING = {"blockSize": 512}
+# Each breaks one rule, and between them they break all.
+RULE_BREAKERS: tuple[Wire, ...] = (
+    {"method": "sft", "osft": {}},
+    {"method": "osft", "lora": {}},
+    {"method": "lora", "hyperparameters": {"pretraining": _PRETRAINING}},
+    {"method": "lora", "hyperparameters": {"unmaskMessages": True}},
+    {"method": "lora", "lora": {"enableModelSplitting": True}},
+    {"method": "lora", "lora": {"loadIn4Bit": True, "loadIn8Bit": True}},
+    {"hyperparameters": {"maxSeqLen": 128, "maxTokensPerGpu": 127}},
+    {"hyperparameters": {"pretraining": _PRETRAINING, "unmaskMessages": True}},
+    {"hyperparameters": {"pretraining": _PRETRAINING, "maxSeqLen": 128}},
+    {"hyperparameters": {"pretraining": _PRETRAINING, "maxTokensPerGpu": 511}},
+    {"hyperparameters": {"pretraining": {}}},
+    {"storage": {"claimName": "a", "path": "../a"}},
+    {"resources": {"gpuMemory": "0Gi"}},
+)
+
+
 def almost_whole(number: float) -> bool:
     """Whether a number is no integer, but is one to the API server, which looks at nine digits."""
     return number != round(number) and math.isclose(number, round(number), rel_tol=1e-8)

@@ -19,7 +19,7 @@ from finetune_api.plan import study
 from finetune_operator import conditions, validation, workload
 from finetune_operator.observed import Observed, subject
 from finetune_operator.reconcile import reconcile
-from generated import FIELDS, SCHEMA, Wire, families, jobs, one_field_at_a_time, replaced
+from generated import FIELDS, RULE_BREAKERS, SCHEMA, Wire, families, jobs, one_field_at_a_time, replaced
 from world import INSTALLATION, START, manifest
 
 # The same cases every time, and more of them with a profile of hypothesis that has more.
@@ -133,6 +133,15 @@ def test_both_say_the_same_at_every_edge_of_every_field(api_server: ApiServer) -
 @given(family=families())
 def test_both_say_the_same_of_anything(api_server: ApiServer, family: list[Wire]) -> None:
     check(api_server, family)
+
+
+@pytest.mark.parametrize("spec", RULE_BREAKERS, ids=json.dumps)
+def test_both_refuse_what_breaks_a_rule_in_the_same_words(api_server: ApiServer, spec: Wire) -> None:
+    wire = manifest(**spec)
+    [problem] = validation.read(wire)[1]
+    answer = api_server.ask(wire)
+    assert answer.fields == {field(problem)}
+    assert any(message in problem and message in answer.text for message in RULE_MESSAGES)
 
 
 @pytest.mark.parametrize("pattern", ["(", "a{2,1}", "(?P<n>a)(?P<n>b)", "(?<=a+)b", r"\p{L}"])
