@@ -51,13 +51,12 @@ class Counts:
 def unfrozen_rank(outputs: int, inputs: int, ratio: float) -> int:
     """Directions of a matrix of `outputs` x `inputs` that OSFT trains.
 
-    With R = min(outputs, inputs), the strongest k = min(floor(R (1 - ratio)), R - 1) directions are frozen: at least
-    one is trained. The ratio is taken as the decimal number that the user wrote: in binary, 1 - 0.9 is less than 0.1
-    and would freeze one direction too few.
+    With R = min(outputs, inputs), the strongest floor(R (1 - ratio)) directions are frozen; the ratio is above zero,
+    so at least one is trained. It is taken as the decimal number that the user wrote: in binary, 1 - 0.9 is less than
+    0.1 and would freeze one direction too few, and 1 - 1e-17 is 1 and would freeze them all.
     """
     rank = min(outputs, inputs)
-    frozen = min(math.floor(rank * (1 - Fraction(str(ratio)))), rank - 1)
-    return rank - frozen
+    return rank - math.floor(rank * (1 - Fraction(str(ratio))))
 
 
 def targets(recipe: Recipe, architecture: Architecture) -> tuple[tuple[Linear, int], ...]:

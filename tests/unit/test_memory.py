@@ -76,7 +76,7 @@ def on_cpu(recipe: Recipe, processes: int = 1) -> Recipe:
         (100, 40, 0.5, 20),
         (7, 9, 0.5, 4),
         (8, 8, 1.0, 8),
-        (8, 8, 1e-9, 1),
+        (8, 8, 1e-17, 1),
         (1, 5, 0.5, 1),
     ],
 )
@@ -87,7 +87,7 @@ def test_directions_that_osft_trains(outputs: int, inputs: int, ratio: float, un
 @given(st.integers(1, 20000), st.integers(1, 1000))
 def test_the_ratio_is_the_decimal_number_that_was_written(rank: int, thousandths: int) -> None:
     frozen = min(floor(rank * (1 - Fraction(thousandths, 1000))), rank - 1)
-    assert unfrozen_rank(rank, rank + 1, thousandths / 1000) == rank - frozen
+    assert unfrozen_rank(rank, rank + 1, thousandths / 1000) == rank - frozen >= 1
 
 
 # A block: q 8x8, k and v 4x8, o 8x8, gate and up 16x8, down 8x16, two norms; then the embedding, the head and a norm.
