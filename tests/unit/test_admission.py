@@ -104,7 +104,7 @@ def test_whatever_it_is_asked_it_answers_in_lines_that_a_header_can_carry(spec: 
     assert not changed.denials or created.denials
     for line in (*created.warnings, *changed.warnings):
         assert line.isprintable()
-        assert line.startswith("spec.")
+        assert line.startswith(("spec.", "spec: "))
 
 
 # At the edge
