@@ -25,8 +25,8 @@ CONFIGS = {
 
 
 def studied(path: Path, *, exactly: bool) -> Study:
-    with path.open() as opened:
-        spec = manifests.read_one(opened).spec
+    [job] = manifests.read_valid([str(path)])
+    spec = job.spec
     if not exactly:
         return study(spec)
     config = CONFIGS[spec.model.volume.path]
