@@ -10,7 +10,9 @@ def gib(size: float) -> str:
 
 
 def billions(count: int) -> str:
-    """A number of weights: '135 million', '1.54 billion', '70.6 billion'."""
+    """A number of weights: '35,168', '135 million', '1.54 billion', '70.6 billion'."""
+    if count < 10**6:
+        return f"{count:,}"
     if count < 10**9:
         return f"{count / 10**6:.3g} million"
     return f"{count / 10**9:.3g} billion"

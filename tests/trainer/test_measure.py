@@ -12,6 +12,7 @@ from finetune_trainer.prepare.pipeline import load, prepare
 from finetune_trainer.storage import Storage
 from tiny import save_chat_data, save_tiny_model
 from trainer.gangs import config
+from world import manifest
 
 
 def measure(file: Path) -> "subprocess.CompletedProcess[str]":
@@ -50,3 +51,28 @@ def test_faults_of_the_data_are_named_as_in_training(tmp_path: Path) -> None:
     assert done.returncode == ExitCode.INVALID_DATA
     assert "line 1" in done.stderr
     assert done.stdout == ""
+
+
+def test_the_command_line_plans_with_what_is_measured(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "model")
+    save_chat_data(tmp_path / "train.jsonl", samples=50, overlong=2)
+    job = manifest(hyperparameters={"maxSeqLen": 128, "maxTokensPerGpu": 128, "effectiveBatchSize": 8})
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    command = [
+        str(Path(sys.executable).with_name("finetune")),
+        "plan",
+        str(tmp_path / "job.json"),
+        "-o",
+        "json",
+    ]
+    options = ["--model-config", str(tmp_path / "model"), "--dataset", str(tmp_path / "train.jsonl")]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [planned] = json.loads(done.stdout)["jobs"]
+    # 50 samples, for two are too long; lengths are known, so micro-batches are counted and have a mean.
+    assert (planned["plan"]["stepsPerEpoch"], planned["plan"]["totalSteps"]) == (7, 14)
+    assert planned["plan"]["microBatchesPerStep"]["mean"] > 1
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "line 1: messages" in done.stderr

@@ -16,7 +16,7 @@ from finetune_api.spec import FineTuneJob
 from finetune_operator.cli import diagnostics, files, manifests
 from finetune_operator.cli.diagnostics import Diagnostic
 from finetune_operator.cli.manifests import Manifest
-from finetune_operator.cli.measuring import FaultyDataError, data_facts
+from finetune_operator.cli.measuring import FaultyDataError, data_facts, measured_facts, obstacle
 from finetune_operator.cli.model_config import model_facts
 from finetune_operator.cli.output import OutputOption, write
 from finetune_operator.cli.plan_view import PlanView
@@ -33,6 +33,7 @@ class Planned:
     manifest: Manifest
     job: FineTuneJob
     model: ModelFacts | None
+    data: DataFacts | None
     study: Study
 
     @property
@@ -68,7 +69,8 @@ def plan(
             metavar="PATH",
             exists=True,
             dir_okay=False,
-            help="The training data, a JSONL file: for the number of steps, and what suits data of its size.",
+            help="The training data, a JSONL file: for the number of steps, and what suits data of its size. Measured "
+            "as for training if --model-config is a model's directory with its tokenizer.",
         ),
     ] = None,
     output: OutputOption = "text",
@@ -81,16 +83,18 @@ def plan(
     Exit code: 0 planned, 1 a job is not valid or certain not to fit, 2 wrong usage.
     """
     model = model_facts(model_config) if model_config else None
-    data = _data(dataset) if dataset else None
     found = manifests.read(arguments)
-    planned = [_plan(manifest, job, model, data) for manifest, job in found.valid]
+    planned = []
+    for manifest, job in found.valid:
+        data = _data(job, model_config, dataset, tell=output == "text") if dataset else None
+        planned.append(_plan(manifest, job, model, data))
     findings = [finding for each in planned for finding in each.findings]
     if output == "text":
         diagnostics.show(found.errors)
         for number, each in enumerate(planned):
             if number > 0:
                 typer.echo()
-            _show(each, data)
+            _show(each)
     else:
         jobs = [each.to_wire() for each in planned]
         jobs += [verdict(manifest) for manifest in found.found if manifest.job is None]
@@ -102,7 +106,7 @@ def plan(
         raise manifests.none_found(arguments)
 
 
-def _show(planned: Planned, data: DataFacts | None) -> None:
+def _show(planned: Planned) -> None:
     console = Console(highlight=False, markup=False)
     heading = Text.assemble(
         (f"{names.SINGULAR}/{planned.job.metadata.name}", "bold"),
@@ -110,17 +114,29 @@ def _show(planned: Planned, data: DataFacts | None) -> None:
     )
     with console.capture() as captured:
         console.print(heading, soft_wrap=True)
-        console.print(PlanView(planned.job, planned.study, planned.model, data))
+        console.print(PlanView(planned.job, planned.study, planned.model, planned.data))
     # Cells are padded; what is read by diff and grep should not be.
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def _plan(manifest: Manifest, job: FineTuneJob, model: ModelFacts | None, data: DataFacts | None) -> Planned:
-    model = model or model_by_name(job.spec)
-    return Planned(manifest, job, model, study(job.spec, model, data))
+    return Planned(manifest, job, model or model_by_name(job.spec), data, study(job.spec, model, data))
 
 
-def _data(file: Path) -> DataFacts:
+def _data(job: FineTuneJob, model_config: Path | None, dataset: Path, *, tell: bool) -> DataFacts | None:
+    """What is known of a job's data: measured where that can be done here, and counted where not."""
+    why_not = obstacle(job, model_config)
+    if why_not is None:
+        assert model_config is not None
+        return measured_facts(job, model_config, dataset)
+    counted = _counted(dataset)
+    if tell:
+        typer.echo(f"{dataset}: counted, not measured: {why_not}", err=True)
+    # Lines are documents then, and samples are blocks of them.
+    return None if job.spec.hyperparameters.pretraining is not None else counted
+
+
+def _counted(file: Path) -> DataFacts:
     try:
         return data_facts(file)
     except FaultyDataError as faulty:

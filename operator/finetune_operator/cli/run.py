@@ -1,9 +1,7 @@
 """`finetune run`: a FineTuneJob on this machine, without Kubernetes."""
 
 import fcntl
-import importlib.util
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,14 +19,12 @@ from finetune_operator import conditions
 from finetune_operator.cli import files, manifests
 from finetune_operator.cli.display import Display
 from finetune_operator.cli.errors import CommandError
-from finetune_operator.cli.local import claims, gpus
+from finetune_operator.cli.local import claims, gpus, trainer
 from finetune_operator.cli.local.identity import run_uid
 from finetune_operator.cli.local.interrupt import Interrupt
 from finetune_operator.cli.local.loop import train
 from finetune_operator.cli.local.machine import Machine
 from finetune_operator.cli.output import to_yaml
-
-TRAINER = "finetune-trainer"
 
 
 def run(
@@ -91,20 +87,11 @@ def _only_job(file: str) -> FineTuneJob:
 
 
 def _trainer() -> list[str]:
-    """The trainer's command, from this environment or else from the PATH.
-
-    Raises CommandError when it is not installed.
-    """
-    beside = Path(sys.executable).with_name(TRAINER)
-    # The command comes with every installation, and what it needs only with the extra.
-    if beside.exists() and importlib.util.find_spec("torch") is not None:
-        return [str(beside)]
-    elsewhere = shutil.which(TRAINER)
-    if elsewhere is None or Path(elsewhere).samefile(beside):
-        raise CommandError(
-            f"{TRAINER} is not installed here. Install it with: pip install 'finetune-operator[trainer]'"
-        )
-    return [elsewhere]
+    """The trainer's command. Raises CommandError when it is not installed."""
+    found = trainer.find()
+    if found is None:
+        raise CommandError(f"{trainer.COMMAND} is not installed here. {trainer.HINT}")
+    return [found]
 
 
 @contextmanager
