@@ -11,15 +11,17 @@ from pydantic.alias_generators import to_camel
 
 from finetune_api import guide
 from finetune_api.architecture import Architecture, named_size, typical
+from finetune_api.checkpoint_sizes import checkpoint_sizes
 from finetune_api.facts import DataFacts, Finding, ModelFacts, Severity
 from finetune_api.guide.hardware import memory_exceeded
-from finetune_api.memory import checkpoint_sizes, largest_token_budget, memory, trainable_parameters
+from finetune_api.memory import largest_token_budget, memory
 from finetune_api.model import SpecModel
 from finetune_api.recipe import USABLE_GPU_MEMORY, Recipe
 from finetune_api.remedies import Remedy, remedies
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import Advice, Choice, MemoryEstimate, MemoryParts, MicroBatches, Plan
 from finetune_api.support import unsupported
+from finetune_api.trained_weights import trainable_parameters
 from finetune_api.units import billions, gib
 
 Block = TypeVar("Block", bound=SpecModel)

@@ -107,7 +107,7 @@ class MicroBatches(ApiModel):
 
 
 class MemoryParts(ApiModel):
-    """What the memory of one process holds at its peak, in bytes."""
+    """What one process holds in the phase of a step that needs most, in bytes. Activations may be gone by then."""
 
     weights: int
     """The model's weights, and adapters."""

@@ -27,10 +27,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from finetune_api.architecture import from_config
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.memory import decomposition_peak, memory, trainable_parameters, unfrozen_rank
+from finetune_api.memory import decomposition_peak, memory
 from finetune_api.methods import Lora, Osft
 from finetune_api.recipe import Recipe
 from finetune_api.spec import Checkpoints
+from finetune_api.trained_weights import trainable_parameters, unfrozen_rank
 from finetune_trainer.attention import PER_SAMPLE
 from finetune_trainer.model import TrainableModel
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from finetune_api.phases import LOSS_CHUNK
+from finetune_api.memory.phases import LOSS_CHUNK
 from finetune_trainer import loss, model
 from finetune_trainer.attention import PER_SAMPLE
 from finetune_trainer.errors import InvalidConfigurationError

@@ -61,6 +61,7 @@ def test_samples_that_are_too_long_are_left_out_and_counted(tmp_path: Path, mode
     found = prepared(*job(tmp_path, model, rows, maxSeqLen=100))
     assert (found.status.samples, found.status.dropped) == (2, 2)
     assert found.status.longest < 100
+    assert found.status.lengths is not None
     assert found.status.lengths.max > 300
 
 

@@ -13,8 +13,8 @@ from finetune_api.architecture import Architecture, from_config
 from finetune_api.checkpoint_sizes import checkpoint_sizes
 from finetune_api.hyperparameters import MAX_TOKENS_PER_GPU, Hyperparameters
 from finetune_api.memory import decomposition_peak, largest_token_budget, memory
+from finetune_api.memory.phases import base_bytes
 from finetune_api.methods import Lora, Osft
-from finetune_api.phases import base_bytes
 from finetune_api.recipe import Recipe
 from finetune_api.spec import Checkpoints
 from finetune_api.trained_weights import targets, trainable_parameters, unfrozen_rank

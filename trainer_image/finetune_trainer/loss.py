@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from finetune_api.phases import LOSS_CHUNK
+from finetune_api.memory.phases import LOSS_CHUNK
 
 Head = Callable[[Tensor], Tensor]
 

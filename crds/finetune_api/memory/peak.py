@@ -2,24 +2,12 @@
 
 from dataclasses import dataclass
 
-from finetune_api.activations import FP32
 from finetune_api.architecture import Architecture
-from finetune_api.checkpoint_sizes import CheckpointSizes, checkpoint_sizes
 from finetune_api.hyperparameters import MAX_TOKENS_PER_GPU
-from finetune_api.phases import Case, Phase, Step
+from finetune_api.memory.activations import FP32
+from finetune_api.memory.phases import Case, Phase, Step
 from finetune_api.recipe import Recipe
-from finetune_api.trained_weights import targets, trainable_parameters, unfrozen_rank
-
-__all__ = [
-    "CheckpointSizes",
-    "Memory",
-    "checkpoint_sizes",
-    "decomposition_peak",
-    "largest_token_budget",
-    "memory",
-    "trainable_parameters",
-    "unfrozen_rank",
-]
+from finetune_api.trained_weights import targets
 
 _MIB = 2**20
 

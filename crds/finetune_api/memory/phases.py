@@ -19,8 +19,8 @@ from dataclasses import astuple, dataclass
 from enum import IntEnum
 from functools import cached_property
 
-from finetune_api.activations import BF16, FP32, activations, number_width
 from finetune_api.architecture import Architecture
+from finetune_api.memory.activations import BF16, FP32, activations, number_width
 from finetune_api.recipe import Recipe
 from finetune_api.trained_weights import (
     Counts,
