@@ -20,7 +20,7 @@ from finetune_api.recipe import USABLE_GPU_MEMORY, Recipe
 from finetune_api.remedies import Remedy, remedies
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import Advice, Choice, MemoryEstimate, MemoryParts, MicroBatches, Plan
-from finetune_api.support import unsupported
+from finetune_api.support import TRAINABLE_METHODS, unsupported
 from finetune_api.trained_weights import trainable_parameters
 from finetune_api.units import billions, gib
 
@@ -245,4 +245,6 @@ def _remedies(
         return []
     settled, _ = _settled(recipe, model, data)
     longest = sample_length(settled) or model.assumed_length
-    return remedies(settled, model.architecture, longest=longest)
+    found = remedies(settled, model.architecture, longest=longest)
+    # Nobody is helped by a method that will be refused.
+    return sorted(found, key=lambda remedy: remedy.recipe.method not in TRAINABLE_METHODS)

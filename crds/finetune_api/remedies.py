@@ -33,7 +33,7 @@ class Remedy:
     """Bytes per GPU with the change."""
 
     def __str__(self) -> str:
-        return f"{self.change} ({gib(self.estimate)} per GPU)"
+        return f"{self.change} ({gib(self.estimate)} each)"
 
 
 def remedies(recipe: Recipe, architecture: Architecture, *, longest: int) -> list[Remedy]:

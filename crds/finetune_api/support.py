@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 
 from finetune_api.facts import Finding, Severity
+from finetune_api.methods import Method
 from finetune_api.spec import FineTuneJobSpec
 
 RULE = "not-supported"
+TRAINABLE_METHODS: frozenset[Method] = frozenset({"sft"})
 
 
 def unsupported(spec: FineTuneJobSpec) -> list[Finding]:
@@ -19,8 +21,8 @@ def unsupported(spec: FineTuneJobSpec) -> list[Finding]:
 
 
 def _parts(spec: FineTuneJobSpec) -> Iterator[tuple[str, str, str]]:
-    if spec.method != "sft":
-        yield "spec.method", f"method {spec.method}", "use method sft"
+    if spec.method not in TRAINABLE_METHODS:
+        yield "spec.method", f"method {spec.method}", f"use method {' or '.join(sorted(TRAINABLE_METHODS))}"
     if spec.hyperparameters.pretraining is not None:
         yield "spec.hyperparameters.pretraining", "training on documents", "use conversations"
     if spec.hyperparameters.unmask_messages:

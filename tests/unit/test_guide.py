@@ -21,9 +21,6 @@ from finetune_api.recipe import Recipe
 from finetune_api.spec import Checkpoints, FineTuneJobSpec
 from finetune_api.status import Lengths, MicroBatches, Plan
 
-# kubectl and API servers may cut warnings that are longer.
-MAX_WARNING = 256
-
 
 def has_field(model: type[ApiModel], path: str) -> bool:
     """Whether a path of names as they are written leads to a field."""
@@ -150,10 +147,10 @@ def test_whatever_is_planned_is_advised_on(
     recipe: Recipe, model: ModelFacts | None, data: DataFacts | None
 ) -> None:
     planned = plan(recipe, model, data)
-    remedies = ["method: lora with lora.loadIn4Bit: true (1,234 GiB per GPU)"] * 3
+    remedies = ["method: lora with lora.loadIn4Bit: true (1,234 GiB each)"] * 3
     for finding in guide.advise(recipe, planned, model, data, remedies):
         assert finding.message
-        assert len(str(finding)) <= MAX_WARNING, finding
+        assert len(str(finding)) <= hardware.MAX_WARNING, finding
 
 
 @given(recipe=recipes(), model=models, data=st.none() | facts())

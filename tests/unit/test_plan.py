@@ -194,6 +194,12 @@ def test_70_billion_weights_do_not_fit_one_small_gpu_and_what_does_is_said() -> 
     ]
 
 
+def test_what_can_be_trained_is_offered_before_what_cannot_yet() -> None:
+    job = recipe(resources=gpus(per_node=1, memory="24Gi"), hyperparameters={"maxSeqLen": 2048})
+    methods = [remedy.recipe.method for remedy in review(job, model("llama-3.1-70b"), None).remedies]
+    assert methods == ["sft", "lora"]
+
+
 def test_a_job_that_fits_needs_no_remedy() -> None:
     job = recipe(resources=gpus(), hyperparameters={"maxSeqLen": 2048})
     assert review(job, model("llama-3.1-8b"), None).remedies == []

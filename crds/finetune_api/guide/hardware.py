@@ -8,8 +8,9 @@ from finetune_api.recipe import USABLE_GPU_MEMORY
 from finetune_api.units import gib
 
 _FIELD = "spec.resources.gpuMemory"
-# kubectl and API servers may cut a warning that is longer, its field included.
-_MAX_WARNING = 256
+# Longer warnings are hard to read, the field included. API servers cut one at 256 characters, but only where all of an
+# answer's warnings have more than 4,096.
+MAX_WARNING = 320
 
 
 @guideline("General advice", Severity.WARNING, _FIELD)
@@ -19,15 +20,15 @@ def memory_exceeded(case: Case) -> str | None:
     if case.need is None or case.recipe.gpu_memory is None or not case.exceeds(case.need):
         return None
     text = (
-        f"about {gib(case.need)} are needed per GPU{case.judging}, more than {USABLE_GPU_MEMORY:.0%} of "
+        f"needs about {gib(case.need)} per GPU{case.judging}, more than {USABLE_GPU_MEMORY:.0%} of "
         f"{gib(case.recipe.gpu_memory)}"
     )
     if not case.remedies:
         return f"{text}: take larger GPUs or a smaller model"
-    text += f". What fits: {case.remedies[0]}"
+    text += f". Fits: {case.remedies[0]}"
     for remedy in case.remedies[1:]:
         longer = f"{text}; or {remedy}"
-        if len(f"{_FIELD}: {longer}") > _MAX_WARNING:
+        if len(f"{_FIELD}: {longer}") > MAX_WARNING:
             break
         text = longer
     return text
