@@ -40,14 +40,20 @@ class Namespace:
     def wait(self, job: str, until: str, *, seconds: int) -> None:
         """Wait for a FineTuneJob with kubectl, as a user would; all that is known of it is shown when that fails."""
         deadline = time.monotonic() + seconds
-        command = ("wait", f"finetunejob/{job}", f"--for={until}", "--timeout=10s")
-        while "condition met" not in self.kubectl(*command, check=False):
-            phase = self.get("finetunejob", job)["status"].get("phase")
-            # What has ended will not come to anything else: no need to wait any longer.
-            if phase in ("Succeeded", "Failed") or time.monotonic() > deadline:
+        over = False
+        while not self._is(job, until):
+            # What has ended will not come to anything else; but it may have ended since it was looked at.
+            if over or time.monotonic() > deadline:
+                phase = self.get("finetunejob", job)["status"].get("phase")
                 described = self.kubectl("describe", "finetunejob", job, check=False)
                 around = self.kubectl("get", "pods,jobs", "--output", "wide", check=False)
                 pytest.fail(f"{job} is {phase}; waited for {until}\n{described}\n{around}")
+            over = self.get("finetunejob", job)["status"].get("phase") in ("Succeeded", "Failed")
+
+    def _is(self, job: str, until: str) -> bool:
+        """Whether something holds of a FineTuneJob, or comes to hold within ten seconds."""
+        command = ("wait", f"finetunejob/{job}", f"--for={until}", "--timeout=10s")
+        return "condition met" in self.kubectl(*command, check=False)
 
     def claim(self, name: str) -> Path:
         """The folder behind a claim, made when it is first asked for."""
