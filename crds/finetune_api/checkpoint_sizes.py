@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from finetune_api.architecture import Architecture
+from finetune_api.memory.activations import FP32
 from finetune_api.recipe import Recipe
 from finetune_api.trained_weights import counts
 
-_FP32 = 4
 # AdamW's running means of gradients and of their squares.
 _MOMENTS = 2
 
@@ -35,10 +35,10 @@ def checkpoint_sizes(recipe: Recipe, architecture: Architecture) -> CheckpointSi
     without the bf16 model it would be 12 x 8.03e9 = 96 GB.
     """
     numbers = counts(recipe, architecture)
-    state = _FP32 * (1 + _MOMENTS) * numbers.trained
+    state = FP32 * (1 + _MOMENTS) * numbers.trained
     if recipe.method == "lora":
-        weights = _FP32 * numbers.trained
+        weights = FP32 * numbers.trained
     else:
         weights = architecture.stored_bytes * architecture.parameters
-        state += _FP32 * numbers.frozen
+        state += FP32 * numbers.frozen
     return CheckpointSizes(weights, state, weights + state)

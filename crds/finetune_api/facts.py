@@ -45,9 +45,14 @@ class ModelFacts:
     """The name that its size was guessed from; None where its configuration is known."""
 
     @property
+    def is_guess(self) -> bool:
+        """Whether its shapes are only those that are usual at its size."""
+        return self.guessed_from is not None
+
+    @property
     def context_length(self) -> int | None:
         """Tokens that the model reads at a time, as far as its configuration tells."""
-        return self.architecture.context_length if self.guessed_from is None else None
+        return None if self.is_guess else self.architecture.context_length
 
     @property
     def assumed_length(self) -> int:

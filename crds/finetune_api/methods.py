@@ -51,6 +51,11 @@ class Lora(SpecModel):
     enable_model_splitting: bool = False
     """Split one copy of the model over the GPUs of one node, for models too large for one GPU."""
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the frozen model is held in fewer than 16 bits."""
+        return self.load_in_4bit or self.load_in_8bit
+
     rules = (
         Rule(
             cel="!(self.loadIn4Bit && self.loadIn8Bit)",

@@ -47,6 +47,10 @@ METRICS_FILE = "metrics.jsonl"
 RUN_IDENTITY_FILE = "run.json"
 
 
+# A model's directory has at least one of these.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+
+
 def report_path(namespace: str, name: str) -> str:
     """The path, on the operator's report endpoint, that takes the Reports of one FineTuneJob."""
     return f"/v1/namespaces/{namespace}/{PLURAL}/{name}/report"

@@ -40,6 +40,8 @@ class Study:
     """What its rules have to say, the gravest first."""
     remedies: list[Remedy]
     """What to change if it does not fit its GPUs; empty if it does, or if nobody can tell."""
+    model: ModelFacts | None
+    """What was known of the model, or guessed."""
 
 
 def study(spec: FineTuneJobSpec, model: ModelFacts | None = None, data: DataFacts | None = None) -> Study:
@@ -47,20 +49,19 @@ def study(spec: FineTuneJobSpec, model: ModelFacts | None = None, data: DataFact
 
     Without `model` its size is taken from its name, if that tells one.
     """
-    recipe = Recipe.of_spec(spec)
-    if model is None:
-        model = model_by_name(spec)
-        # Nobody knows the names of this model's layers. And whoever studies other people's jobs must not search for
-        # their patterns: some take for ever.
-        recipe = replace(recipe, osft=recipe.osft.model_copy(update={"target_patterns": []}))
-    studied = review(recipe, model, data)
+    studied = review(Recipe.of_spec(spec), model or model_by_name(spec), data)
     return replace(studied, findings=_by_gravity([*unsupported(spec), *studied.findings]))
 
 
 def review(recipe: Recipe, model: ModelFacts | None, data: DataFacts | None) -> Study:
     """Plan a recipe and ask the guide about it; its warnings stand in the plan, too."""
-    planned = plan(recipe, model, data)
-    helpful = _remedies(recipe, model, data, planned)
+    if model is not None and model.is_guess:
+        # Nobody knows the names of this model's layers. And whoever studies other people's jobs must not search for
+        # their patterns: some take for ever.
+        recipe = replace(recipe, osft=recipe.osft.model_copy(update={"target_patterns": []}))
+    settled, chosen = _settled(recipe, model, data)
+    planned = _counted(settled, chosen, model, data)
+    helpful = _remedies(settled, model, planned)
     findings = guide.advise(recipe, planned, model, data, remedies=[str(remedy) for remedy in helpful])
     if _cannot_fit(recipe, model, planned):
         findings = [
@@ -72,13 +73,13 @@ def review(recipe: Recipe, model: ModelFacts | None, data: DataFacts | None) -> 
         for finding in findings
         if finding.severity is not Severity.NOTE
     ]
-    return Study(planned.model_copy(update={"warnings": warnings}), _by_gravity(findings), helpful)
+    return Study(planned.model_copy(update={"warnings": warnings}), _by_gravity(findings), helpful, model)
 
 
 def _cannot_fit(recipe: Recipe, model: ModelFacts | None, planned: Plan) -> bool:
     """Whether what is certain, and not estimated, is more than a GPU has: all that training keeps of a known model."""
     need = planned.memory_per_gpu
-    if model is None or model.guessed_from is not None or need is None:
+    if model is None or model.is_guess or need is None:
         return False
     if recipe.gpu_memory is None or not recipe.on_gpu:
         return False
@@ -99,9 +100,12 @@ def model_by_name(spec: FineTuneJobSpec) -> ModelFacts | None:
 
 def plan(recipe: Recipe, model: ModelFacts | None = None, data: DataFacts | None = None) -> Plan:
     """Settle every value that the recipe leaves open, as far as it can be, and count what follows from them."""
-    settled, chosen = _settled(recipe, model, data)
+    return _counted(*_settled(recipe, model, data), model, data)
+
+
+def _counted(settled: Recipe, chosen: list[Choice], model: ModelFacts | None, data: DataFacts | None) -> Plan:
     assumptions = []
-    if model is not None and model.guessed_from is not None:
+    if model is not None and model.is_guess:
         size = billions(model.architecture.parameters)
         assumptions.append(f"the model has about {size} weights, judging by its name {model.guessed_from!r}")
     length = sample_length(settled)
@@ -148,23 +152,18 @@ def _settled(recipe: Recipe, model: ModelFacts | None, data: DataFacts | None) -
                 values[name] = choice.value
         return block.model_copy(update=values)
 
-    conversations = recipe.hyperparameters.pretraining is None
     hyperparameters = fill(
         "hyperparameters",
         recipe.hyperparameters,
         learning_rate=guide.learning_rate(recipe, model, data),
         effective_batch_size=guide.effective_batch_size(recipe, data),
         num_epochs=guide.num_epochs(recipe),
-        max_seq_len=guide.max_seq_len(recipe, model, data) if conversations else None,
+        max_seq_len=guide.max_seq_len(recipe, model, data),
     )
-    recipe = replace(recipe, hyperparameters=hyperparameters)
-    if recipe.method == "osft":
-        ratio = guide.unfreeze_rank_ratio(recipe, model)
-        recipe = replace(recipe, osft=fill("osft", recipe.osft, unfreeze_rank_ratio=ratio))
-    if recipe.method == "lora":
-        lora = fill("lora", recipe.lora, r=guide.lora_r(recipe))
-        recipe = replace(recipe, lora=lora)
-        recipe = replace(recipe, lora=fill("lora", lora, alpha=guide.lora_alpha(recipe)))
+    osft = fill("osft", recipe.osft, unfreeze_rank_ratio=guide.unfreeze_rank_ratio(recipe, model))
+    # lora_alpha takes an open r for the one that is chosen here.
+    lora = fill("lora", recipe.lora, r=guide.lora_r(recipe), alpha=guide.lora_alpha(recipe))
+    recipe = replace(recipe, hyperparameters=hyperparameters, osft=osft, lora=lora)
     budget = _token_budget(recipe, model)
     hyperparameters = fill("hyperparameters", hyperparameters, max_tokens_per_gpu=budget)
     return replace(recipe, hyperparameters=hyperparameters), chosen
@@ -178,7 +177,7 @@ def _token_budget(recipe: Recipe, model: ModelFacts | None) -> guide.Chosen | No
     one = guide.Chosen(longest, "one sample of full length, or several shorter ones")
     # A guess is good enough for advice, not for filling a GPU.
     limit = recipe.usable_gpu_memory
-    if limit is None or model is None or model.guessed_from is not None:
+    if limit is None or model is None or model.is_guess:
         return one
     fitting = largest_token_budget(recipe, model.architecture, longest=longest, limit=limit)
     if fitting is None:
@@ -237,13 +236,10 @@ def _of_model(recipe: Recipe, architecture: Architecture, *, tokens: int, longes
     }
 
 
-def _remedies(
-    recipe: Recipe, model: ModelFacts | None, data: DataFacts | None, planned: Plan
-) -> list[Remedy]:
-    limit, need = recipe.usable_gpu_memory, planned.memory_per_gpu
-    if model is None or limit is None or need is None or not recipe.on_gpu or need.estimate <= limit:
+def _remedies(settled: Recipe, model: ModelFacts | None, planned: Plan) -> list[Remedy]:
+    limit, need = settled.usable_gpu_memory, planned.memory_per_gpu
+    if model is None or limit is None or need is None or not settled.on_gpu or need.estimate <= limit:
         return []
-    settled, _ = _settled(recipe, model, data)
     longest = sample_length(settled) or model.assumed_length
     found = remedies(settled, model.architecture, longest=longest)
     # Nobody is helped by a method that will be refused.

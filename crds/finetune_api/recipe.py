@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.methods import Lora, Method, Osft
-from finetune_api.scalars import amount
 from finetune_api.spec import Checkpoints, FineTuneJobSpec
 
 # How much of a GPU is planned with: estimates are not exact, and running out of memory costs more than a smaller batch.
@@ -38,7 +37,7 @@ class Recipe:
             checkpoints=spec.checkpoints,
             nodes=resources.nodes,
             gpus_per_node=resources.gpus_per_node,
-            gpu_memory=int(amount(resources.gpu_memory)) if resources.gpu_memory else None,
+            gpu_memory=resources.gpu_memory_bytes,
         )
 
     @property

@@ -46,3 +46,8 @@ class Resources(SpecModel):
     """CPU and memory of each pod."""
     shared_memory: Quantity | None = None
     """Upper limit of /dev/shm; bounded by the pod's memory alone if left out."""
+
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        """Memory of one GPU as a number, as far as it is stated."""
+        return None if self.gpu_memory is None else int(amount(self.gpu_memory))

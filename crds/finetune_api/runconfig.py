@@ -124,7 +124,7 @@ def run_config(job: FineTuneJob, locations: Locations, report_url: str | None) -
         nodes=resources.nodes,
         processes_per_node=max(1, resources.gpus_per_node),
         use_gpu=resources.gpus_per_node > 0,
-        gpu_memory=Recipe.of_spec(job.spec).gpu_memory,
+        gpu_memory=resources.gpu_memory_bytes,
         grace_period_seconds=job.spec.failure_policy.grace_period_seconds,
         report_url=report_url,
     )

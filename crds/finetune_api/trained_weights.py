@@ -38,11 +38,6 @@ class Counts:
         return self.blocks_frozen + self.root_frozen
 
     @property
-    def blocks(self) -> int:
-        """All weights of the blocks."""
-        return self.blocks_trained + self.blocks_frozen
-
-    @property
     def root(self) -> int:
         """All weights of the root."""
         return self.root_trained + self.root_frozen

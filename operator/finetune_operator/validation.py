@@ -4,7 +4,7 @@ import difflib
 import re
 import reprlib
 from collections.abc import Iterator, Sequence
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -33,16 +33,29 @@ def parse(manifest: Any) -> FineTuneJob:
 
 def problems(error: ValidationError) -> list[str]:
     """One sentence per fault: the path of the field, what is allowed, and what was found."""
-    return [_sentence(fault) for fault in error.errors(include_url=False, include_context=False)]
+    return [f"{fault.field}: {fault.message}" if fault.field else fault.message for fault in faults(error)]
 
 
-def path(location: Sequence[int | str]) -> str:
-    """A field as users write it: `spec.osft.targetPatterns[0]`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+class Fault(NamedTuple):
+    """One thing that is wrong."""
+
+    location: tuple[int | str, ...]
+    message: str
+
+    @property
+    def field(self) -> str:
+        """The field as users write it: `spec.osft.targetPatterns[0]`; empty for the object itself."""
+        parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.location)
+        return "".join(parts).lstrip(".")
 
 
-def _sentence(fault: Any) -> str:
-    field = path(fault["loc"])
+def faults(error: ValidationError) -> list[Fault]:
+    """All that is wrong, each with its field, what is allowed, and what was found."""
+    found = error.errors(include_url=False, include_context=False)
+    return [Fault(fault["loc"], _message(fault)) for fault in found]
+
+
+def _message(fault: Any) -> str:
     message = re.sub(r"^\w+ should", "must", fault["msg"].removeprefix("Value error, "))
     found = fault["input"]
     if fault["type"] == "extra_forbidden":
@@ -53,7 +66,7 @@ def _sentence(fault: Any) -> str:
         message = f"must be an object (found {_SHORT.repr(found)})"
     elif not isinstance(found, dict | list):
         message = f"{message} (found {_SHORT.repr(found)})"
-    return f"{field}: {message}" if field else message
+    return message
 
 
 def _suggestion(location: Sequence[int | str]) -> str:

@@ -4,11 +4,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from finetune_api import names
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import storage
 from finetune_trainer.errors import InvalidConfigurationError, described, of_system
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
 def load(file: Path) -> RunConfig:
@@ -52,11 +51,13 @@ def _check_model(config: RunConfig) -> None:
             raise InvalidConfigurationError(
                 f"{field}: no *.safetensors in {origin}: convert the weights first"
             )
-        if not found.intersection(_TOKENIZER_FILES):
-            raise InvalidConfigurationError(f"{field}: no tokenizer in {origin}: none of {_TOKENIZER_FILES}")
+        if not found.intersection(names.TOKENIZER_FILES):
+            raise InvalidConfigurationError(
+                f"{field}: no tokenizer in {origin}: none of {names.TOKENIZER_FILES}"
+            )
         # Saved by another user, safetensors are his alone; the library that reads them would say they do not exist.
         for name in sorted(found):
-            if name in ("config.json", *_TOKENIZER_FILES) or name.endswith(".safetensors"):
+            if name in ("config.json", *names.TOKENIZER_FILES) or name.endswith(".safetensors"):
                 (directory / name).open("rb").close()
     except OSError as error:
         raise of_system(error, f"{field}: cannot read {origin}") from None

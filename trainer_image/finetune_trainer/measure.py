@@ -6,8 +6,8 @@ from pathlib import Path
 
 from finetune_api.failure import ExitCode
 from finetune_trainer import checks
-from finetune_trainer.errors import InvalidConfigurationError, TrainerError
-from finetune_trainer.planning import gather, model_facts
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.planning import gather, known_context_length, model_facts
 from finetune_trainer.prepare.pipeline import load, prepare
 from finetune_trainer.storage import Storage
 
@@ -20,11 +20,7 @@ def measure(file: Path) -> int:
     try:
         config = checks.load(file)
         model = model_facts(Path(config.locations.model))
-        length = config.hyperparameters.max_seq_len or (model and model.architecture.context_length)
-        if not length:
-            raise InvalidConfigurationError(
-                "spec.hyperparameters.maxSeqLen: the model's config.json does not tell how long a text may be: state it"
-            )
+        length = known_context_length(config, model.architecture.context_length if model else None)
         with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
             storage = Storage(Path(scratch), scratch, config.uid)
             directory = prepare(config, storage, length, lambda: None)

@@ -46,6 +46,19 @@ def model_facts(directory: Path) -> ModelFacts | None:
         return None
 
 
+def known_context_length(config: RunConfig, found: int | None) -> int:
+    """Tokens that the model reads at a time, as found in its configuration.
+
+    Raises InvalidConfigurationError where neither that nor the spec tells how long samples may be.
+    """
+    length = found or config.hyperparameters.max_seq_len
+    if length is None:
+        raise InvalidConfigurationError(
+            "spec.hyperparameters.maxSeqLen: the model's config.json does not tell how long a text may be: state it"
+        )
+    return int(length)
+
+
 def gather(config: RunConfig, prepared: Prepared, context_length: int, tick: Callable[[], None]) -> Facts:
     """Everything that the plan is made from. `tick` is called while micro-batches are counted.
 

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from transformers import PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
 from finetune_api.report import Stage
@@ -12,11 +11,10 @@ from finetune_api.runconfig import RunConfig
 from finetune_trainer import commit, history
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.distributed import Gang
-from finetune_trainer.errors import InvalidConfigurationError
 from finetune_trainer.loop import Loop
 from finetune_trainer.methods import sft
 from finetune_trainer.model import load_config, stored_dtype
-from finetune_trainer.planning import ExactPlan, gather, make_plan
+from finetune_trainer.planning import ExactPlan, gather, known_context_length, make_plan
 from finetune_trainer.post import Poster
 from finetune_trainer.prepare.pipeline import load, prepare
 from finetune_trainer.reporter import Reporter
@@ -46,17 +44,18 @@ def train(
     reporter = Reporter(storage, attempt, poster, silent=not gang.is_first)
     base = Path(config.locations.model)
     model_config = load_config(base)
-    context_length = _context_length(config, model_config)
+    found = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    length = known_context_length(config, found)
 
     reporter.stage(Stage.PREPARING)
     if gang.is_first:
         for parent in (storage.root, storage.data, storage.checkpoints, storage.resume):
             commit.remove_incomplete(parent)
-    directory = gang.on_first(lambda: str(prepare(config, storage, context_length, reporter.tick)))
+    directory = gang.on_first(lambda: str(prepare(config, storage, length, reporter.tick)))
     prepared = load(Path(directory), storage)
 
     def planned() -> str:
-        facts = gather(config, prepared, context_length, reporter.tick)
+        facts = gather(config, prepared, length, reporter.tick)
         return make_plan(facts, sft.trainable_parameters(model_config)).model_dump_json()
 
     plan = ExactPlan.model_validate_json(gang.on_first(planned))
@@ -76,13 +75,3 @@ def train(
         )
     reporter.close()
     gang.leave()
-
-
-def _context_length(config: RunConfig, model_config: PreTrainedConfig) -> int:
-    found = getattr(model_config.get_text_config(), "max_position_embeddings", None)
-    length = found or config.hyperparameters.max_seq_len
-    if length is None:
-        raise InvalidConfigurationError(
-            "spec.hyperparameters.maxSeqLen: the model's config.json does not tell how long a text may be: state it"
-        )
-    return int(length)

@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_api.facts import DataFacts, ModelFacts
 from finetune_api.guide.choices import judging
-from finetune_api.memory import memory
+from finetune_api.memory import estimated
 from finetune_api.recipe import Recipe
 from finetune_api.status import Plan
 
@@ -71,7 +71,7 @@ class Case:
         if self.model is None:
             return None
         longest = self.plan.max_seq_len or self.model.assumed_length
-        return memory(changed, self.model.architecture, tokens=tokens or longest, longest=longest).estimate
+        return estimated(changed, self.model.architecture, tokens=tokens or longest, longest=longest)
 
     def fits(self, need: int | None) -> bool:
         """Whether so many bytes are known to fit a GPU, with a margin for what an estimate may miss."""

@@ -72,7 +72,7 @@ def learning_rate(recipe: Recipe, model: ModelFacts | None, data: DataFacts | No
 
 def judging(model: ModelFacts | None) -> str:
     """To stand behind what is said of a model: where its size is a guess, that it is one."""
-    return ", judging by the model's name" if model is not None and model.guessed_from is not None else ""
+    return ", judging by the model's name" if model is not None and model.is_guess else ""
 
 
 def large_things(model: ModelFacts | None, data: DataFacts | None) -> list[str]:

@@ -86,7 +86,7 @@ def target_modules_match_nothing(case: Case) -> str | None:
     if case.recipe.method != "lora":
         return None
     names = case.recipe.lora.target_modules or []
-    if case.model is None or case.model.guessed_from is not None:
+    if case.model is None or case.model.is_guess:
         idle = [name for name in names if not is_layer_of_any_family(name)]
         return matching_none(idle, "any known model", COMMON_LAYERS)
     idle = [name for name in names if not _is_found(name, case)]
@@ -99,14 +99,10 @@ def _is_found(name: str, case: Case) -> bool:
     return bool(targets(replace(case.recipe, lora=lora), case.model.architecture))
 
 
-def _is_quantized(case: Case) -> bool:
-    return case.recipe.lora.load_in_4bit or case.recipe.lora.load_in_8bit
-
-
 @guideline(_QUANTIZATION, Severity.NOTE, "spec.lora")
 def quantization_needless(case: Case) -> str | None:
     """4 and 8 bits are for models that do not fit otherwise: on one that does, they only cost precision and time."""
-    if case.recipe.method != "lora" or not _is_quantized(case):
+    if case.recipe.method != "lora" or not case.recipe.lora.is_quantized:
         return None
     need = case.least_need_of(case.with_lora(load_in_4bit=False, load_in_8bit=False))
     if need is None or case.recipe.gpu_memory is None or not case.fits(need):
@@ -136,7 +132,7 @@ def quantization_8_bits_suffice(case: Case) -> str | None:
 @guideline(_QUANTIZATION, Severity.NOTE, "spec.lora.loadIn4Bit")
 def quantization_of_large_models(case: Case) -> str | None:
     """4 bits bring large models, of 20B and up, onto consumer GPUs."""
-    if case.recipe.method != "lora" or _is_quantized(case) or case.recipe.gpu_memory is not None:
+    if case.recipe.method != "lora" or case.recipe.lora.is_quantized or case.recipe.gpu_memory is not None:
         return None
     less = case.need_of(case.with_lora(load_in_4bit=True))
     if case.parameters is None or case.parameters < _QUANTIZED_FROM or case.need is None or less is None:

@@ -118,7 +118,7 @@ def target_patterns_match_nothing(case: Case) -> str | None:
     """Each pattern is a regular expression that must be found in the name of a linear layer, to restrict osft to
     attention, say, or to the MLPs."""
     # A guessed model has the shapes of its size, not the names and numbers of its layers.
-    if case.recipe.method != "osft" or case.model is None or case.model.guessed_from is not None:
+    if case.recipe.method != "osft" or case.model is None or case.model.is_guess:
         return None
     idle = [pattern for pattern in case.recipe.osft.target_patterns if not _is_found(pattern, case)]
     return matching_none(idle, "this model", (linear.name for linear in case.model.architecture.linears))

@@ -1,6 +1,6 @@
 """Pure: the memory of one GPU, or of one process where there is none, at the peak of a training step."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from finetune_api.architecture import Architecture
 from finetune_api.hyperparameters import MAX_TOKENS_PER_GPU
@@ -71,17 +71,19 @@ def memory(recipe: Recipe, architecture: Architecture, *, tokens: int, longest: 
 
     Loss is assumed to be taken on every token; where it is taken on a part, logits may need less.
     """
-    low, found, high = (_peak(Step(recipe, architecture, tokens, longest, case)) for case in Case)
+    steps = {case: Step(recipe, architecture, tokens, longest, case) for case in Case}
+    found = _peak(steps[Case.ESTIMATE])
     return Memory(
-        weights=found.weights,
-        gradients=found.gradients,
-        optimizer=found.optimizer,
-        activations=found.activations,
-        logits=found.logits,
+        **asdict(found),
         framework=_framework(recipe, found, Case.ESTIMATE),
-        low=low.total + _framework(recipe, low, Case.LOW),
-        high=high.total + _framework(recipe, high, Case.HIGH),
+        low=_need(steps[Case.LOW]),
+        high=_need(steps[Case.HIGH]),
     )
+
+
+def estimated(recipe: Recipe, architecture: Architecture, *, tokens: int, longest: int) -> int:
+    """The estimate of `memory` alone, for whoever tries many jobs."""
+    return _need(Step(recipe, architecture, tokens, longest, Case.ESTIMATE))
 
 
 def largest_token_budget(
@@ -90,8 +92,7 @@ def largest_token_budget(
     """The largest maxTokensPerGpu whose estimate is at most `limit` bytes; None if not even `longest` tokens fit."""
 
     def fits(tokens: int) -> bool:
-        peak = _peak(Step(recipe, architecture, tokens, longest, Case.ESTIMATE))
-        return peak.total + _framework(recipe, peak, Case.ESTIMATE) <= limit
+        return estimated(recipe, architecture, tokens=tokens, longest=longest) <= limit
 
     if not fits(longest):
         return None
@@ -112,6 +113,11 @@ def decomposition_peak(recipe: Recipe, architecture: Architecture) -> int:
         return 0
     sizes = ((each.outputs, each.inputs, each.rank) for each, _ in targets(recipe, architecture))
     return max((FP32 * (2 * n * m + r * (n + m) + 4 * r * r + 16 * r) for n, m, r in sizes), default=0)
+
+
+def _need(step: Step) -> int:
+    peak = _peak(step)
+    return peak.total + _framework(step.recipe, peak, step.case)
 
 
 def _peak(step: Step) -> Phase:

@@ -263,7 +263,7 @@ class Step:
 
 
 def _is_quantised(recipe: Recipe) -> bool:
-    return recipe.method == "lora" and (recipe.lora.load_in_4bit or recipe.lora.load_in_8bit)
+    return recipe.method == "lora" and recipe.lora.is_quantized
 
 
 def base_bytes(recipe: Recipe, architecture: Architecture) -> int:

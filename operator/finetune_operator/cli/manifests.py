@@ -188,10 +188,8 @@ def _manifest(file: str, node: yaml.Node, content: dict[str, Any]) -> Manifest:
     try:
         job = validation.parse(content)
     except ValidationError as invalid:
-        for fault, sentence in zip(invalid.errors(), validation.problems(invalid), strict=True):
-            path = validation.path(fault["loc"])
-            message = sentence.removeprefix(f"{path}: ") if path else sentence
-            faults.append(error(file, line_of(node, fault["loc"]), SCHEMA, path, message))
+        for fault in validation.faults(invalid):
+            faults.append(error(file, line_of(node, fault.location), SCHEMA, fault.field, fault.message))
     if not faults:
         return Manifest(file, node, content, job)
     return Manifest(file, node, content, None, tuple(sorted(faults, key=lambda fault: fault.line)))

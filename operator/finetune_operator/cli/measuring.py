@@ -15,8 +15,6 @@ from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.local import trainer
 from finetune_operator.cli.local.identity import run_uid
 
-# With one of these in its directory, a model can tell how long samples are.
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -31,7 +29,11 @@ def obstacle(job: FineTuneJob, model: Path | None) -> str | None:
     """Why the lengths of a job's samples cannot be measured here; None if they can."""
     if job.spec.hyperparameters.pretraining is not None:
         return "documents are not measured yet"
-    if model is None or not model.is_dir() or not any((model / name).exists() for name in TOKENIZERS):
+    if (
+        model is None
+        or not model.is_dir()
+        or not any((model / name).exists() for name in names.TOKENIZER_FILES)
+    ):
         return (
             "only a model's directory with its tokenizer tells how long samples are; --model-config takes one"
         )

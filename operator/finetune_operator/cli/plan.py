@@ -1,7 +1,9 @@
 """`finetune plan`: what will be trained, what it needs, and whether it fits, before anything runs."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from finetune_api import names
-from finetune_api.facts import DataFacts, ModelFacts
-from finetune_api.plan import Study, model_by_name, study
+from finetune_api.facts import DataFacts
+from finetune_api.plan import Study, study
 from finetune_api.spec import FineTuneJob
 from finetune_operator.cli import diagnostics, files, manifests
 from finetune_operator.cli.diagnostics import Diagnostic
@@ -32,7 +34,6 @@ class Planned:
 
     manifest: Manifest
     job: FineTuneJob
-    model: ModelFacts | None
     data: DataFacts | None
     study: Study
 
@@ -85,9 +86,11 @@ def plan(
     model = model_facts(model_config) if model_config else None
     found = manifests.read(arguments)
     planned = []
+    # The data are the same for all jobs.
+    count = cache(_counted)
     for manifest, job in found.valid:
-        data = _data(job, model_config, dataset, tell=output == "text") if dataset else None
-        planned.append(_plan(manifest, job, model, data))
+        data = _data(job, model_config, dataset, count, tell=output == "text") if dataset else None
+        planned.append(Planned(manifest, job, data, study(job.spec, model, data)))
     findings = [finding for each in planned for finding in each.findings]
     if output == "text":
         diagnostics.show(found.errors)
@@ -114,22 +117,25 @@ def _show(planned: Planned) -> None:
     )
     with console.capture() as captured:
         console.print(heading, soft_wrap=True)
-        console.print(PlanView(planned.job, planned.study, planned.model, planned.data))
+        console.print(PlanView(planned.job, planned.study, planned.data))
     # Cells are padded; what is read by diff and grep should not be.
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
-def _plan(manifest: Manifest, job: FineTuneJob, model: ModelFacts | None, data: DataFacts | None) -> Planned:
-    return Planned(manifest, job, model or model_by_name(job.spec), data, study(job.spec, model, data))
-
-
-def _data(job: FineTuneJob, model_config: Path | None, dataset: Path, *, tell: bool) -> DataFacts | None:
+def _data(
+    job: FineTuneJob,
+    model_config: Path | None,
+    dataset: Path,
+    count: Callable[[Path], DataFacts],
+    *,
+    tell: bool,
+) -> DataFacts | None:
     """What is known of a job's data: measured where that can be done here, and counted where not."""
     why_not = obstacle(job, model_config)
     if why_not is None:
         assert model_config is not None
         return measured_facts(job, model_config, dataset)
-    counted = _counted(dataset)
+    counted = count(dataset)
     if tell:
         typer.echo(f"{dataset}: counted, not measured: {why_not}", err=True)
     # Lines are documents then, and samples are blocks of them.

@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from finetune_api.facts import DataFacts, ModelFacts
+from finetune_api.facts import DataFacts
 from finetune_api.plan import Study, sample_length
 from finetune_api.recipe import USABLE_GPU_MEMORY, Recipe
 from finetune_api.spec import FineTuneJob
@@ -26,7 +26,6 @@ class PlanView:
 
     job: FineTuneJob
     study: Study
-    model: ModelFacts | None
     data: DataFacts | None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
@@ -57,12 +56,12 @@ class PlanView:
         """The job in a sentence."""
         recipe, lora = self._recipe, self._recipe.lora
         method: str = recipe.method
-        if lora.load_in_4bit or lora.load_in_8bit:
+        if lora.is_quantized:
             method += f" in {4 if lora.load_in_4bit else 8} bits"
         model = self.job.spec.model.volume.path
-        if self.model is not None:
-            source = "by its name" if self.model.guessed_from is not None else "by its config.json"
-            model += f" ({billions(self.model.architecture.parameters)} weights, {source})"
+        if (known := self.study.model) is not None:
+            source = "by its name" if known.is_guess else "by its config.json"
+            model += f" ({billions(known.architecture.parameters)} weights, {source})"
         if recipe.on_gpu:
             nodes = "" if recipe.nodes == 1 else f"{recipe.nodes} × "
             hardware = f"{nodes}{recipe.gpus_per_node} GPU{'s' * (recipe.gpus_per_node > 1)}"
