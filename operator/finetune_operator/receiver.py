@@ -135,6 +135,6 @@ class Receiver:
         try:
             return Report.from_json(body)
         except ValidationError as error:
-            raise web.HTTPUnprocessableEntity(text="; ".join(validation.problems(error))) from error
+            raise web.HTTPUnprocessableEntity(text="; ".join(validation.problems(error, Report))) from error
         except ValueError as error:
             raise web.HTTPUnprocessableEntity(text=f"the body is no Report: {error}") from error

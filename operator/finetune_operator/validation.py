@@ -31,9 +31,11 @@ def parse(manifest: Any) -> FineTuneJob:
     return FineTuneJob.model_validate(manifest, by_name=False, by_alias=True)
 
 
-def problems(error: ValidationError) -> list[str]:
+def problems(error: ValidationError, model: type[BaseModel] = FineTuneJob) -> list[str]:
     """One sentence per fault: the path of the field, what is allowed, and what was found."""
-    return [f"{fault.field}: {fault.message}" if fault.field else fault.message for fault in faults(error)]
+    return [
+        f"{fault.field}: {fault.message}" if fault.field else fault.message for fault in faults(error, model)
+    ]
 
 
 class Fault(NamedTuple):
@@ -49,17 +51,17 @@ class Fault(NamedTuple):
         return "".join(parts).lstrip(".")
 
 
-def faults(error: ValidationError) -> list[Fault]:
-    """All that is wrong, each with its field, what is allowed, and what was found."""
+def faults(error: ValidationError, model: type[BaseModel] = FineTuneJob) -> list[Fault]:
+    """All that is wrong with what should be a `model`, each with its field, what is allowed, and what was found."""
     found = error.errors(include_url=False, include_context=False)
-    return [Fault(fault["loc"], _message(fault)) for fault in found]
+    return [Fault(fault["loc"], _message(fault, model)) for fault in found]
 
 
-def _message(fault: Any) -> str:
+def _message(fault: Any, model: type[BaseModel]) -> str:
     message = re.sub(r"^\w+ should", "must", fault["msg"].removeprefix("Value error, "))
     found = fault["input"]
     if fault["type"] == "extra_forbidden":
-        message = f"there is no such field; {_suggestion(fault['loc'])}"
+        message = f"there is no such field; {_suggestion(fault['loc'], model)}"
     elif fault["type"] == "missing":
         message = "is required"
     elif fault["type"] in ("model_type", "model_attributes_type"):
@@ -69,9 +71,8 @@ def _message(fault: Any) -> str:
     return message
 
 
-def _suggestion(location: Sequence[int | str]) -> str:
+def _suggestion(location: Sequence[int | str], model: type[BaseModel]) -> str:
     """What may have been meant by a field that does not exist."""
-    model: type[BaseModel] = FineTuneJob
     for part in location[:-1]:
         model = _model_of(model, part)
     fields = [str(field.alias) for field in model.model_fields.values()]

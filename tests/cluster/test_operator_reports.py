@@ -138,6 +138,7 @@ def test_a_pod_that_is_gone_is_not_believed_for_long(gang: Gang) -> None:
         (b"[]", ""),
         (b'{"attempt": 1}', "sequence"),
         (report().to_json().replace("{", '{"extra": 1, ', 1).encode(), "extra"),
+        (report().to_json().replace('"step"', '"stride": 1, "step"', 1).encode(), "stride"),
         (report(sequence=10**20).to_json().encode(), "64 bits"),
     ],
 )

@@ -3,8 +3,12 @@
 import json
 from datetime import UTC, datetime
 
+import pytest
+from pydantic import ValidationError
+
 from finetune_api.report import MAX_REPORT_BYTES, MAX_TERMINATION_BYTES, Failure, Metrics, Report, Stage
 from finetune_api.status import MAX_LISTED_CHECKPOINTS, Checkpoint, Choice, DatasetStatus, Output, Plan
+from finetune_operator import validation
 
 CHECKPOINT = Checkpoint(
     name="step-00000001",
@@ -82,3 +86,15 @@ def test_numbers_that_json_lacks_are_absent() -> None:
     assert metrics.loss is None
     report = Report(attempt=1, sequence=1, stage=Stage.TRAINING, metrics=metrics)
     assert json.loads(report.to_json())["metrics"] == {"step": 1, "samplesSeen": 0}
+
+
+def test_a_field_of_a_newer_trainer_is_answered_with_the_report_s_own_fields() -> None:
+    text = (
+        '{"attempt": 1, "sequence": 1, "stage": "Training", "metrics": {"step": 1, "gradNrm": 2}, "steps": 3}'
+    )
+    with pytest.raises(ValidationError) as refused:
+        Report.from_json(text)
+    nested, outer = validation.problems(refused.value, Report)
+    assert nested == "metrics.gradNrm: there is no such field; did you mean gradNorm?"
+    assert outer.startswith("steps: there is no such field; ")
+    assert "apiVersion" not in outer
