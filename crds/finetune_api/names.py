@@ -15,6 +15,9 @@ LABEL_ATTEMPT = f"{GROUP}/attempt"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "finetune-operator"
 
+# Attempts count from 1. What comes before them, the preparation of the data, stands in their labels and Reports as:
+PREPARATION = 0
+
 # The container that trains; its termination message is the authority on how an attempt ended.
 TRAINER_CONTAINER = "trainer"
 
@@ -41,10 +44,12 @@ TERMINATION_LOG = "/dev/termination-log"
 OUTPUT_DIR = "output"
 CHECKPOINTS_DIR = "checkpoints"
 RESUME_DIR = "resume"
-PREPARED_DATA_DIR = "data"
 LOGS_DIR = "logs"
 METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_DIR = "tensorboard"
 RUN_IDENTITY_FILE = "run.json"
+# Beside the directories of the jobs: what was prepared for one serves the others. No job can have a name like this.
+PREPARED_DATA_DIR = ".prepared-data"
 
 
 # A model's directory has at least one of these.
@@ -57,8 +62,8 @@ def report_path(namespace: str, name: str) -> str:
 
 
 def attempt_job_name(name: str, attempt: int) -> str:
-    """The batch/v1 Job of one attempt (numbered from 1)."""
-    return f"{name}-{attempt}"
+    """The batch/v1 Job of one attempt, or of the preparation."""
+    return f"{name}-prepare" if attempt == PREPARATION else f"{name}-{attempt}"
 
 
 def service_name(name: str) -> str:

@@ -14,12 +14,16 @@ from finetune_api.status import (
     Message,
     Output,
     Plan,
+    shortened,
 )
 
 # What the operator's endpoint reads of one request at most.
 MAX_REPORT_BYTES = 64 * 1024
 # What the kubelet keeps of a termination message.
 MAX_TERMINATION_BYTES = 4096
+MAX_DETAILS = 100
+MAX_DETAIL_LENGTH = 256
+Detail = Annotated[str, shortened(MAX_DETAIL_LENGTH), Field(max_length=MAX_DETAIL_LENGTH)]
 
 
 class Stage(StrEnum):
@@ -43,6 +47,17 @@ class Failure(ApiModel):
     """The cause in one word."""
     message: Message
     """The cause in a sentence, with what to do."""
+    details: Annotated[list[Detail], Field(max_length=MAX_DETAILS)] = []
+    """Every single fault, as far as there is room: rows that cannot be trained on."""
+
+
+class Preparation(ApiModel):
+    """How far the preparation of the data has come."""
+
+    rows: int
+    """Rows read."""
+    percent: int
+    """Share of the file that is read."""
 
 
 class Metrics(ApiModel):
@@ -77,6 +92,8 @@ class Report(ApiModel):
     """What the trainer is doing."""
     resumed_from_step: int | None = None
     """Step of the checkpoint that this attempt went on from."""
+    preparation: Preparation | None = None
+    """How far the preparation of the data has come, while it goes on."""
     metrics: Metrics | None = None
     """Measurements of the last step."""
     initial_loss: FiniteFloat = None
@@ -111,7 +128,7 @@ class Report(ApiModel):
         """JSON of at most MAX_TERMINATION_BYTES.
 
         What does not fit is left out, the least needed first: the oldest checkpoints, reasons and warnings of the plan,
-        plan and dataset (the operator has had them from earlier Reports, if it had any).
+        plan and dataset (the operator has had them from earlier Reports, if it had any), the last details of a failure.
         """
         lean = self
         while len((text := lean.to_json()).encode()) > MAX_TERMINATION_BYTES:
@@ -122,6 +139,9 @@ class Report(ApiModel):
                 lean = lean.model_copy(update={"plan": terse})
             elif lean.plan or lean.dataset:
                 lean = lean.model_copy(update={"plan": None, "dataset": None})
+            elif lean.failure and lean.failure.details:
+                fewer = lean.failure.model_copy(update={"details": lean.failure.details[:-1]})
+                lean = lean.model_copy(update={"failure": fewer})
             else:
                 # Only a message in a multi-byte script gets here.
                 assert lean.failure is not None

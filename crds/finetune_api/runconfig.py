@@ -1,15 +1,17 @@
 """The RunConfig: everything a training pod needs to know, the same for every pod and attempt of a job."""
 
 import hashlib
-from typing import Annotated
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from finetune_api import names
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.methods import Lora, Method, Osft
 from finetune_api.model import ApiModel
 from finetune_api.recipe import Recipe
-from finetune_api.sources import VolumeSource
+from finetune_api.sources import Columns, VolumeSource
 from finetune_api.spec import Checkpoints, FineTuneJob
 
 
@@ -22,6 +24,11 @@ class Locations(ApiModel):
     """File of the training data."""
     storage: str
     """This job's own directory; made if it is missing."""
+
+    @property
+    def prepared(self) -> str:
+        """Directory of prepared data, which jobs with directories side by side share."""
+        return str(PurePosixPath(self.storage).parent / names.PREPARED_DATA_DIR)
 
 
 class Origins(ApiModel):
@@ -50,6 +57,12 @@ class RunConfig(ApiModel):
     """Knobs of method osft."""
     lora: Lora | None = None
     """Knobs of method lora."""
+    columns: Columns
+    """Names of the data's columns."""
+    invalid_rows: Literal["Fail", "Drop"]
+    """What becomes of rows that cannot be trained on."""
+    prepared: str | None = None
+    """Digest of the data that were prepared beforehand; None where this process is to prepare them."""
     locations: Locations
     """Where things are."""
     origins: Origins
@@ -100,8 +113,10 @@ class RunConfig(ApiModel):
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
-def run_config(job: FineTuneJob, locations: Locations, report_url: str | None) -> RunConfig:
-    """The RunConfig of a job whose volumes appear at `locations`.
+def run_config(
+    job: FineTuneJob, locations: Locations, report_url: str | None, *, prepared: str | None = None
+) -> RunConfig:
+    """The RunConfig of a job whose volumes appear at `locations`, and whose data were `prepared` under this digest.
 
     Only settings that decide the result are in it, and the grace period that applies when the pods are made.
     """
@@ -113,6 +128,9 @@ def run_config(job: FineTuneJob, locations: Locations, report_url: str | None) -
         method=job.spec.method,
         osft=job.spec.osft,
         lora=job.spec.lora,
+        columns=job.spec.dataset.columns,
+        invalid_rows=job.spec.dataset.invalid_rows,
+        prepared=prepared,
         locations=locations,
         origins=Origins(
             model=job.spec.model.volume,

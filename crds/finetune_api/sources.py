@@ -1,6 +1,10 @@
-"""Where models, data and results lie."""
+"""Where models, data and results lie, and how data are read."""
 
-from finetune_api.model import SpecModel
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.model import Rule, SpecModel
 from finetune_api.scalars import ClaimName, VolumePath
 
 
@@ -24,7 +28,61 @@ class DataSource(SpecModel):
     """Where a data set comes from."""
 
     volume: VolumeSource
-    """A JSONL file: one object with `messages` per line."""
+    """A file whose name ends in .jsonl, .json, .parquet or .csv."""
+
+
+Column = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class Columns(SpecModel):
+    """Under which names the data keep what is trained on. What is left out has the name of its field here.
+
+    A row is a conversation (messages, tools), a prompt with its completion, or an instruction with its output.
+    """
+
+    messages: Column | None = None
+    """A list of messages with role and content."""
+    tools: Column | None = None
+    """What the assistant may call, as a list of JSON schemas, or as JSON text of one."""
+    prompt: Column | None = None
+    """What the user says; or the messages before the completion."""
+    completion: Column | None = None
+    """What the assistant answers; or the messages that follow the prompt."""
+    instruction: Column | None = None
+    """Alpaca: what the user asks for."""
+    input: Column | None = None
+    """Alpaca: what the instruction is about; may be empty."""
+    output: Column | None = None
+    """Alpaca: what the assistant answers."""
+    system: Column | None = None
+    """System message of a prompt or of an instruction."""
+
+    rules = (
+        Rule(
+            cel="[has(self.messages) || has(self.tools), has(self.prompt) || has(self.completion), "
+            "has(self.instruction) || has(self.input) || has(self.output)].filter(named, named).size() <= 1",
+            message="columns name one shape of rows: messages and tools, or prompt and completion, or instruction, "
+            "input and output: remove the others",
+            holds=lambda columns: (
+                sum(
+                    any(getattr(columns, name) is not None for name in shape)
+                    for shape in (
+                        ("messages", "tools"),
+                        ("prompt", "completion"),
+                        ("instruction", "input", "output"),
+                    )
+                )
+                <= 1
+            ),
+        ),
+        Rule(
+            cel="!has(self.system) || !(has(self.messages) || has(self.tools))",
+            message="columns.system goes with a prompt or an instruction; messages have a role system: remove it",
+            holds=lambda columns: (
+                columns.system is None or (columns.messages is None and columns.tools is None)
+            ),
+        ),
+    )
 
 
 class Dataset(SpecModel):
@@ -32,10 +90,17 @@ class Dataset(SpecModel):
 
     train: DataSource
     """Training data. Loss is taken on what the assistant says."""
+    columns: Columns = Columns()
+    """Names of columns where they are not the usual ones."""
+    invalid_rows: Literal["Fail", "Drop"] = "Fail"
+    """What becomes of a job whose data have rows that cannot be trained on. Drop leaves such rows out, and counts them.
+    """
+    prepare: Literal["Job", "Inline"] = "Job"
+    """Job: a pod without GPUs prepares the data before any other is made. Inline: the training pods do."""
 
 
 class Storage(SpecModel):
-    """Where prepared data, checkpoints, logs and the trained model are written."""
+    """Where checkpoints, logs and the trained model are written; prepared data lie beside the job's directory."""
 
     claim_name: ClaimName
     """PersistentVolumeClaim to write to; ReadWriteMany when there is more than one node."""

@@ -18,7 +18,9 @@ MAX_CONDITION_MESSAGE_LENGTH = 32768
 NEVER_OBSERVED = -1
 
 
-def _shortened(limit: int) -> AfterValidator:
+def shortened(limit: int) -> AfterValidator:
+    """Text that is longer than `limit` is cut in its middle instead of refused."""
+
     def shorten(message: str) -> str:
         """A long message keeps both ends: what happened stands first, what to do last."""
         if len(message) <= limit:
@@ -29,9 +31,9 @@ def _shortened(limit: int) -> AfterValidator:
     return AfterValidator(shorten)
 
 
-Message = Annotated[str, _shortened(MAX_MESSAGE_LENGTH), Field(max_length=MAX_MESSAGE_LENGTH)]
+Message = Annotated[str, shortened(MAX_MESSAGE_LENGTH), Field(max_length=MAX_MESSAGE_LENGTH)]
 ConditionMessage = Annotated[
-    str, _shortened(MAX_CONDITION_MESSAGE_LENGTH), Field(max_length=MAX_CONDITION_MESSAGE_LENGTH)
+    str, shortened(MAX_CONDITION_MESSAGE_LENGTH), Field(max_length=MAX_CONDITION_MESSAGE_LENGTH)
 ]
 
 
@@ -197,6 +199,10 @@ class DatasetStatus(ApiModel):
     """Samples that are trained on."""
     dropped: int
     """Samples left out because they are longer than maxSeqLen."""
+    invalid: int = 0
+    """Rows left out because they cannot be trained on (dataset.invalidRows: Drop)."""
+    empty: int | None = None
+    """Documents left out because there is nothing in them; absent for conversations."""
     tokens: int
     """Tokens of all samples trained on."""
     loss_tokens: int
@@ -207,6 +213,8 @@ class DatasetStatus(ApiModel):
     """How long the samples are."""
     digest: Annotated[str, Field(max_length=128)]
     """Digest of data, tokenizer and settings; names the prepared data on the volume."""
+    path: Annotated[str, Field(max_length=1024)] | None = None
+    """Where the prepared data lie on the storage claim: datasets.load_from_disk opens them."""
 
 
 class Progress(ApiModel):

@@ -23,9 +23,5 @@ def unsupported(spec: FineTuneJobSpec) -> list[Finding]:
 def _parts(spec: FineTuneJobSpec) -> Iterator[tuple[str, str, str]]:
     if spec.method not in TRAINABLE_METHODS:
         yield "spec.method", f"method {spec.method}", f"use method {' or '.join(sorted(TRAINABLE_METHODS))}"
-    if spec.hyperparameters.pretraining is not None:
-        yield "spec.hyperparameters.pretraining", "training on documents", "use conversations"
-    if spec.hyperparameters.unmask_messages:
-        yield "spec.hyperparameters.unmaskMessages", "unmasked messages", "remove the field"
     if spec.checkpoints.full_state_at_epoch:
         yield "spec.checkpoints.fullStateAtEpoch", "full-state checkpoints", "remove the field"
