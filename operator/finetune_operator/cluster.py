@@ -10,8 +10,8 @@ from finetune_api.status import FineTuneJobStatus
 from finetune_operator import observed
 from finetune_operator.api import APPLY, FIELD_MANAGER, Api, ApiError
 from finetune_operator.observed import GangJob, Observed, Subject, Taken, Wire
+from finetune_operator.pods import Manifest
 from finetune_operator.transitions import Event
-from finetune_operator.workload import Manifest
 
 MAX_EVENT_NOTE_BYTES = 1024
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"

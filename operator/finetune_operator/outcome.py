@@ -8,8 +8,8 @@ from finetune_api.status import FineTuneJobStatus
 from finetune_operator import conditions
 from finetune_operator.conditions import Standing
 from finetune_operator.observed import GangJob, Observed, Subject
+from finetune_operator.pods import Manifest
 from finetune_operator.transitions import Event, events
-from finetune_operator.workload import Manifest
 
 # Mere progress is written no more often than this.
 PROGRESS_INTERVAL = timedelta(seconds=5)

@@ -152,7 +152,9 @@ def _launch(situation: Situation, attempt: Attempt, installation: Installation) 
     outcome = _waiting(
         situation, "CreatingPods", f"attempt {attempt.number}: its pods are about to be created"
     )
-    return replace(outcome, apply=workload.manifests(situation.job, attempt.number, installation))
+    return replace(
+        outcome, apply=workload.attempt(situation.job, attempt.number, installation, prepared=None)
+    )
 
 
 def _waiting(situation: Situation, reason: str, message: str) -> Outcome:

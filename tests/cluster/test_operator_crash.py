@@ -20,7 +20,7 @@ from finetune_operator.observed import GangJob, Received, Subject
 from finetune_operator.queue import TryAgainError
 from finetune_operator.reports import Reports
 from finetune_operator.transitions import Event
-from finetune_operator.workload import Manifest
+from finetune_operator.pods import Manifest
 from world import INSTALLATION, OUTPUT, START, checkpoint, report
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.runconfig import RunConfig
 from finetune_api.spec import FineTuneJob
-from finetune_operator.workload import Installation, manifests
+from finetune_operator.workload import Installation, attempt
 from world import INSTALLATION, manifest
 
 
@@ -17,10 +17,10 @@ def job(**spec: Any) -> FineTuneJob:
 
 
 def objects(
-    attempt: int = 1, installation: Installation = INSTALLATION, **spec: Any
+    number: int = 1, installation: Installation = INSTALLATION, **spec: Any
 ) -> dict[str, dict[str, Any]]:
     """The manifests, by kind."""
-    return {found["kind"]: found for found in manifests(job(**spec), attempt, installation)}
+    return {found["kind"]: found for found in attempt(job(**spec), number, installation, prepared=None)}
 
 
 def pod_spec(**spec: Any) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def environment(**spec: Any) -> dict[str, Any]:
 
 
 def test_the_job_comes_last_so_that_its_pods_find_everything() -> None:
-    assert [found["kind"] for found in manifests(job(), 1, INSTALLATION)][-1] == "Job"
+    assert [found["kind"] for found in attempt(job(), 1, INSTALLATION, prepared=None)][-1] == "Job"
 
 
 def test_everything_is_owned_and_labelled() -> None:
@@ -168,7 +168,7 @@ def test_the_run_config_s_name_tells_its_content_apart() -> None:
         return found
 
     other_ca = Installation(INSTALLATION.trainer_image, INSTALLATION.report_url, "another CA\n")
-    assert name(attempt=1) == name(attempt=2)
+    assert name(number=1) == name(number=2)
     assert len({name(), name(failurePolicy={"gracePeriodSeconds": 33}), name(installation=other_ca)}) == 3
 
 

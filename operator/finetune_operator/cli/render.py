@@ -42,4 +42,4 @@ def render(
 
 def _objects(job: FineTuneJob) -> Sequence[dict[str, Any]]:
     job = job.model_copy(update={"metadata": job.metadata.model_copy(update={"uid": UID})})
-    return workload.manifests(job, 1, INSTALLATION)
+    return workload.attempt(job, 1, INSTALLATION, prepared=None)

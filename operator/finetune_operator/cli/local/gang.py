@@ -13,7 +13,7 @@ from pathlib import Path
 from finetune_api import names
 from finetune_api.report import MAX_TERMINATION_BYTES
 from finetune_operator.cli.local import gpus
-from finetune_operator.workload import Manifest
+from finetune_operator.pods import Manifest
 
 LOOPBACK = "127.0.0.1"
 PR_SET_PDEATHSIG = 1

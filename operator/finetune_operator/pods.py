@@ -1,0 +1,188 @@
+"""Pure: the pods that a job's Jobs make: one that prepares the data, and the gang that trains."""
+
+from typing import Any
+
+from finetune_api import names
+from finetune_api.runconfig import RunConfig
+from finetune_api.spec import FineTuneJob
+
+Manifest = dict[str, Any]
+
+# The user of both images (see Dockerfile).
+USER_ID = 65532
+TOKEN_LIFETIME_SECONDS = 3600
+# What the preparation is sure of, wherever it runs; it takes the cores that nobody else wants. Not what
+# spec.resources.requests has: that is the share of a node with GPUs, which it would wait for and keep from others.
+# Nor is it limited: the largest row decides how much memory it takes, and nobody knows that before.
+PREPARATION_REQUESTS = {"cpu": "1", "memory": "2Gi"}
+
+
+def preparation(job: FineTuneJob, image: str, config: RunConfig, config_map: str) -> Manifest:
+    """The pod that prepares the data: no GPU, and nobody to talk to but the operator."""
+    return _pod(
+        job,
+        config,
+        config_map,
+        container={
+            "image": image,
+            "args": _command("prepare"),
+            "env": _environment(names.PREPARATION),
+            "resources": {"requests": dict(PREPARATION_REQUESTS)},
+        },
+    )
+
+
+def member(job: FineTuneJob, attempt: int, image: str, config: RunConfig, config_map: str) -> Manifest:
+    """A pod of the gang of one attempt."""
+    pod = _pod(
+        job,
+        config,
+        config_map,
+        container={
+            "image": image,
+            "args": _command("train"),
+            "env": [*_environment(attempt), *_rendezvous(job.metadata.name, attempt, config)],
+            "ports": [{"name": "rendezvous", "containerPort": names.MASTER_PORT}],
+            "resources": _resources(job),
+        },
+        scratch={"shm": ("/dev/shm", _shared_memory(job))},
+    )
+    return pod | {"subdomain": names.service_name(job.metadata.name)}
+
+
+def _pod(
+    job: FineTuneJob,
+    config: RunConfig,
+    config_map: str,
+    *,
+    container: Manifest,
+    scratch: dict[str, tuple[str, Manifest]] | None = None,
+) -> Manifest:
+    """What all pods have in common, around what its container has of its own.
+
+    `scratch` has directories that go with the pod besides /tmp: their paths and kinds, by name.
+    """
+    claim_volumes, claim_mounts = _claims(job)
+    directories = (scratch or {}) | {"tmp": ("/tmp", {})}
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": config.grace_period_seconds,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            # Walking through a volume of checkpoints at every start would take minutes.
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": names.TRAINER_CONTAINER,
+                **container,
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "terminationMessagePath": names.TERMINATION_LOG,
+                "terminationMessagePolicy": "File",
+                "volumeMounts": [
+                    {"name": "config", "mountPath": names.RUN_CONFIG_DIR, "readOnly": True},
+                    {"name": "token", "mountPath": names.TOKEN_DIR, "readOnly": True},
+                    *({"name": name, "mountPath": path} for name, (path, _) in directories.items()),
+                    *claim_mounts,
+                ],
+            }
+        ],
+        "volumes": [
+            {"name": "config", "configMap": {"name": config_map}},
+            {"name": "token", "projected": {"sources": [{"serviceAccountToken": _token()}]}},
+            *({"name": name, "emptyDir": kind} for name, (_, kind) in directories.items()),
+            *claim_volumes,
+        ],
+    }
+
+
+def _command(name: str) -> list[str]:
+    return [name, "--config", f"{names.RUN_CONFIG_DIR}/{names.RUN_CONFIG_FILE}"]
+
+
+def _environment(attempt: int) -> list[Manifest]:
+    """Who this pod is."""
+    return [
+        {"name": names.ENV_ATTEMPT, "value": str(attempt)},
+        {"name": names.ENV_POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+    ]
+
+
+def _rendezvous(name: str, attempt: int, config: RunConfig) -> list[Manifest]:
+    """torchrun's own variables, by which the pods of a gang find one another."""
+    index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    values = {
+        "PET_NNODES": str(config.nodes),
+        "PET_NPROC_PER_NODE": str(config.processes_per_node),
+        "PET_MASTER_ADDR": names.master_address(name, attempt),
+        "PET_MASTER_PORT": str(names.MASTER_PORT),
+    }
+    return [
+        *({"name": key, "value": value} for key, value in values.items()),
+        {"name": "PET_NODE_RANK", "valueFrom": {"fieldRef": {"fieldPath": index}}},
+    ]
+
+
+def _resources(job: FineTuneJob) -> Manifest:
+    resources = job.spec.resources
+    requests = resources.requests.to_wire()
+    # No limit on the CPU: throttling one pod would slow the whole gang.
+    limits: dict[str, Any] = {}
+    if resources.requests.memory is not None:
+        limits["memory"] = resources.requests.memory
+    if resources.gpus_per_node > 0:
+        limits[resources.gpu_resource_name] = str(resources.gpus_per_node)
+    return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
+
+
+def _shared_memory(job: FineTuneJob) -> Manifest:
+    limit = job.spec.resources.shared_memory
+    return {"medium": "Memory"} | ({"sizeLimit": limit} if limit is not None else {})
+
+
+def _token() -> Manifest:
+    return {
+        "audience": names.TOKEN_AUDIENCE,
+        "expirationSeconds": TOKEN_LIFETIME_SECONDS,
+        "path": names.TOKEN_FILE,
+    }
+
+
+def _claims(job: FineTuneJob) -> tuple[list[Manifest], list[Manifest]]:
+    """One volume per claim, however many parts of the job lie on it, and the mounts of all parts.
+
+    A claim that nothing is written to is attached read-only: others may use it at the same time.
+    """
+    spec = job.spec
+    storage = spec.storage.claim_name
+    parts = (
+        ("storage", storage, names.STORAGE_MOUNT),
+        ("model", spec.model.volume.claim_name, names.MODEL_MOUNT),
+        ("train", spec.dataset.train.volume.claim_name, names.TRAIN_MOUNT),
+    )
+    volume_names: dict[str, str] = {}
+    mounts: list[Manifest] = []
+    for part, claim, path in parts:
+        volume = volume_names.setdefault(claim, part)
+        mount: Manifest = {"name": volume, "mountPath": path}
+        mounts.append(mount if part == "storage" else mount | {"readOnly": True})
+    volumes: list[Manifest] = []
+    for claim, volume in volume_names.items():
+        source: Manifest = {"claimName": claim}
+        volumes.append(
+            {
+                "name": volume,
+                "persistentVolumeClaim": source if claim == storage else source | {"readOnly": True},
+            }
+        )
+    return volumes, mounts
