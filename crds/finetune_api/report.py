@@ -60,6 +60,17 @@ class Preparation(ApiModel):
     """Share of the file that is read."""
 
 
+class StepSeconds(ApiModel):
+    """Where the time of a step went, as rank 0 saw it."""
+
+    data: FiniteFloat = None
+    """Waiting for data; the GPU has nothing to do meanwhile."""
+    compute: FiniteFloat = None
+    """Everything else. On GPUs communication runs beside it, and is counted here as well."""
+    communication: FiniteFloat = None
+    """In collectives, waiting for other processes included."""
+
+
 class Metrics(ApiModel):
     """Measurements of the last optimizer step."""
 
@@ -75,10 +86,21 @@ class Metrics(ApiModel):
     """Global gradient norm before clipping."""
     tokens_per_second: FiniteFloat = None
     """Tokens trained on per second, over all processes."""
+    samples: int | None = None
+    """Samples of the step, over all processes."""
     samples_seen: int = 0
     """Samples trained on so far, all epochs counted."""
+    micro_batches: int | None = None
+    """Micro-batches of each process."""
+    padding: FiniteFloat = None
+    """Share of the computed tokens that belong to no sample, over all processes."""
+    seconds: StepSeconds | None = None
+    """Where the time went."""
     peak_memory: int | None = None
-    """Largest memory use of one process, in bytes."""
+    """Largest memory use of one process so far, in bytes."""
+    mfu: FiniteFloat = None
+    """Model FLOPs utilization: what the step had to compute, as a share of what the GPUs can compute in bfloat16 in
+    that time; absent without GPUs, and for GPUs and models that are not known."""
 
 
 class Report(ApiModel):

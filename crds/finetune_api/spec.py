@@ -9,6 +9,7 @@ from finetune_api.methods import Lora, Method, Osft
 from finetune_api.model import ApiModel, Rule, SpecModel
 from finetune_api.resources import Resources
 from finetune_api.sources import Dataset, ModelSource, Storage
+from finetune_api.tracking import Tracking
 
 # Job and pod names are built from it (<name>-<attempt>-<index>) and must stay within 63 characters.
 MAX_NAME_LENGTH = 50
@@ -71,6 +72,8 @@ class FineTuneJobSpec(SpecModel):
     """Pods, GPUs, CPU and memory."""
     failure_policy: FailurePolicy = FailurePolicy()
     """What happens when an attempt fails. May change at any time."""
+    tracking: Tracking = Tracking()
+    """Services that get the measurements. May change at any time; pods that run already go on as they are."""
 
     rules = (
         Rule(

@@ -240,6 +240,8 @@ class Progress(ApiModel):
     """Global gradient norm of the last step, before clipping."""
     tokens_per_second: FiniteFloat = None
     """Tokens trained on per second, over all processes."""
+    mfu: FiniteFloat = None
+    """Share of what the GPUs can compute that went into the model, where their peak is known."""
     samples_seen: int | None = None
     """Samples trained on so far, all epochs counted."""
     peak_memory: int | None = None

@@ -5,6 +5,7 @@ from typing import Any
 from finetune_api import names
 from finetune_api.runconfig import RunConfig
 from finetune_api.spec import FineTuneJob
+from finetune_operator import tracking
 
 Manifest = dict[str, Any]
 
@@ -41,7 +42,11 @@ def member(job: FineTuneJob, attempt: int, image: str, config: RunConfig, config
         container={
             "image": image,
             "args": _command("train"),
-            "env": [*_environment(attempt), *_rendezvous(job.metadata.name, attempt, config)],
+            "env": [
+                *_environment(attempt),
+                *_rendezvous(job.metadata.name, attempt, config),
+                *tracking.environment(job.spec),
+            ],
             "ports": [{"name": "rendezvous", "containerPort": names.MASTER_PORT}],
             "resources": _resources(job),
         },

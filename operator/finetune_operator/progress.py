@@ -65,6 +65,7 @@ def progress(
         learning_rate=_significant(metrics.learning_rate) if metrics else None,
         grad_norm=_significant(metrics.grad_norm) if metrics else None,
         tokens_per_second=_rounded(metrics.tokens_per_second, decimals=1) if metrics else None,
+        mfu=_rounded(metrics.mfu, decimals=3) if metrics else None,
         samples_seen=metrics.samples_seen if metrics else None,
         peak_memory=metrics.peak_memory if metrics else None,
         estimated_finish=finish,

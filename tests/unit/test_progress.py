@@ -55,6 +55,7 @@ def test_a_report_of_a_step() -> None:
         learning_rate=4.56789e-6,
         grad_norm=0.000123456,
         tokens_per_second=1234.5678,
+        mfu=0.43219,
         samples_seen=72,
         peak_memory=1 << 30,
     )
@@ -72,6 +73,7 @@ def test_a_report_of_a_step() -> None:
         "learning_rate": 4.5679e-6,
         "grad_norm": 0.00012346,
         "tokens_per_second": 1234.6,
+        "mfu": 0.432,
         "samples_seen": 72,
         "peak_memory": 1 << 30,
         "estimated_finish": START + timedelta(seconds=250),

@@ -15,6 +15,7 @@ from finetune_api import names
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_api.support import unsupported
+from finetune_api.tracking import MLFLOW_VARIABLES, WANDB_VARIABLES, Tracking
 from finetune_operator import conditions
 from finetune_operator.cli import files, manifests
 from finetune_operator.cli.display import Display
@@ -25,6 +26,11 @@ from finetune_operator.cli.local.interrupt import Interrupt
 from finetune_operator.cli.local.loop import train
 from finetune_operator.cli.local.machine import Machine
 from finetune_operator.cli.output import to_yaml
+
+_TRACKING = (
+    "spec.tracking names Secrets, and there are none without a cluster: the trainer logs to MLflow or Weights & Biases "
+    f"if this shell has {MLFLOW_VARIABLES[0]} or {WANDB_VARIABLES[0]}"
+)
 
 
 def run(
@@ -50,6 +56,8 @@ def run(
     Exit code: 0 it succeeded, 1 it failed or cannot start, 2 wrong usage, 130 Ctrl-C.
     """
     job = _only_job(file)
+    if job.spec.tracking != Tracking():
+        typer.echo(_TRACKING, err=True)
     folders = claims.folders(job, mappings)
     devices = gpus.assign(job)
     command = _trainer()

@@ -111,7 +111,7 @@ class Gang:
         return Node(pod, index, process, console, termination)
 
     def _environment(self, index: int, pod: str) -> dict[str, str]:
-        """The container's environment, as the kubelet would fill it in."""
+        """The container's environment, as the kubelet would fill it in, without what it reads from Secrets."""
         fields = {INDEX_FIELD: str(index), "metadata.name": pod}
         [container] = self._pod_spec["containers"]
         return {
@@ -119,6 +119,7 @@ class Gang:
             if "value" in variable
             else fields[variable["valueFrom"]["fieldRef"]["fieldPath"]]
             for variable in container["env"]
+            if "secretKeyRef" not in variable.get("valueFrom", {})
         }
 
     @property
