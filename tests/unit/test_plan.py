@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from finetune_api.remedies import remedies
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import Lengths, MicroBatches, Plan
 from finetune_api.units import GIB
-from finetune_trainer.batches import pack
+from finetune_trainer.packing import pack
 from world import manifest
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -236,7 +237,7 @@ def test_a_step_is_divided_as_the_plan_says(lengths: list[int], world_size: int,
     job = recipe(hyperparameters=stated, resources={"nodes": world_size, "gpusPerNode": 0})
     foretold = plan(job, data=DataFacts(samples=len(lengths))).micro_batches_per_step
     assert foretold is not None
-    shares = pack(range(len(lengths)), lengths, budget=budget, world_size=world_size)
+    shares = pack(np.arange(len(lengths)), np.array(lengths), budget=budget, world_size=world_size)
     assert sorted(sample for share in shares for members in share for sample in members) == list(
         range(len(lengths))
     )

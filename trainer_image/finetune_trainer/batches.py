@@ -1,28 +1,31 @@
-"""Pure: which samples each process trains on, in which micro-batches, at which step.
+"""Pure: which samples are trained on at which step.
 
 An optimizer step takes exactly `batch_size` samples over all processes, and fewer only at the end of an epoch.
-The order is a permutation seeded with seed + epoch, and does not depend on the number of processes. A step is all
-that is needed to go on from: nothing here has a state.
+The order does not depend on the number of processes, nor on the version of any library. A step is all that is
+needed to go on from: nothing here has a state.
 """
 
-import bisect
-import heapq
-import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-# Sample indices, one list per micro-batch.
-MicroBatches = list[list[int]]
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+
+# SplitMix64 (Steele, Lea, Flood 2014): its increment, and its finalizer's shifts and factors.
+_INCREMENT = 0x9E3779B97F4A7C15
+_FINALIZER = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+_LAST_SHIFT = 31
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """The samples of one optimizer step."""
 
     epoch: int
     """Counts from 0."""
-    samples: list[int]
+    samples: Indices
     ends_epoch: bool
 
 
@@ -42,9 +45,12 @@ class Schedule:
     def batch(self, step: int) -> Batch:
         """The samples of a step, counted from 0 over all epochs."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        order = _permutation(self.samples, self.seed + epoch)
-        chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+        chosen = self.order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
         return Batch(epoch, chosen, ends_epoch=index == self.steps_per_epoch - 1)
+
+    def order(self, epoch: int) -> Indices:
+        """All samples in the order in which an epoch takes them."""
+        return _permutation(self.samples, self.seed + epoch)
 
     def samples_before(self, step: int) -> int:
         """Samples trained on before a step."""
@@ -52,69 +58,28 @@ class Schedule:
         return epochs * self.samples + index * self.batch_size
 
 
+# Two: whoever looks one step ahead is in the next epoch while the last step of this one is asked for.
 @lru_cache(maxsize=2)
-def _permutation(samples: int, seed: int) -> list[int]:
-    order = list(range(samples))
-    random.Random(seed).shuffle(order)
+def _permutation(samples: int, seed: int) -> Indices:
+    """The numbers below `samples`, ordered by the outputs of SplitMix64.
+
+    A run that goes on with another version of numpy must not meet another order, and numpy keeps no promise for its
+    own generators' shuffles. SplitMix64 is a few integer operations. It is a bijection, so no two samples ever have
+    the same key, and every algorithm for sorting gives the same order.
+    """
+    keys = np.arange(1, samples + 1, dtype=np.uint64)
+    keys *= np.uint64(_INCREMENT)
+    # Neighbouring seeds start far apart.
+    keys += _finalized(np.array([seed], np.uint64))
+    order = np.argsort(_finalized(keys))
+    order.setflags(write=False)
     return order
 
 
-def pack(
-    samples: Sequence[int], lengths: Sequence[int], *, budget: int, world_size: int
-) -> list[MicroBatches]:
-    """Divide samples among processes: for each process a list of micro-batches of at most `budget` tokens.
-
-    All processes get the same number of micro-batches, as few as the packing finds; some may be empty, for every
-    process must take part in every collective. `lengths[sample]` is a sample's length in tokens, at most `budget`.
-    """
-    longest_first = sorted(samples, key=lambda sample: -lengths[sample])
-    bins = _best_fit(longest_first, lengths, budget)
-    rounds = -(-len(bins) // world_size)
-    # What the rounding gained is used to even the loads out: processes wait for the slowest of them.
-    bins = _spread(longest_first, lengths, rounds * world_size, budget) or bins
-    bins.sort(key=lambda members: -sum(lengths[sample] for sample in members))
-    bins += [[] for _ in range(rounds * world_size - len(bins))]
-    # Micro-batches of one round have similar loads; who gets the largest alternates.
-    shares: list[MicroBatches] = [[] for _ in range(world_size)]
-    for index in range(rounds):
-        of_round = bins[index * world_size : (index + 1) * world_size]
-        for share, members in zip(shares, of_round if index % 2 == 0 else reversed(of_round), strict=True):
-            share.append(members)
-    return shares
-
-
-def _best_fit(longest_first: Sequence[int], lengths: Sequence[int], budget: int) -> MicroBatches:
-    """Best-fit decreasing: each sample goes where it leaves the least room.
-
-    It is as good as first-fit decreasing (at most 11/9 of the optimum), and finds its place by bisection.
-    """
-    bins: MicroBatches = []
-    rooms: list[tuple[int, int]] = []  # (tokens left, bin), in order
-    for sample in longest_first:
-        length = lengths[sample]
-        if length > budget:
-            raise ValueError(f"sample {sample} has {length} tokens, more than the budget of {budget}")
-        at = bisect.bisect_left(rooms, (length, 0))
-        if at == len(rooms):
-            bins.append([sample])
-            room, chosen = budget, len(bins) - 1
-        else:
-            room, chosen = rooms.pop(at)
-            bins[chosen].append(sample)
-        bisect.insort(rooms, (room - length, chosen))
-    return bins
-
-
-def _spread(
-    longest_first: Sequence[int], lengths: Sequence[int], bins: int, budget: int
-) -> MicroBatches | None:
-    """Each sample onto the least loaded of a given number of bins; None if that breaks the budget."""
-    loads = [(0, index) for index in range(bins)]
-    result: MicroBatches = [[] for _ in range(bins)]
-    for sample in longest_first:
-        load, index = loads[0]
-        if load + lengths[sample] > budget:
-            return None
-        result[index].append(sample)
-        heapq.heapreplace(loads, (load + lengths[sample], index))
-    return result
+def _finalized(states: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """SplitMix64's outputs in the place of its states; integers wrap around."""
+    for shift, factor in _FINALIZER:
+        states ^= states >> np.uint64(shift)
+        states *= np.uint64(factor)
+    states ^= states >> np.uint64(_LAST_SHIFT)
+    return states

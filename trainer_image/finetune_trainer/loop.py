@@ -16,13 +16,14 @@ from torch.nn.utils import clip_grad_norm_
 
 from finetune_api.report import Metrics, Stage
 from finetune_api.runconfig import RunConfig
-from finetune_trainer.batches import Batch, Schedule, pack
+from finetune_trainer.batches import Batch, Schedule
 from finetune_trainer.checkpoint import Checkpoints, State
 from finetune_trainer.distributed import Gang
 from finetune_trainer.errors import LossNotFiniteError, TerminatedError
 from finetune_trainer.inputs import assemble
 from finetune_trainer.model import TrainableModel, exchange_gradients
 from finetune_trainer.optimization import make_optimizer, make_scheduler
+from finetune_trainer.packing import pack
 from finetune_trainer.planning import ExactPlan
 from finetune_trainer.prepare.arrow import Samples
 from finetune_trainer.reporter import Reporter
@@ -65,8 +66,6 @@ class Loop:
         self._state = State(self.model, optimizer, make_scheduler(optimizer, stated, self.plan))
         self._schedule = Schedule(len(self.samples), self.plan.effective_batch_size, stated.seed)
         self._last_logged = -math.inf
-        # Plain integers: the planner touches each of them many times.
-        self._lengths: list[int] = self.samples.lengths.tolist()
 
     def run(self) -> None:
         """Train to the end and write the result.
@@ -102,7 +101,7 @@ class Loop:
         device = self.gang.device
         micro_batches = pack(
             batch.samples,
-            self._lengths,
+            self.samples.lengths,
             budget=self.plan.max_tokens_per_gpu,
             world_size=self.gang.world_size,
         )[self.gang.rank]
@@ -112,7 +111,8 @@ class Loop:
         scale = self.gang.world_size / loss_tokens
         loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         for index, members in enumerate(micro_batches):
-            exchange_gradients(self.model, now=index == len(micro_batches) - 1)
+            last = index == len(micro_batches) - 1
+            exchange_gradients(self.model, now=last or not self.plan.accumulate_locally)
             loss: Tensor = self.model(**assemble(self.samples, members, device))
             (loss * scale).backward()
             loss_sum += loss.detach()
@@ -146,7 +146,7 @@ class Loop:
             loss=measured.loss,
             learning_rate=rate,
             grad_norm=measured.grad_norm,
-            tokens_per_second=sum(self._lengths[sample] for sample in batch.samples) / duration,
+            tokens_per_second=int(self.samples.lengths[batch.samples].sum()) / duration,
             samples_seen=self._schedule.samples_before(step),
             peak_memory=measured.peak_memory,
         )

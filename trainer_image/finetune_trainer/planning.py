@@ -1,19 +1,24 @@
 """The run's plan, exact now that model and data are known."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from finetune_api.architecture import ArchitectureError, from_config
 from finetune_api.facts import DataFacts, ModelFacts, Severity
 from finetune_api.measured import Measured
+from finetune_api.model import ApiModel
 from finetune_api.plan import plan, review
 from finetune_api.recipe import Recipe
 from finetune_api.runconfig import RunConfig
 from finetune_api.status import MicroBatches, Plan
-from finetune_trainer.batches import Schedule, pack
+from finetune_trainer.batches import Schedule
 from finetune_trainer.errors import InvalidConfigurationError
+from finetune_trainer.packing import count
 from finetune_trainer.prepare.pipeline import Prepared
 
 
@@ -23,9 +28,10 @@ class ExactPlan(Plan):
     effective_batch_size: int
     max_seq_len: int
     max_tokens_per_gpu: int
+    activation_checkpointing: bool
+    accumulate_locally: bool
     steps_per_epoch: int
     total_steps: int
-    trainable_parameters: int
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,19 @@ def known_context_length(config: RunConfig, found: int | None) -> int:
     return int(length)
 
 
-def gather(config: RunConfig, prepared: Prepared, context_length: int, tick: Callable[[], None]) -> Facts:
+def gather(
+    config: RunConfig,
+    prepared: Prepared,
+    context_length: int,
+    tick: Callable[[], None],
+    *,
+    keep: Path | None = None,
+) -> Facts:
     """Everything that the plan is made from. `tick` is called while micro-batches are counted.
 
-    Raises InvalidConfigurationError when the longest sample does not fit into a micro-batch.
+    What is counted is kept in the file `keep`, and not counted again where it lies there already: GPUs do not wait
+    for what the preparation has counted. Raises InvalidConfigurationError when the longest sample does not fit into
+    a micro-batch.
     """
     status = prepared.status
     assert status.lengths is not None
@@ -81,31 +96,68 @@ def gather(config: RunConfig, prepared: Prepared, context_length: int, tick: Cal
             f"spec.hyperparameters.maxTokensPerGpu: {draft.max_tokens_per_gpu} tokens do not hold the longest sample, "
             f"which has {status.longest}: raise it, or state a maxSeqLen of at most that to leave longer samples out"
         )
-    micro_batches = _count(config, draft, prepared, tick)
+    micro_batches = _micro_batches(config, draft, prepared, tick, keep)
     return Facts(recipe, model, Measured(dataset=status, micro_batches=micro_batches))
 
 
-def make_plan(facts: Facts, trainable_parameters: int) -> ExactPlan:
-    """Plan the run; `trainable_parameters` were counted on the model itself.
+def make_plan(facts: Facts, trainable_parameters: int | None = None) -> ExactPlan:
+    """Plan the run; `trainable_parameters` as counted on the model itself, by whoever has it.
 
     Raises InvalidConfigurationError for what certainly cannot be trained.
     """
     studied = review(facts.recipe, facts.model, facts.measured.facts)
     if errors := [str(finding) for finding in studied.findings if finding.severity is Severity.ERROR]:
         raise InvalidConfigurationError("; ".join(errors))
-    return ExactPlan.model_validate(studied.plan.to_wire() | {"trainableParameters": trainable_parameters})
+    counted = {} if trainable_parameters is None else {"trainableParameters": trainable_parameters}
+    return ExactPlan.model_validate(studied.plan.to_wire() | counted)
 
 
-def _count(config: RunConfig, draft: Plan, prepared: Prepared, tick: Callable[[], None]) -> MicroBatches:
+class _Packing(ApiModel):
+    """All that decides how samples are packed."""
+
+    digest: str
+    """Of the prepared data."""
+    batch_size: int
+    budget: int
+    world_size: int
+    seed: int
+
+
+class _Counted(ApiModel):
+    """What is kept of a count."""
+
+    packing: _Packing
+    micro_batches: MicroBatches
+
+
+def _micro_batches(
+    config: RunConfig, draft: Plan, prepared: Prepared, tick: Callable[[], None], keep: Path | None
+) -> MicroBatches:
     """Micro-batches of each process per step, over the first epoch."""
     assert draft.effective_batch_size is not None
     assert draft.max_tokens_per_gpu is not None
-    lengths: list[int] = prepared.samples.lengths.tolist()
-    schedule = Schedule(len(lengths), draft.effective_batch_size, config.hyperparameters.seed)
-    counts = []
-    for step in range(schedule.steps_per_epoch):
-        samples = schedule.batch(step).samples
-        shares = pack(samples, lengths, budget=draft.max_tokens_per_gpu, world_size=config.world_size)
-        counts.append(len(shares[0]))
-        tick()
-    return MicroBatches(min=min(counts), mean=sum(counts) / len(counts), max=max(counts))
+    packing = _Packing(
+        digest=prepared.status.digest,
+        batch_size=draft.effective_batch_size,
+        budget=draft.max_tokens_per_gpu,
+        world_size=config.world_size,
+        seed=config.hyperparameters.seed,
+    )
+    if keep is not None and (kept := _kept(keep)) is not None and kept.packing == packing:
+        return kept.micro_batches
+    lengths = prepared.samples.lengths
+    schedule = Schedule(len(lengths), packing.batch_size, packing.seed)
+    found = count(lengths, schedule, packing.budget, packing.world_size, tick)
+    if keep is not None:
+        temporary = keep.with_suffix(".tmp")
+        temporary.write_text(_Counted(packing=packing, micro_batches=found).model_dump_json(by_alias=True))
+        os.replace(temporary, keep)
+    return found
+
+
+def _kept(file: Path) -> _Counted | None:
+    """What an earlier count left; None where there is none that can be used."""
+    try:
+        return _Counted.model_validate_json(file.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
