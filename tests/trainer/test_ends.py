@@ -28,7 +28,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_wrong_data_path_is_named_before_anything_heavy_is_imported(base: Path) -> None:
     [end] = run(config(base, name="typo", data="no-such/typo.jsonl", **HYPERPARAMETERS))
     assert end.exit_code == ExitCode.INVALID_CONFIGURATION
-    assert end.reason.startswith('spec.dataset.train: no file "no-such/typo.jsonl" on claim "data"')
+    assert end.reason.startswith('spec.dataset.train: "no-such/typo.jsonl" on claim "data"')
+    assert end.reason.endswith("does not exist")
     assert str(base / "no-such/typo.jsonl") in end.reason
     assert not (base / "typo").exists()
 

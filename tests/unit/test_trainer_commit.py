@@ -1,5 +1,6 @@
 """Directories that exist wholly or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,45 @@ def test_what_was_never_finished_gives_its_space_back(tmp_path: Path) -> None:
     commit.remove_incomplete(tmp_path)
     commit.remove_incomplete(tmp_path / "never-made")
     assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+
+
+def share(final: Path, writer: str, text: str = "hello") -> None:
+    directory = commit.start(final, writer)
+    (directory / "a").write_text(text)
+    commit.publish_shared(final, files=commit.sealed(directory.iterdir(), nothing), writer=writer)
+
+
+def test_of_two_who_make_the_same_the_first_to_be_done_gives_it_to_both(tmp_path: Path) -> None:
+    slow = commit.start(tmp_path / "data", "slow")
+    (slow / "a").write_text("slow")
+    share(tmp_path / "data", "fast", "fast")
+    with (tmp_path / "data" / "a").open() as reader:
+        commit.publish_shared(tmp_path / "data", files=commit.sealed(slow.iterdir(), nothing), writer="slow")
+        # Whoever reads it goes on reading the same.
+        assert os.fstat(reader.fileno()).st_nlink == 1
+    assert (tmp_path / "data" / "a").read_text() == "fast"
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_what_is_shared_is_no_run_s_own_and_the_other_way_round(tmp_path: Path) -> None:
+    share(tmp_path / "data", "mine")
+    write(tmp_path / "step-1", uid="mine")
+    assert commit.read(tmp_path / "data", uid=None)
+    assert commit.read(tmp_path / "data", uid="mine") is None
+    assert commit.read(tmp_path / "step-1", uid=None) is None
+
+
+def test_a_damaged_shared_directory_is_replaced(tmp_path: Path) -> None:
+    share(tmp_path / "data", "mine")
+    (tmp_path / "data" / "a").write_text("")
+    share(tmp_path / "data", "other", "hello again")
+    assert (tmp_path / "data" / "a").read_text() == "hello again"
+
+
+def test_writers_clear_away_only_what_they_left_themselves(tmp_path: Path) -> None:
+    mine, other, nobodys = (commit.start(tmp_path / "data", writer) for writer in ("me[1]", "other", ""))
+    commit.remove_incomplete(tmp_path, "me[1]")
+    assert (mine.exists(), other.exists(), nobodys.exists()) == (False, True, True)
 
 
 def test_an_incomplete_directory_under_the_final_name_is_replaced(tmp_path: Path) -> None:

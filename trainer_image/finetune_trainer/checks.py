@@ -28,8 +28,7 @@ def check(config: RunConfig, *, node: int) -> None:
 
     Raises a TrainerError that names the field of the spec.
     """
-    _check_model(config)
-    _check_train(config)
+    check_inputs(config)
     origin = described(config.origins.storage, Path(config.locations.storage))
     where = f"spec.storage: cannot write to {origin}"
     try:
@@ -38,39 +37,43 @@ def check(config: RunConfig, *, node: int) -> None:
         raise of_system(error, where) from None
 
 
-def _check_model(config: RunConfig) -> None:
-    field, directory = "spec.model", Path(config.locations.model)
-    origin = described(config.origins.model, directory)
+def check_inputs(config: RunConfig, *, weights: bool = True) -> None:
+    """Make sure that model and data are there and can be read; `weights` as far as they are wanted.
+
+    Raises a TrainerError that names the field of the spec.
+    """
+    model, train = Path(config.locations.model), Path(config.locations.train)
+    check_model(model, f"spec.model: {described(config.origins.model, model)}", weights=weights)
+    check_data(train, f"spec.dataset.train: {described(config.origins.train, train)}")
+
+
+def check_model(directory: Path, origin: str, *, weights: bool) -> None:
+    """Make sure that there is a model's directory. Raises a TrainerError that begins with `origin`."""
     try:
         if not directory.is_dir():
-            raise InvalidConfigurationError(f"{field}: no directory {origin}")
+            raise InvalidConfigurationError(f"{origin} is no directory")
         found = {file.name for file in directory.iterdir()}
         if "config.json" not in found:
-            raise InvalidConfigurationError(f"{field}: no config.json in {origin}: not a Hugging Face model")
-        if not any(name.endswith(".safetensors") for name in found):
-            raise InvalidConfigurationError(
-                f"{field}: no *.safetensors in {origin}: convert the weights first"
-            )
+            raise InvalidConfigurationError(f"{origin} has no config.json: it is not a Hugging Face model")
+        if weights and not any(name.endswith(".safetensors") for name in found):
+            raise InvalidConfigurationError(f"{origin} has no *.safetensors: convert the weights first")
         if not found.intersection(names.TOKENIZER_FILES):
-            raise InvalidConfigurationError(
-                f"{field}: no tokenizer in {origin}: none of {names.TOKENIZER_FILES}"
-            )
+            raise InvalidConfigurationError(f"{origin} has no tokenizer: none of {names.TOKENIZER_FILES}")
         # Saved by another user, safetensors are his alone; the library that reads them would say they do not exist.
         for name in sorted(found):
             if name in ("config.json", *names.TOKENIZER_FILES) or name.endswith(".safetensors"):
                 (directory / name).open("rb").close()
     except OSError as error:
-        raise of_system(error, f"{field}: cannot read {origin}") from None
+        raise of_system(error, f"{origin} cannot be read") from None
 
 
-def _check_train(config: RunConfig) -> None:
-    field, file = "spec.dataset.train", Path(config.locations.train)
-    origin = described(config.origins.train, file)
+def check_data(file: Path, origin: str) -> None:
+    """Make sure that there is a file. Raises a TrainerError that begins with `origin`."""
     try:
         if file.is_dir():
-            raise InvalidConfigurationError(f"{field}: {origin} is a directory, not a JSONL file")
+            raise InvalidConfigurationError(f"{origin} is a directory, not a file")
         if not file.exists():
-            raise InvalidConfigurationError(f"{field}: no file {origin}")
+            raise InvalidConfigurationError(f"{origin} does not exist")
         file.open("rb").close()
     except OSError as error:
-        raise of_system(error, f"{field}: cannot read {origin}") from None
+        raise of_system(error, f"{origin} cannot be read") from None

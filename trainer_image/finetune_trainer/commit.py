@@ -1,10 +1,12 @@
 """Directories that exist wholly or not at all.
 
 Files are written into a temporary directory next to their final place and flushed to disk; a manifest with their
-sizes and checksums is written last; then one rename makes them visible. A directory without a valid manifest of
-this run was never complete and is not looked at.
+sizes and checksums is written last; then one rename makes them visible. A directory without a valid manifest was
+never complete and is not looked at; nor is one with the manifest of another run, unless it is shared by all.
 """
 
+import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -19,6 +21,8 @@ from finetune_api.model import ApiModel
 
 MANIFEST = "manifest.json"
 _TEMPORARY_SUFFIX = ".incomplete"
+# Long enough that signs of life are seldom in the way, short enough that they come often.
+_HASHED_AT_ONCE = 16 << 20
 
 
 class FileRecord(ApiModel):
@@ -31,8 +35,8 @@ class FileRecord(ApiModel):
 class Manifest(ApiModel):
     """What a complete directory holds."""
 
-    uid: str
-    """The run that wrote it."""
+    uid: str | None = None
+    """The run whose it is; None where it is nobody's own."""
     time: datetime
     """When it was complete."""
     facts: dict[str, Any] = {}
@@ -46,44 +50,36 @@ class Manifest(ApiModel):
         return sum(record.bytes for record in self.files.values())
 
 
-def temporary(final: Path) -> Path:
-    """The directory to write into before `final` appears."""
-    return final.with_name(final.name + _TEMPORARY_SUFFIX)
+def temporary(final: Path, writer: str = "") -> Path:
+    """The directory to write into before `final` appears. Writers of different names do not meet."""
+    return final.with_name(f"{final.name}{writer and '.' + writer}{_TEMPORARY_SUFFIX}")
 
 
-def start(final: Path) -> Path:
-    """An empty temporary directory for `final`; leftovers of an earlier trial are removed."""
-    directory = temporary(final)
+def start(final: Path, writer: str = "") -> Path:
+    """An empty temporary directory for `final`; leftovers of an earlier trial of this writer are removed."""
+    directory = temporary(final, writer)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     return directory
 
 
-def remove_incomplete(parent: Path) -> None:
-    """Give back the space of directories in `parent` whose writers never came to an end."""
-    for directory in parent.glob(f"*{_TEMPORARY_SUFFIX}"):
+def remove_incomplete(parent: Path, writer: str = "") -> None:
+    """Give back the space of directories in `parent` that this writer never finished."""
+    for directory in parent.glob(temporary(Path("*"), glob.escape(writer)).name):
         shutil.rmtree(directory)
 
 
 def sealed(files: Iterable[Path], tick: Callable[[], None]) -> dict[str, FileRecord]:
     """Flush files to disk and describe them. Several processes may each seal their own."""
-    records = {}
-    for file in sorted(files):
-        records[file.name] = _seal(file)
-        tick()
-    return records
+    return {file.name: _seal(file, tick) for file in sorted(files)}
 
 
 def publish(final: Path, *, uid: str, files: Mapping[str, FileRecord], facts: Mapping[str, Any]) -> Manifest:
     """Write the manifest and make the directory visible under its final name, in place of what was there."""
     directory = temporary(final)
-    manifest = Manifest(uid=uid, time=datetime.now(UTC), facts=dict(facts), files=dict(files))
-    text = manifest.model_dump_json(by_alias=True, indent=1)
-    with (directory / MANIFEST).open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync(directory)
+    manifest = _write_manifest(
+        directory, Manifest(uid=uid, time=datetime.now(UTC), facts=dict(facts), files=dict(files))
+    )
     # What lies there is incomplete, or of an attempt that ended before it could go on from this step.
     shutil.rmtree(final, ignore_errors=True)
     directory.rename(final)
@@ -91,8 +87,31 @@ def publish(final: Path, *, uid: str, files: Mapping[str, FileRecord], facts: Ma
     return manifest
 
 
-def read(directory: Path, *, uid: str) -> Manifest | None:
-    """The manifest of a complete directory of this run: all files are there, with their sizes. None otherwise."""
+def publish_shared(final: Path, *, files: Mapping[str, FileRecord], writer: str) -> None:
+    """Make a directory visible that is not tied to a run, unless another writer of the same was faster.
+
+    Theirs stays: somebody may be reading it.
+    """
+    directory = temporary(final, writer)
+    _write_manifest(directory, Manifest(time=datetime.now(UTC), files=dict(files)))
+    try:
+        directory.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if read(final, uid=None):
+            shutil.rmtree(directory)
+        else:
+            shutil.rmtree(final, ignore_errors=True)
+            directory.rename(final)
+    _sync(final.parent)
+
+
+def read(directory: Path, *, uid: str | None) -> Manifest | None:
+    """The manifest of a complete directory of this run: all files are there, with their sizes. None otherwise.
+
+    `uid` None asks for a directory that is no run's own.
+    """
     try:
         manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
         complete = manifest.uid == uid and all(
@@ -105,25 +124,35 @@ def read(directory: Path, *, uid: str) -> Manifest | None:
 
 def intact(directory: Path, files: Mapping[str, FileRecord], tick: Callable[[], None]) -> bool:
     """Whether files have the content that they had when they were complete."""
-    for name, record in files.items():
-        if _sha256(directory / name) != record.sha256:
-            return False
-        tick()
-    return True
+    return all(sha256(directory / name, tick) == record.sha256 for name, record in files.items())
 
 
-def _seal(file: Path) -> FileRecord:
+def sha256(file: Path, tick: Callable[[], None]) -> str:
+    """SHA-256 of a file's content, in hexadecimal. `tick` is called all along: files may be large and volumes slow."""
+    digest = hashlib.sha256()
+    with file.open("rb", buffering=0) as opened:
+        while part := opened.read(_HASHED_AT_ONCE):
+            digest.update(part)
+            tick()
+    return digest.hexdigest()
+
+
+def _seal(file: Path, tick: Callable[[], None]) -> FileRecord:
     # safetensors makes files that only their owner can read; what serves the model runs as somebody else.
     file.chmod(0o644)
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    return FileRecord(bytes=file.stat().st_size, sha256=digest)
+    return FileRecord(bytes=file.stat().st_size, sha256=sha256(file, tick))
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def _write_manifest(directory: Path, manifest: Manifest) -> Manifest:
+    text = manifest.model_dump_json(by_alias=True, indent=1, exclude_none=True)
+    with (directory / MANIFEST).open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(directory)
+    return manifest
 
 
 def _sync(directory: Path) -> None:

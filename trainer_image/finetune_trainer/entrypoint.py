@@ -17,6 +17,7 @@ from finetune_trainer import causes, checks, history
 from finetune_trainer.errors import TrainerError, of_system
 from finetune_trainer.launch import Output, Workers
 from finetune_trainer.storage import Storage
+from finetune_trainer.termination import end
 
 
 class _Stop:
@@ -50,7 +51,7 @@ def train(file: Path) -> int:
         storage = Storage.of(config)
         if finished := history.finished_output(storage):
             report = history.last_report(storage, attempt)
-            return _end(report.model_copy(update={"stage": Stage.FINISHED, "output": finished}))
+            return end(report.model_copy(update={"stage": Stage.FINISHED, "output": finished}))
         checks.check(config, node=node)
         output = Output(storage.log(attempt, node))
     except (TrainerError, OSError) as error:
@@ -58,8 +59,7 @@ def train(file: Path) -> int:
             error if isinstance(error, TrainerError) else of_system(error, f"spec.storage: {error.filename}")
         )
         sys.stderr.write(f"finetune-trainer: {known}\n")
-        refusal = _failure(known.exit_code, str(known))
-        return _end(Report(attempt=attempt, sequence=0, stage=Stage.FAILED, failure=refusal))
+        return end(Report(attempt=attempt, sequence=0, stage=Stage.FAILED, failure=known.failure))
 
     failure = _run(config, file, node, stop, output)
     if failure:
@@ -67,9 +67,9 @@ def train(file: Path) -> int:
     stage = Stage.FAILED if failure else Stage.FINISHED
     if node > 0:
         # Rank 0's node speaks for the gang; the others say no more than how they ended.
-        return _end(Report(attempt=attempt, sequence=0, stage=stage, failure=failure))
+        return end(Report(attempt=attempt, sequence=0, stage=stage, failure=failure))
     report = history.last_report(storage, attempt).model_copy(update={"stage": stage, "failure": failure})
-    exit_code = _end(report)
+    exit_code = end(report)
     try:
         with history.open_metrics(storage) as metrics:
             history.append(metrics, report)
@@ -98,13 +98,3 @@ def _run(config: RunConfig, file: Path, node: int, stop: _Stop, output: Output) 
 
 def _failure(exit_code: int, message: str) -> Failure:
     return Failure(exit_code=exit_code, reason=cause_of(exit_code).reason, message=message)
-
-
-def _end(report: Report) -> int:
-    """Write the termination message; returns the exit code that belongs to it."""
-    chosen = os.environ.get(names.ENV_TERMINATION_LOG)
-    target = Path(chosen or names.TERMINATION_LOG)
-    # The kubelet makes its file before the container starts; without a kubelet there is none, and no reader.
-    if chosen or target.exists():
-        target.write_text(report.to_termination_message())
-    return report.failure.exit_code if report.failure else ExitCode.SUCCESS

@@ -1,9 +1,12 @@
 """Why training ends early: each kind of end knows its exit code."""
 
 import errno
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 
-from finetune_api.failure import ExitCode
+from finetune_api.failure import ExitCode, cause_of
+from finetune_api.report import Failure
 from finetune_api.sources import VolumeSource
 
 
@@ -11,6 +14,14 @@ class TrainerError(Exception):
     """An end with a cause that the trainer knows; the message says what to do about it."""
 
     exit_code = ExitCode.ERROR
+    details: Sequence[str] = ()
+    """Every single fault, as far as there is room."""
+
+    @property
+    def failure(self) -> Failure:
+        """As a Report tells it."""
+        reason = cause_of(self.exit_code).reason
+        return Failure(exit_code=self.exit_code, reason=reason, message=str(self), details=list(self.details))
 
 
 class InvalidConfigurationError(TrainerError):
@@ -23,6 +34,10 @@ class InvalidDataError(TrainerError):
     """The training data cannot be trained on."""
 
     exit_code = ExitCode.INVALID_DATA
+
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.details = details
 
 
 class AccessDeniedError(TrainerError):
@@ -47,6 +62,21 @@ class PeerLostError(TrainerError):
     """Another process of the gang went away or does not answer."""
 
     exit_code = ExitCode.COLLECTIVE_TIMEOUT
+
+
+class WorkerDiedError(TrainerError):
+    """A process that helped to prepare the data went away in the middle of its work."""
+
+    def __init__(self, code: int | None) -> None:
+        """`code` is its exit code, negative for a signal."""
+        if code == -signal.SIGKILL:
+            self.exit_code = ExitCode.KILLED
+            how = "was killed, most likely for want of memory: raise the memory limit, or lower the CPU limit for fewer"
+        elif code is not None and code < 0:
+            how = f"was ended by {signal.Signals(-code).name}"
+        else:
+            how = f"ended with exit code {code}"
+        super().__init__(f"a worker process that prepared the data {how}")
 
 
 class TerminatedError(TrainerError):

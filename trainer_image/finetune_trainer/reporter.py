@@ -39,10 +39,10 @@ class Reporter:
         self.report = self.report.model_copy(update={**changes, "sequence": self.report.sequence + 1})
         self._put(urgent=urgent)
 
-    def tick(self) -> None:
-        """Show that something happens, without anything to say."""
+    def tick(self, **changes: Any) -> None:
+        """Show that something happens. Changes are passed on only now and then, for more of them will come."""
         if not self._silent and time.monotonic() - self._last >= _TICK_SECONDS:
-            self.update()
+            self.update(**changes)
 
     def checkpoint(self, saved: Checkpoint) -> None:
         """List a complete checkpoint, in place of those whose directories it replaced."""
@@ -65,6 +65,7 @@ class Reporter:
 
     def _put(self, *, urgent: bool) -> None:
         self._last = time.monotonic()
-        history.append(self._metrics, self.report)
+        # First: a full volume must not keep it from being told that it is full.
         if self._poster:
             self._poster.offer(self.report.to_json(), urgent=urgent)
+        history.append(self._metrics, self.report)
