@@ -4,7 +4,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from finetune_api.failure import PodEnd
+from finetune_api import names
+from finetune_api.failure import PodEnd, Recovery, cause_of
 from finetune_api.report import Metrics, Report, Stage
 from finetune_api.status import Checkpoint, DatasetStatus, FineTuneJobStatus, Output, Plan
 from finetune_operator.observed import GangJob, Observed, Pod, Received, Subject, subject
@@ -34,6 +35,9 @@ def manifest(name: str = "demo", **spec: Any) -> dict[str, Any]:
         }
         | spec,
     }
+
+
+INLINE = manifest()["spec"]["dataset"] | {"prepare": "Inline"}
 
 
 def submitted(status: FineTuneJobStatus | None = None, *, generation: int = 1, **spec: Any) -> Subject:
@@ -76,6 +80,12 @@ DATASET = DatasetStatus(samples=100, dropped=1, tokens=1000, loss_tokens=500, lo
 OUTPUT = Output(path="demo/output", format="model", bytes=1000)
 
 
+def found(sequence: int = 9, **fields: Any) -> Report:
+    """The last Report of a preparation that succeeded."""
+    told = {"stage": Stage.FINISHED, "dataset": DATASET} | fields
+    return report(names.PREPARATION, sequence, None, **told)
+
+
 def report(attempt: int = 1, sequence: int = 1, step: int | None = 1, **fields: Any) -> Report:
     """A Report of a training step, or of a trainer that has not made one."""
     metrics = None if step is None else Metrics(step=step, epoch=step / 18, loss=2.0 - step / 100)
@@ -97,7 +107,7 @@ class World:
     pods: dict[str, Pod] = field(default_factory=dict)
     posted: Received | None = None
     events: list[Event] = field(default_factory=list)
-    gangs: int = 0
+    created: list[str] = field(default_factory=list)
     """Jobs that ever were."""
     writes: int = 0
 
@@ -107,10 +117,26 @@ class World:
         return submitted(self.status, generation=self.generation, **self.spec)
 
     @property
+    def current(self) -> GangJob | None:
+        """The Job that things happen to: the newest."""
+        return max(self.jobs.values(), key=lambda job: job.attempt, default=None)
+
+    @property
+    def current_pods(self) -> list[Pod]:
+        """Its pods."""
+        job = self.current
+        return [pod for pod in self.pods.values() if job is not None and pod.job_uid == job.uid]
+
+    @property
+    def gangs(self) -> list[str]:
+        """Jobs of gangs that ever were."""
+        return [name for name in self.created if not name.endswith("-prepare")]
+
+    @property
     def observed(self) -> Observed:
         """What a reconcile reads of the rest."""
-        gang = max(self.jobs.values(), key=lambda job: job.attempt, default=None)
-        posted = self.posted if gang and self.posted and self.posted.job_uid == gang.uid else None
+        job = self.current
+        posted = self.posted if job and self.posted and self.posted.job_uid == job.uid else None
         return Observed(jobs=tuple(self.jobs.values()), pods=tuple(self.pods.values()), report=posted)
 
     def decide(self) -> Outcome:
@@ -155,55 +181,107 @@ class World:
         name = job["metadata"]["name"]
         if name in self.jobs:
             return
-        assert not self.pods, f"{name} starts beside {list(self.pods)}"
         attempt = int(job["metadata"]["labels"]["finetune.dev/attempt"])
-        self.gangs += 1
-        gang = GangJob(name=name, uid=f"job-{self.gangs}", attempt=attempt)
-        self.jobs[name] = gang
+        alive = [
+            pod.name
+            for pod in self.pods.values()
+            if not any(job.over and job.uid == pod.job_uid for job in self.jobs.values())
+        ]
+        assert not alive, f"{name} starts beside {alive}"
+        self.created.append(name)
+        made = GangJob(name=name, uid=f"job-{len(self.created)}", attempt=attempt)
+        self.jobs[name] = made
+        if attempt == names.PREPARATION:
+            self._start_preparing(made)
+            return
         for index in range(job["spec"]["completions"]):
             pod = f"{name}-{index}"
-            self.pods[pod] = Pod(name=pod, job_uid=gang.uid, index=index, running=False)
+            self.pods[pod] = Pod(name=pod, job_uid=made.uid, index=index, running=False)
+
+    def _start_preparing(self, job: GangJob) -> None:
+        number = sum(pod.job_uid == job.uid for pod in self.pods.values())
+        pod = f"{job.name}-{'abcdefgh'[number % 8]}{number}"
+        self.pods[pod] = Pod(name=pod, job_uid=job.uid, index=None, running=False)
 
     def collect(self) -> None:
-        """What controllers do: pods of a deleted Job go, then the Job; pods of a failed Job are ended."""
+        """What controllers do: pods of a deleted Job go, then the Job; pods of a failed Job are ended.
+
+        A preparation that goes on gets another pod.
+        """
         for job in self.jobs.values():
-            for name, pod in self.pods.items():
-                if job.failed and pod.job_uid == job.uid and pod.end is None:
-                    end = PodEnd(pod=name, exit_code=143)
-                    self.pods[name] = replace(pod, running=False, end=end, finished=self.now)
+            pods = [pod for pod in self.pods.values() if pod.job_uid == job.uid]
+            for pod in pods:
+                if job.failed and pod.end is None:
+                    end = PodEnd(pod=pod.name, exit_code=143)
+                    self.pods[pod.name] = replace(pod, running=False, end=end, finished=self.now)
+            ended = all(pod.end is not None for pod in pods)
+            if job.attempt == names.PREPARATION and not job.over and not job.deleting and ended:
+                self._start_preparing(job)
         for job in [job for job in self.jobs.values() if job.deleting]:
             self.pods = {name: pod for name, pod in self.pods.items() if pod.job_uid != job.uid}
             del self.jobs[job.name]
 
     def run_pods(self) -> None:
         """All pods that wait get to run."""
-        for name, pod in self.pods.items():
+        for pod in self.current_pods:
             if pod.end is None:
-                self.pods[name] = replace(pod, running=True, waiting=None)
+                self.pods[pod.name] = replace(pod, running=True, waiting=None)
 
     def post(self, posted: Report) -> None:
-        """A Report of the gang arrives."""
-        [gang] = self.jobs.values()
-        self.posted = Received(posted, gang.uid, self.now)
+        """A Report arrives from the first pod that runs."""
+        job = self.current
+        assert job is not None
+        sender = next((pod.name for pod in self.current_pods if pod.end is None), "nobody")
+        self.posted = Received(posted, job.uid, sender, self.now)
 
     def fail_pod(
         self, index: int, exit_code: int | None = 1, last_report: Report | None = None, **end: Any
     ) -> None:
         """The pod of this index ends badly."""
-        [name] = [name for name, pod in self.pods.items() if pod.index == index]
-        self.pods[name] = replace(
-            self.pods[name],
+        [pod] = [pod for pod in self.current_pods if pod.index == index]
+        self._end(pod, exit_code, last_report, **end)
+
+    def _end(self, pod: Pod, exit_code: int | None, last_report: Report | None, **end: Any) -> None:
+        self.pods[pod.name] = replace(
+            pod,
             running=False,
-            end=PodEnd(pod=name, exit_code=exit_code, **end),
+            end=PodEnd(pod=pod.name, exit_code=exit_code, **end),
             finished=self.now,
             report=last_report,
         )
 
+    def fail_preparation(
+        self,
+        exit_code: int = 1,
+        last_report: Report | None = None,
+        *,
+        given_up: bool | None = None,
+        **end: Any,
+    ) -> None:
+        """The pod that prepares the data ends badly; its Job fails if that cause is not tried again, or `given_up`."""
+        job = self.current
+        assert job is not None
+        [pod] = [pod for pod in self.current_pods if pod.end is None]
+        self._end(pod, exit_code, last_report, **end)
+        if given_up is None:
+            given_up = cause_of(exit_code).recovery is Recovery.FAIL and not end.get("disruption")
+        if given_up:
+            words = "Job has reached the specified backoff limit"
+            self.jobs[job.name] = replace(job, failed=True, words=words)
+
+    def prepare(self, last_report: Report | None = None) -> None:
+        """Submitted and left alone, up to the point where the data are prepared."""
+        self.settle()
+        assert self.created[-1].endswith("-prepare")
+        self.run_pods()
+        self.succeed(last_report or found())
+
     def succeed(self, last_report: Report | None = None) -> None:
         """All pods end well, rank 0 with a last Report."""
-        for name, pod in self.pods.items():
-            self.pods[name] = replace(
-                pod, running=True, finished=self.now, report=last_report if pod.index == 0 else None
-            )
-        for name, job in self.jobs.items():
-            self.jobs[name] = replace(job, complete=True)
+        job = self.current
+        assert job is not None
+        for pod in self.current_pods:
+            if pod.end is None:
+                told = last_report if pod.index in (0, None) else None
+                self.pods[pod.name] = replace(pod, running=True, finished=self.now, report=told)
+        self.jobs[job.name] = replace(job, complete=True)

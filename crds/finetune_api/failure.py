@@ -73,6 +73,12 @@ VANISHED = Cause("PodVanished", Recovery.RESTART)
 OOM_KILLED = Cause(
     "OOMKilled", Recovery.FAIL, "Raise spec.resources.requests.memory, or lower maxTokensPerGpu."
 )
+OOM_KILLED_PREPARING = Cause(
+    "OOMKilled",
+    Recovery.FAIL,
+    "The pod that prepares the data sets itself no limit: a LimitRange of the namespace does, or the node's memory. "
+    "Raise it, or have the training pods prepare the data (spec.dataset.prepare: Inline).",
+)
 
 
 def cause_of(exit_code: int) -> Cause:
@@ -114,16 +120,17 @@ def culprit(ends: Sequence[PodEnd]) -> PodEnd:
     return min(ends, key=_rank)
 
 
-def judge(ends: Sequence[PodEnd]) -> Verdict:
+def judge(ends: Sequence[PodEnd], *, oom_killed: Cause = OOM_KILLED) -> Verdict:
     """Find, among the ends of a gang's pods, the one that brought the others down, and judge it.
 
     A cluster that takes pods away explains everything else. Then come causes that only the trainer can know,
     then those that one pod's death brings upon its peers: a peer's time-out, a kill, an unexplained error.
+    `oom_killed` is what it means here that a container took too much memory.
     """
     if not ends:
         return Verdict(VANISHED.reason, "all pods of the attempt are gone", VANISHED.recovery, None, None)
     end = culprit(ends)
-    cause = _cause(end)
+    cause = oom_killed if _cause(end) is OOM_KILLED else _cause(end)
     said = end.disruption if cause is DISRUPTED else end.message
     message = f"{end.pod}: {said or _observation(end, cause)}"
     if cause.advice and cause.advice not in message:
@@ -155,7 +162,7 @@ def _rank(end: PodEnd) -> int:
 
 
 def _observation(end: PodEnd, cause: Cause) -> str:
-    if cause is OOM_KILLED:
+    if cause.reason == OOM_KILLED.reason:
         return "the container used more memory than its limit and was killed"
     if end.exit_code is None:
         return "the pod is gone"

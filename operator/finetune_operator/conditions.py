@@ -9,31 +9,36 @@ from datetime import datetime
 from enum import Enum
 from typing import Literal
 
-from finetune_api.status import Condition
+from finetune_api.status import Condition, DatasetStatus
 
 Truth = Literal["True", "False", "Unknown"]
 
 ACCEPTED = "Accepted"
+PREPARED = "Prepared"
 PROGRESSING = "Progressing"
 SUCCEEDED = "Succeeded"
 READY = "Ready"
 RECONCILING = "Reconciling"
 STALLED = "Stalled"
-TYPES = (ACCEPTED, PROGRESSING, SUCCEEDED, READY, RECONCILING, STALLED)
+TYPES = (ACCEPTED, PREPARED, PROGRESSING, SUCCEEDED, READY, RECONCILING, STALLED)
 
-# The reason of Accepted; all other conditions carry the reason of where the job stands.
+# Reasons of Accepted and Prepared when they are True; else all conditions carry that of where the job stands.
 VALID = "Valid"
 VALID_MESSAGE = "the spec is valid"
+DATA_KNOWN = "DataPrepared"
 
 
 class Standing(Enum):
-    """Where a job stands, as the truth of its conditions in the order of TYPES."""
+    """Where a job stands, as the truth of its conditions in the order of TYPES.
 
-    UNDERWAY = ("True", "True", "Unknown", "Unknown", "True", "False")
-    BLOCKED = ("True", "False", "Unknown", "False", "False", "True")
-    SUCCEEDED = ("True", "False", "True", "True", "False", "False")
-    FAILED = ("True", "False", "False", "False", "False", "True")
-    REJECTED = ("False", "False", "False", "False", "False", "True")
+    That of Prepared holds as long as the data are not known: once they are, it is True whatever becomes of the job.
+    """
+
+    UNDERWAY = ("True", "Unknown", "True", "Unknown", "Unknown", "True", "False")
+    BLOCKED = ("True", "Unknown", "False", "Unknown", "False", "False", "True")
+    SUCCEEDED = ("True", "Unknown", "False", "True", "True", "False", "False")
+    FAILED = ("True", "False", "False", "False", "False", "False", "True")
+    REJECTED = ("False", "False", "False", "False", "False", "False", "True")
 
     @property
     def truths(self) -> dict[str, Truth]:
@@ -46,35 +51,66 @@ def conditions(
     reason: str,
     message: str,
     *,
+    dataset: DatasetStatus | None,
+    faults: Sequence[str] = (),
     generation: int,
     now: datetime,
     previous: Sequence[Condition],
 ) -> list[Condition]:
     """All conditions of a job that stands so, for this reason (one word) and with this message (a sentence).
 
-    A condition whose status is what it was in `previous` keeps the time of its last transition.
+    `dataset` is what is known of its data, and `faults` is what is wrong with every single row of them: Prepared tells
+    both. A condition whose status is what it was in `previous` keeps the time of its last transition.
     """
     since = {(condition.type, condition.status): condition.last_transition_time for condition in previous}
-    accepted = standing is not Standing.REJECTED
+    told = {type_: (status, reason, message) for type_, status in standing.truths.items()}
+    if standing is not Standing.REJECTED:
+        told[ACCEPTED] = ("True", VALID, VALID_MESSAGE)
+    if dataset is not None:
+        told[PREPARED] = ("True", DATA_KNOWN, found(dataset))
+    elif faults:
+        told[PREPARED] = (standing.truths[PREPARED], reason, "\n".join([message, *faults]))
     return [
         Condition(
             type=type_,
             status=status,
-            reason=VALID if type_ == ACCEPTED and accepted else reason,
-            message=VALID_MESSAGE if type_ == ACCEPTED and accepted else message,
+            reason=why,
+            message=words,
             observed_generation=generation,
             last_transition_time=since.get((type_, status), now),
         )
-        for type_, status in standing.truths.items()
+        for type_, (status, why, words) in told.items()
     ]
 
 
-def find(found: Sequence[Condition], type_: str) -> Condition | None:
+def found(dataset: DatasetStatus) -> str:
+    """What was found in the data, in a sentence: '590 samples of 48,211 tokens; left out: 3 too long'."""
+    left_out = [
+        f"{count:,} {what}"
+        for count, what in (
+            (dataset.dropped, "too long"),
+            (dataset.invalid, "invalid"),
+            (dataset.empty or 0, "empty"),
+        )
+        if count
+    ]
+    sentence = (
+        f"{dataset.samples:,} samples of {dataset.tokens:,} tokens, {dataset.loss_tokens:,} of them with loss"
+    )
+    return f"{sentence}; left out: {', '.join(left_out)}" if left_out else sentence
+
+
+def at_generation(known: Sequence[Condition], generation: int) -> list[Condition]:
+    """Conditions that hold of a newer generation, too."""
+    return [condition.model_copy(update={"observed_generation": generation}) for condition in known]
+
+
+def find(known: Sequence[Condition], type_: str) -> Condition | None:
     """The condition of this type."""
-    return next((condition for condition in found if condition.type == type_), None)
+    return next((condition for condition in known if condition.type == type_), None)
 
 
-def is_true(found: Sequence[Condition], type_: str) -> bool:
+def is_true(known: Sequence[Condition], type_: str) -> bool:
     """Whether there is a condition of this type, and it is True."""
-    condition = find(found, type_)
+    condition = find(known, type_)
     return condition is not None and condition.status == "True"

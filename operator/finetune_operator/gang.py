@@ -19,7 +19,7 @@ SETTLING_TIME = timedelta(seconds=5)
 # What the trainer does, as a phase, a word and a sentence.
 STAGES = {
     Stage.STARTING: (Phase.STARTING, "TrainerStarting", "the trainer is starting"),
-    Stage.PREPARING: (Phase.PREPARING, "Preparing", "the data is being prepared"),
+    Stage.PREPARING: (Phase.PREPARING, "Preparing", "the data are being prepared"),
     Stage.LOADING: (Phase.RUNNING, "Loading", "the model is being loaded"),
     Stage.TRAINING: (Phase.RUNNING, "Training", "training"),
     # Not worth a status write of its own: a saved checkpoint is.
@@ -27,8 +27,36 @@ STAGES = {
     Stage.FINISHED: (Phase.RUNNING, "Finishing", "the trainer has finished; waiting for its pods to end"),
     Stage.FAILED: (Phase.RUNNING, "Finishing", "the trainer has failed; waiting for its pods to end"),
 }
+STAGE_REASONS = frozenset(reason for _, reason, _ in STAGES.values())
 # Phases in which all pods have been seen running.
 _GANG_UP = (Phase.PREPARING, Phase.RUNNING)
+
+
+def stage(report: Report) -> tuple[Phase, str, str]:
+    """What a trainer does, as a phase, a word and a sentence."""
+    phase, reason, message = STAGES[report.stage]
+    if report.stage is Stage.PREPARING and report.preparation is not None:
+        message += f": {report.preparation.rows:,} rows, {report.preparation.percent} %"
+    return phase, reason, message
+
+
+def obstacle(job: str, pods: Sequence[Pod]) -> tuple[str, str]:
+    """What keeps the pods of a batch/v1 Job from running, as a word and the end of a sentence."""
+    if not pods:
+        # A quota or a policy, say; the Job's own events tell.
+        return "PodsPending", f"; none has been created yet (kubectl describe job {job} tells why)"
+    waiting = [(pod.name, *pod.waiting) for pod in pods if pod.waiting is not None]
+    # A reason that comes with an explanation tells more than ContainerCreating.
+    waiting.sort(key=lambda pod: (not pod[2], pod[0]))
+    if not waiting:
+        return "PodsPending", ""
+    name, reason, message = waiting[0]
+    return reason, f"; {name}: {reason}{f': {message}' if message else ''}"
+
+
+def without_restarts(message: str, allowed: int) -> str:
+    """Why it ended, and that it is not started again."""
+    return f"{message.rstrip('.')}. No restarts are left: spec.failurePolicy.maxRestarts is {allowed}."
 
 
 def follow(situation: Situation, attempt: Attempt, gang: GangJob | None) -> Outcome:
@@ -67,7 +95,8 @@ def _stage(situation: Situation, pods: Sequence[Pod], report: Report | None) -> 
             return status.phase, "TrainerRunning", "waiting for the trainer's next report"
         return status.phase, current.reason, current.message
     if running < nodes:
-        reason, words = _obstacle(situation, pods)
+        job = names.attempt_job_name(situation.subject.name, status.attempts[-1].number)
+        reason, words = obstacle(job, pods)
         return Phase.STARTING, reason, f"{running} of {nodes} pods run{words}"
     if report is None:
         return (
@@ -75,22 +104,7 @@ def _stage(situation: Situation, pods: Sequence[Pod], report: Report | None) -> 
             "TrainerStarting",
             f"all {nodes} pods run; waiting for the trainer's first report",
         )
-    return STAGES[report.stage]
-
-
-def _obstacle(situation: Situation, pods: Sequence[Pod]) -> tuple[str, str]:
-    """What keeps the pods from running, in the words of who knows."""
-    if not pods:
-        # A quota or a policy, say; the Job's own events tell.
-        job = names.attempt_job_name(situation.subject.name, situation.status.attempts[-1].number)
-        return "PodsPending", f"; none has been created yet (kubectl describe job {job} tells why)"
-    waiting = [(pod.name, *pod.waiting) for pod in pods if pod.waiting is not None]
-    # A reason that comes with an explanation tells more than ContainerCreating.
-    waiting.sort(key=lambda pod: (not pod[2], pod[0]))
-    if not waiting:
-        return "PodsPending", ""
-    name, reason, message = waiting[0]
-    return reason, f"; {name}: {reason}{f': {message}' if message else ''}"
+    return stage(report)
 
 
 def _succeed(
@@ -144,7 +158,7 @@ def _end(
     message = verdict.message
     fails = verdict.recovery is Recovery.FAIL or (counted and used >= allowed)
     if fails and counted:
-        message = f"{message.rstrip('.')}. No restarts are left: spec.failurePolicy.maxRestarts is {allowed}."
+        message = without_restarts(message, allowed)
     ended = status.attempts[-1].model_copy(
         update={
             "end_time": now,

@@ -34,7 +34,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class GangJob:
-    """The batch/v1 Job of an attempt."""
+    """The batch/v1 Job of an attempt, or of the preparation."""
 
     name: str
     uid: str
@@ -42,17 +42,24 @@ class GangJob:
     deleting: bool = False
     complete: bool = False
     failed: bool = False
+    words: str = ""
+    """Why it failed, as the Job controller says it."""
+
+    @property
+    def over(self) -> bool:
+        """Whether no pod of it will run any more."""
+        return self.complete or self.failed
 
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod of a gang."""
+    """A pod of a gang, or of the preparation."""
 
     name: str
     job_uid: str
     """The Job that controls it."""
     index: int | None
-    """Its rank among the gang's nodes."""
+    """Its rank among the gang's nodes; None for the preparation."""
     running: bool
     """Its container runs, or ran to a good end."""
     waiting: tuple[str, str] | None = None
@@ -72,6 +79,8 @@ class Received:
     report: Report
     job_uid: str
     """The batch/v1 Job whose pod sent it."""
+    pod: str
+    """Its name."""
     time: datetime
 
 
@@ -120,14 +129,16 @@ def gang_job(wire: Wire, owner_uid: str) -> GangJob | None:
     attempt = _attempt(metadata)
     if attempt is None or controller(wire).get("uid") != owner_uid:
         return None
+    # FailureTarget stands from the first failure on, Failed only once every pod has ended.
+    failed = _condition(status, "Failed") or _condition(status, "FailureTarget")
     return GangJob(
         name=metadata["name"],
         uid=metadata["uid"],
         attempt=attempt,
         deleting="deletionTimestamp" in metadata,
         complete=_condition(status, "Complete") is not None,
-        # FailureTarget stands from the first failure on, Failed only once every pod has ended.
-        failed=_condition(status, "Failed") is not None or _condition(status, "FailureTarget") is not None,
+        failed=failed is not None,
+        words=failed.get("message", "") if failed else "",
     )
 
 

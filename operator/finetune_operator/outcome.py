@@ -1,5 +1,6 @@
 """Pure: what a reconcile decides, and when a status is worth a write."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -51,8 +52,12 @@ def write(
     reason: str,
     message: str,
     now: datetime,
+    faults: Sequence[str] = (),
 ) -> Outcome:
-    """The Outcome that makes `status` the job's status, with the conditions of where it stands."""
+    """The Outcome that makes `status` the job's status, with the conditions of where it stands.
+
+    `faults` is what is wrong with every single row of the data.
+    """
     old = subject.status
     new = FineTuneJobStatus.model_validate(
         status.model_dump()
@@ -62,6 +67,8 @@ def write(
                 standing,
                 reason,
                 message,
+                dataset=status.dataset,
+                faults=faults,
                 generation=subject.generation,
                 now=now,
                 previous=old.conditions,

@@ -16,10 +16,7 @@ def with_report(
     oldest checkpoints, so those that are known already are kept. A trainer that refuses to start has nothing to say
     but why, and that takes nothing back.
     """
-    plan = report.plan or status.plan
-    # The plan made before the data were known counts no steps; the trainer's, which does, may be cut short at the end.
-    if final and status.plan is not None and status.plan.total_steps is not None:
-        plan = status.plan
+    status = with_findings(status, report, final=final)
     checkpoints, progressed = report.checkpoints, status.progress
     refusal = final and report.stage is Stage.FAILED and report.metrics is None
     if refusal:
@@ -27,17 +24,24 @@ def with_report(
     elif final:
         checkpoints = _left_out(status.checkpoints, checkpoints) + checkpoints
     if not refusal:
-        total_steps = plan.total_steps if plan else None
+        total_steps = status.plan.total_steps if status.plan else None
         progressed = progress(report, received, total_steps=total_steps, known=status.progress)
     return status.model_copy(
         update={
-            "plan": plan,
-            "dataset": report.dataset or status.dataset,
             "progress": progressed,
             "checkpoints": _unique(checkpoints)[-MAX_LISTED_CHECKPOINTS:],
             "attempts": [_with_resumption(attempt, report) for attempt in status.attempts],
         }
     )
+
+
+def with_findings(status: FineTuneJobStatus, report: Report, *, final: bool = False) -> FineTuneJobStatus:
+    """`status` with what a Report tells of plan and data, be it of the preparation or of an attempt."""
+    plan = report.plan or status.plan
+    # The plan made before the data were known counts no steps; the trainer's, which does, may be cut short at the end.
+    if final and status.plan is not None and status.plan.total_steps is not None:
+        plan = status.plan
+    return status.model_copy(update={"plan": plan, "dataset": report.dataset or status.dataset})
 
 
 def progress(

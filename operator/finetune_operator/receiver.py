@@ -99,7 +99,7 @@ class Receiver:
             raise web.HTTPForbidden(
                 text=f"pod {member.pod} belongs to attempt {member.attempt}, not to attempt {report.attempt}"
             )
-        if self._reports.put(key, Received(report, member.job_uid, self._clock())):
+        if self._reports.put(key, Received(report, member.job_uid, member.pod, self._clock())):
             self._queue.add_after(key, COALESCE_SECONDS)
         interval = report_interval(self._reports.active(self._clock()), self._queue.depth)
         return web.json_response(ReportReply(next_report_seconds=interval).to_wire())

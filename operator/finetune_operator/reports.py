@@ -1,4 +1,4 @@
-"""The newest Report of every gang, in memory only: each one is the whole state, so a lost one costs nothing."""
+"""The newest Report of every batch/v1 Job, in memory only: each one is the whole state, so a lost one costs nothing."""
 
 from datetime import datetime, timedelta
 
@@ -16,16 +16,23 @@ class Reports:
         self._newest: dict[Key, dict[str, Received]] = {}
 
     def put(self, key: Key, received: Received) -> bool:
-        """Keep a Report unless a newer one of the same gang is known; says whether it was kept."""
-        gangs = self._newest.setdefault(key, {})
-        known = gangs.get(received.job_uid)
-        if known is not None and known.report.sequence >= received.report.sequence:
+        """Keep a Report unless a newer one of the same pod is known; says whether it was kept.
+
+        Of a gang only rank 0 reports. A Job that starts its pod again has the sequence begin anew.
+        """
+        jobs = self._newest.setdefault(key, {})
+        known = jobs.get(received.job_uid)
+        if (
+            known is not None
+            and known.pod == received.pod
+            and known.report.sequence >= received.report.sequence
+        ):
             return False
-        gangs[received.job_uid] = received
+        jobs[received.job_uid] = received
         return True
 
     def newest(self, key: Key, job_uid: str) -> Received | None:
-        """The newest Report of a gang."""
+        """The newest Report from the pods of a batch/v1 Job."""
         return self._newest.get(key, {}).get(job_uid)
 
     def forget(self, key: Key) -> None:

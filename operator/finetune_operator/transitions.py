@@ -25,6 +25,7 @@ def events(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Event, ...]:
     """The events of the change from one status to the next, in the order in which they happened."""
     return (
         *_acceptance(old, new),
+        *_preparation(old, new),
         *_checkpoints(old, new),
         *_ends(old, new),
         *_starts(old, new),
@@ -42,6 +43,13 @@ def _acceptance(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
     if after.status == "True":
         return [Event("Accepted", after.message)]
     return [Event(after.reason, after.message, "Warning")]
+
+
+def _preparation(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
+    after = conditions.find(new.conditions, conditions.PREPARED)
+    if after is None or after.status != "True" or conditions.is_true(old.conditions, conditions.PREPARED):
+        return []
+    return [Event(conditions.PREPARED, after.message)]
 
 
 def _checkpoints(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
@@ -65,7 +73,7 @@ def _ends(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
         return [Event("Restarting", message, "Warning")]
     if new.phase is Phase.SUCCEEDED:
         return [Event("Succeeded", message)]
-    if new.phase is Phase.FAILED and new.attempts:
+    if new.phase is Phase.FAILED and new.start_time is not None:
         return [Event("Failed", message, "Warning")]
     return []
 

@@ -1,11 +1,14 @@
 """Conditions as people and tools read them."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from finetune_api.status import Condition
+from finetune_operator import conditions as of_a_job
 from finetune_operator.conditions import Standing, conditions, find, is_true
+from world import DATASET
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -13,7 +16,9 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def of(
     standing: Standing, *, now: datetime = NOW, previous: list[Condition] | None = None
 ) -> list[Condition]:
-    return conditions(standing, "Reason", "message", generation=4, now=now, previous=previous or [])
+    return conditions(
+        standing, "Reason", "message", dataset=None, generation=4, now=now, previous=previous or []
+    )
 
 
 def kstatus(found: list[Condition]) -> str:
@@ -70,3 +75,38 @@ def test_the_time_of_a_transition_is_that_of_the_status_not_of_the_message() -> 
     times = {condition.type: condition.last_transition_time for condition in after}
     assert times["Accepted"] == times["Stalled"] == NOW
     assert times["Ready"] == times["Succeeded"] == times["Progressing"] == times["Reconciling"] == later
+
+
+def prepared(standing: Standing, **known: Any) -> Condition:
+    arguments: dict[str, Any] = {"dataset": None, "generation": 4, "now": NOW, "previous": []} | known
+    found = find(conditions(standing, "Reason", "message", **arguments), "Prepared")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("standing", list(Standing))
+def test_data_that_are_known_stay_prepared_whatever_becomes_of_the_job(standing: Standing) -> None:
+    found = prepared(standing, dataset=DATASET, faults=["never told"])
+    assert (found.status, found.reason) == ("True", "DataPrepared")
+    assert found.message == "100 samples of 1,000 tokens, 500 of them with loss; left out: 1 too long"
+
+
+def test_everything_that_was_left_out_is_counted() -> None:
+    sparse = DATASET.model_copy(update={"dropped": 0, "invalid": 1200, "empty": 3})
+    assert prepared(Standing.UNDERWAY, dataset=sparse).message.endswith("; left out: 1,200 invalid, 3 empty")
+    whole = DATASET.model_copy(update={"dropped": 0})
+    assert prepared(Standing.UNDERWAY, dataset=whole).message.endswith("with loss")
+
+
+def test_a_failure_before_the_data_were_known_tells_every_fault_that_has_room() -> None:
+    faults = [f"line {number}: " + "x" * 240 for number in range(100)]
+    found = prepared(Standing.FAILED, faults=faults)
+    assert (found.status, found.reason) == ("False", "Reason")
+    assert found.message == "\n".join(["message", *faults])
+
+
+def test_a_newer_generation_changes_nothing_else() -> None:
+    before = of(Standing.FAILED)
+    after = of_a_job.at_generation(before, 5)
+    assert {condition.observed_generation for condition in after} == {5}
+    assert [c.model_copy(update={"observed_generation": 4}) for c in after] == before

@@ -63,9 +63,11 @@ def test_a_job_that_runs() -> None:
 
 @pytest.mark.parametrize("type_", ["Failed", "FailureTarget"])
 def test_a_job_that_failed(type_: str) -> None:
-    found = gang_job(wire_job(conditions=[condition(type_)]), "uid-1")
+    found = gang_job(wire_job(conditions=[condition(type_, message="backoff limit")]), "uid-1")
     assert found is not None
     assert found.failed
+    assert found.over
+    assert found.words == "backoff limit"
 
 
 def test_a_job_that_is_about_to_succeed_is_not_complete() -> None:
@@ -92,6 +94,19 @@ def test_a_pod_that_only_wears_our_labels_is_none_of_ours() -> None:
         {"kind": "Job", "name": "other", "uid": "x", "controller": True}
     ]
     assert pod(stranger, "demo") is None
+
+
+def test_the_preparation_has_a_job_and_pods_without_rank() -> None:
+    job, its_pod = wire_job(), wire_pod(state={"running": {}})
+    for wire in (job, its_pod):
+        wire["metadata"]["labels"] = {"finetune.dev/job": "demo", "finetune.dev/attempt": "0"}
+    its_pod["metadata"]["ownerReferences"][0]["name"] = "demo-prepare"
+    found = gang_job(job, "uid-1")
+    assert found is not None
+    assert found.attempt == 0
+    assert (read(its_pod).index, read(its_pod).running) == (None, True)
+    its_pod["metadata"]["ownerReferences"][0]["name"] = "demo-0"
+    assert pod(its_pod, "demo") is None
 
 
 def test_whose_an_object_is() -> None:

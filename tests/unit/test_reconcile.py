@@ -10,7 +10,7 @@ from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator import conditions
 from finetune_operator.observed import GangJob, Observed, Taken
 from finetune_operator.reconcile import reconcile
-from world import DATASET, INSTALLATION, OUTPUT, PLAN, START, World, checkpoint, report
+from world import DATASET, INLINE, INSTALLATION, OUTPUT, PLAN, START, World, checkpoint, report
 
 
 def truths(status: FineTuneJobStatus) -> dict[str, str]:
@@ -30,8 +30,9 @@ def reason(status: FineTuneJobStatus, type_: str = conditions.READY) -> str:
 
 
 def started(**spec: object) -> World:
-    """A world whose gang has been created and observed."""
+    """A world whose data are prepared, and whose gang has been created and observed."""
     world = World(spec=dict(spec))
+    world.prepare()
     world.settle()
     return world
 
@@ -50,7 +51,7 @@ def running(**spec: object) -> World:
 
 
 def test_the_attempt_is_on_record_before_anything_is_created() -> None:
-    world = World()
+    world = World(spec={"dataset": INLINE})
     outcome = world.turn()
     assert not outcome.apply
     assert [(a.number, a.start_time) for a in world.status.attempts] == [(1, START)]
@@ -71,7 +72,7 @@ def test_what_can_be_planned_without_model_and_data_is_planned_at_once() -> None
 
 
 def test_then_the_objects_are_applied_the_job_last() -> None:
-    world = World()
+    world = World(spec={"dataset": INLINE})
     world.turn()
     outcome = world.turn()
     assert [manifest["kind"] for manifest in outcome.apply] == [
@@ -194,14 +195,14 @@ def test_an_invalid_spec_is_answered_with_every_fault_and_no_pod() -> None:
     assert "spec.hyperparameters.learningRate" in accepted
     assert "spec.hyperparameters.numEpochs" in accepted
     assert truths(world.status)[conditions.STALLED] == "True"
-    assert world.gangs == 0
+    assert not world.created
     assert [event.reason for event in world.events] == ["Invalid"]
 
 
 def test_a_rejected_job_that_becomes_valid_begins() -> None:
     world = World(spec={"failurePolicy": {"maxRestarts": -1}})
     world.settle()
-    world.spec, world.generation = {}, 2
+    world.spec, world.generation = {"dataset": INLINE}, 2
     world.settle()
     assert world.status.phase is Phase.STARTING
     assert truths(world.status)[conditions.ACCEPTED] == "True"
@@ -219,14 +220,14 @@ def test_what_this_version_cannot_train_is_refused_for_that_reason_and_without_a
     assert {reason(world.status, type_) for type_ in conditions.TYPES} == {"NotSupported"}
     assert truths(world.status)[conditions.ACCEPTED] == "False"
     assert truths(world.status)[conditions.STALLED] == "True"
-    assert world.gangs == 0
+    assert not world.created
     assert [(event.reason, event.type) for event in world.events] == [("NotSupported", "Warning")]
 
 
 def test_a_job_that_is_not_supported_begins_once_it_is() -> None:
     world = World(spec=UNSUPPORTED)
     world.settle()
-    world.spec, world.generation = {}, 2
+    world.spec, world.generation = {"dataset": INLINE}, 2
     world.settle()
     assert world.status.phase is Phase.STARTING
     assert truths(world.status)[conditions.ACCEPTED] == "True"
@@ -251,14 +252,14 @@ def test_a_spec_that_turns_invalid_does_not_touch_the_gang() -> None:
     world.posted = None
     world.turn()
     assert truths(world.status)[conditions.RECONCILING] == "True"
-    assert world.gangs == 1
+    assert world.gangs == ["demo-1"]
 
 
 # Obstacles
 
 
 def test_a_name_that_is_taken_is_left_alone_and_named() -> None:
-    world = World()
+    world = World(spec={"dataset": INLINE})
     world.turn()
     observed = Observed(taken=(Taken("Service", "demo-gang", fading=False),))
     outcome = reconcile(world.subject, observed, world.now, INSTALLATION)
@@ -272,7 +273,7 @@ def test_a_name_that_is_taken_is_left_alone_and_named() -> None:
 
 
 def test_a_conflict_is_retried_ever_more_rarely_and_told_once() -> None:
-    world = World()
+    world = World(spec={"dataset": INLINE})
     world.turn()
     observed = Observed(taken=(Taken("Service", "demo-gang", fading=False),))
     outcome = reconcile(world.subject, observed, world.now, INSTALLATION)
@@ -287,7 +288,7 @@ def test_a_conflict_is_retried_ever_more_rarely_and_told_once() -> None:
 
 
 def test_a_conflict_that_is_resolved_is_forgotten() -> None:
-    world = World()
+    world = World(spec={"dataset": INLINE})
     world.turn()
     taken = Observed(taken=(Taken("Service", "demo-gang", fading=False),))
     outcome = reconcile(world.subject, taken, world.now, INSTALLATION)
@@ -299,7 +300,7 @@ def test_a_conflict_that_is_resolved_is_forgotten() -> None:
 
 
 def test_objects_of_a_deleted_namesake_are_waited_for_without_alarm() -> None:
-    world = World()
+    world = World(spec={"dataset": INLINE})
     world.turn()
     observed = Observed(taken=(Taken("Job", "demo-1", fading=True),))
     outcome = reconcile(world.subject, observed, world.now, INSTALLATION)
@@ -310,7 +311,7 @@ def test_objects_of_a_deleted_namesake_are_waited_for_without_alarm() -> None:
 
 
 def test_what_the_api_server_refuses_is_said_in_its_words() -> None:
-    world = World()
+    world = World(spec={"dataset": INLINE})
     world.turn()
     observed = Observed(refusal="exceeded quota: gpus")
     outcome = reconcile(world.subject, observed, world.now, INSTALLATION)
@@ -321,7 +322,7 @@ def test_what_the_api_server_refuses_is_said_in_its_words() -> None:
 
 
 def test_no_gang_starts_beside_pods_of_an_earlier_one() -> None:
-    world = World()
+    world = World(spec={"dataset": INLINE})
     world.turn()
     gang = started()
     observed = Observed(pods=tuple(gang.pods.values()))
@@ -388,8 +389,8 @@ def test_a_permanent_failure_is_written_first_and_then_leaves_no_pod() -> None:
     [event] = outcome.events
     assert (event.reason, event.type) == ("Failed", "Warning")
     world.settle()
-    assert not world.jobs
-    assert not world.pods
+    assert set(world.jobs) == {"demo-prepare"}
+    assert [pod.index for pod in world.pods.values()] == [None]
     assert (world.status.restarts, world.status.attempts[0].counted) == (0, False)
 
 
@@ -403,7 +404,7 @@ def test_one_failed_pod_ends_the_attempt_and_the_gang_starts_again() -> None:
     assert (second.number, second.end_time) == (2, None)
     assert (world.status.phase, world.status.restarts) == (Phase.STARTING, 1)
     assert [event.reason for event in world.events][-2:] == ["Restarting", "Started"]
-    assert set(world.jobs) == {"demo-2"}
+    assert set(world.jobs) == {"demo-prepare", "demo-2"}
 
 
 def test_a_victim_is_not_judged_before_the_culprit_can_be_seen() -> None:
@@ -507,7 +508,7 @@ def test_the_list_of_attempts_is_bounded_and_their_numbers_go_on() -> None:
         world.settle()
     assert len(world.status.attempts) == 50
     assert world.status.attempts[-1].number == 61
-    assert set(world.jobs) == {"demo-61"}
+    assert set(world.jobs) == {"demo-prepare", "demo-61"}
 
 
 def test_what_the_last_report_said_before_the_failure_is_kept() -> None:

@@ -7,9 +7,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from finetune_api import names
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase
 from finetune_operator import conditions
-from world import OUTPUT, World, checkpoint, report
+from world import DATASET, INLINE, OUTPUT, World, checkpoint, found, report
 
 MAX_RESTARTS = 2
 EXIT_CODES = st.sampled_from([1, 65, 71, 137, 143, 200, 201, 42])
@@ -18,10 +19,13 @@ EXIT_CODES = st.sampled_from([1, 65, 71, 137, 143, 200, 201, 42])
 class Histories(RuleBasedStateMachine):
     """The operator takes turns, and may die after any write; meanwhile the cluster does what it likes."""
 
-    @initialize()
-    def submit(self) -> None:
-        self.world = World(spec={"failurePolicy": {"maxRestarts": MAX_RESTARTS}})
+    @initialize(inline=st.booleans())
+    def submit(self, inline: bool) -> None:
+        spec = {"failurePolicy": {"maxRestarts": MAX_RESTARTS}}
+        self.world = World(spec=spec | ({"dataset": INLINE} if inline else {}))
+        self.inline = inline
         self.sequence = 0
+        self.prepared = False
         self.settled: FineTuneJobStatus | None = None
         self.ended: dict[int, Attempt] = {}
 
@@ -29,14 +33,17 @@ class Histories(RuleBasedStateMachine):
 
     @rule(crash_after=st.none() | st.integers(0, 6))
     def reconcile(self, crash_after: int | None) -> None:
-        outcome = self.world.decide()
+        outcome, status = self.world.decide(), self.world.status
         for job in outcome.delete:
-            verdicts = {a.number for a in self.world.status.attempts if a.end_time is not None}
+            verdicts = {a.number for a in status.attempts if a.end_time is not None}
+            if status.phase is Phase.FAILED:
+                verdicts.add(names.PREPARATION)
             assert job.attempt in verdicts, "the evidence is deleted before the verdict is on record"
         if outcome.apply:
-            assert self.world.status.attempts[-1].end_time is None, (
-                "a gang starts without its attempt on record"
-            )
+            assert status.start_time is not None, "something is made while the spec may still change"
+            number = int(outcome.apply[-1]["metadata"]["labels"][names.LABEL_ATTEMPT])
+            on_record = [a.number for a in status.attempts if a.end_time is None] or [names.PREPARATION]
+            assert on_record == [number], "a gang starts without its attempt on record"
         self.world.turn(crash_after=crash_after)
 
     @rule()
@@ -59,7 +66,36 @@ class Histories(RuleBasedStateMachine):
         self.world.run_pods()
 
     def _alive(self) -> list[int]:
-        return [pod.index for pod in self.world.pods.values() if pod.end is None and pod.index is not None]
+        """Ranks of the gang that run, or could."""
+        pods = self.world.current_pods
+        return [pod.index for pod in pods if pod.end is None and pod.index is not None and not pod.finished]
+
+    def _prepares(self) -> bool:
+        """Whether a pod that prepares the data runs, or could."""
+        job = self.world.current
+        if job is None or job.attempt != names.PREPARATION or job.over:
+            return False
+        return any(pod.end is None for pod in self.world.current_pods)
+
+    @precondition(lambda self: self._prepares())
+    @rule(code=EXIT_CODES, disrupted=st.booleans(), killed=st.booleans(), last_try=st.booleans())
+    def preparation_fails(self, code: int, disrupted: bool, killed: bool, last_try: bool) -> None:
+        given_up = True if last_try and not disrupted and code != 143 else None
+        self.world.fail_preparation(
+            code, given_up=given_up, oom_killed=killed, disruption="drained" if disrupted else None
+        )
+
+    @precondition(lambda self: self._prepares())
+    @rule(told=st.booleans())
+    def preparation_succeeds(self, told: bool) -> None:
+        self.sequence += 1
+        self.world.succeed(found(self.sequence) if told else None)
+
+    @precondition(lambda self: self._prepares())
+    @rule(finished=st.booleans())
+    def preparation_reports(self, finished: bool) -> None:
+        self.sequence += 1
+        self.world.post(found(self.sequence) if finished else report(0, self.sequence, None, plan=None))
 
     @precondition(lambda self: self._alive())
     @rule(data=st.data(), code=EXIT_CODES, disrupted=st.booleans(), killed=st.booleans(), told=st.booleans())
@@ -76,24 +112,24 @@ class Histories(RuleBasedStateMachine):
             oom_killed=killed,
             disruption="drained" if disrupted else None,
         )
-        if self.world.jobs:
-            [name] = list(self.world.jobs)
-            self.world.jobs[name] = replace(self.world.jobs[name], failed=True)
+        gang = self.world.current
+        assert gang is not None
+        self.world.jobs[gang.name] = replace(gang, failed=True)
 
     @precondition(lambda self: self.world.pods)
     @rule(data=st.data())
     def pod_vanishes(self, data: st.DataObject) -> None:
-        del self.world.pods[data.draw(st.sampled_from(sorted(self.world.pods)))]
+        pod = self.world.pods.pop(data.draw(st.sampled_from(sorted(self.world.pods))))
         for name, job in self.world.jobs.items():
-            if not job.complete:
+            if job.uid == pod.job_uid and job.attempt != names.PREPARATION and not job.complete:
                 self.world.jobs[name] = replace(job, failed=True)
 
     @precondition(lambda self: self.world.jobs and not self.world.pods)
     @rule()
-    def somebody_deletes_the_job(self) -> None:
+    def somebody_deletes_the_jobs(self) -> None:
         self.world.jobs.clear()
 
-    @precondition(lambda self: len(self._alive()) == 2 and len(self.world.jobs) == 1)
+    @precondition(lambda self: len(self._alive()) == 2)
     @rule(told=st.booleans())
     def pods_succeed(self, told: bool) -> None:
         self.sequence += 1
@@ -101,13 +137,14 @@ class Histories(RuleBasedStateMachine):
         last = report(number, self.sequence, step=36, output=OUTPUT, checkpoints=[checkpoint(36)])
         self.world.succeed(last if told else None)
 
-    @precondition(lambda self: len(self.world.jobs) == 1)
+    @precondition(lambda self: self.world.current is not None and self.world.current.attempt > 0)
     @rule(step=st.none() | st.integers(0, 36))
     def report_arrives(self, step: int | None) -> None:
         self.sequence += 1
         saved = [checkpoint(step)] if step and step % 6 == 0 else []
-        [gang] = self.world.jobs.values()
-        self.world.post(report(gang.attempt, self.sequence, step, checkpoints=saved))
+        gang = self.world.current
+        assert gang is not None
+        self.world.post(report(gang.attempt, self.sequence, step, checkpoints=saved, dataset=DATASET))
 
     @rule()
     def user_edits_what_is_free(self) -> None:
@@ -117,14 +154,22 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def at_most_one_gang(self) -> None:
-        assert len({pod.job_uid for pod in self.world.pods.values()}) <= 1
-        assert len(self.world.jobs) <= 1
+        under_way = [job for job in self.world.jobs.values() if job.attempt > 0 or not job.over]
+        assert len(under_way) <= 1
+        over = {job.uid for job in self.world.jobs.values() if job.attempt == names.PREPARATION and job.over}
+        assert len({pod.job_uid for pod in self.world.pods.values()} - over) <= 1
 
     @invariant()
     def every_gang_is_on_record(self) -> None:
         numbers = [attempt.number for attempt in self.world.status.attempts]
         assert numbers == list(range(1, len(numbers) + 1))
-        assert {job.attempt for job in self.world.jobs.values()} <= set(numbers)
+        assert {job.attempt for job in self.world.jobs.values()} <= {names.PREPARATION, *numbers}
+
+    @invariant()
+    def no_gang_exists_before_the_data_are_prepared(self) -> None:
+        if self.world.gangs and not self.inline:
+            assert self.prepared, "a gang was made, and no preparation ever succeeded"
+        self.prepared = self.prepared or any(job.complete for job in self.world.jobs.values())
 
     @invariant()
     def an_end_is_final(self) -> None:
@@ -159,7 +204,8 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def each_happening_is_told_at_most_once(self) -> None:
-        told = [event for event in self.world.events if event.reason in ("Started", "Succeeded", "Failed")]
+        once = ("Prepared", "Started", "Succeeded", "Failed")
+        told = [event for event in self.world.events if event.reason in once]
         assert len(told) == len(set(told))
 
     def teardown(self) -> None:
@@ -171,8 +217,9 @@ class Histories(RuleBasedStateMachine):
         world.turn()
         assert world.writes == writes, "an idle job is written to"
         if world.status.phase is Phase.FAILED:
-            assert not world.jobs
-            assert not world.pods
+            kept = {job.uid for job in world.jobs.values()}
+            assert all(job.attempt == names.PREPARATION and job.over for job in world.jobs.values())
+            assert {pod.job_uid for pod in world.pods.values()} <= kept
 
 
 TestHistories = Histories.TestCase

@@ -13,8 +13,8 @@ from world import START, report
 KEY = Key("team", "demo")
 
 
-def received(sequence: int, job_uid: str = "gang-1", **fields: object) -> Received:
-    return Received(report(sequence=sequence, **fields), job_uid, START)  # type: ignore[arg-type]
+def received(sequence: int, job_uid: str = "gang-1", pod: str = "pod-0") -> Received:
+    return Received(report(sequence=sequence), job_uid, pod, START)
 
 
 def test_the_latest_sequence_wins() -> None:
@@ -36,6 +36,16 @@ def test_each_gang_counts_for_itself() -> None:
     assert first is not None
     assert second is not None
     assert (first.report.sequence, second.report.sequence) == (9, 1)
+
+
+def test_a_pod_in_the_place_of_another_one_counts_from_the_beginning() -> None:
+    reports = Reports()
+    reports.put(KEY, received(9))
+    assert reports.put(KEY, received(1, pod="pod-1"))
+    assert not reports.put(KEY, received(1, pod="pod-1"))
+    newest = reports.newest(KEY, "gang-1")
+    assert newest is not None
+    assert (newest.pod, newest.report.sequence) == ("pod-1", 1)
 
 
 def test_what_is_forgotten_is_gone() -> None:

@@ -30,7 +30,7 @@ def test_the_event_names_step_and_place() -> None:
 
 
 def rejected(reason: str, message: str) -> FineTuneJobStatus:
-    told = conditions(Standing.REJECTED, reason, message, generation=1, now=START, previous=[])
+    told = conditions(Standing.REJECTED, reason, message, dataset=None, generation=1, now=START, previous=[])
     return FineTuneJobStatus(conditions=told)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.runconfig import RunConfig
 from finetune_api.spec import FineTuneJob
-from finetune_operator.workload import Installation, attempt
+from finetune_operator.workload import Installation, attempt, preparation
 from world import INSTALLATION, manifest
 
 
@@ -226,3 +226,83 @@ def test_a_claim_that_serves_several_parts_is_one_volume() -> None:
     )
     assert list(volumes.values()) == [{"claimName": "all"}]
     assert [mount.get("readOnly", False) for mount in mounts.values()] == [False, True, True]
+
+
+# The preparation
+
+
+def prepare_objects(**spec: Any) -> dict[str, dict[str, Any]]:
+    """Its manifests, by kind."""
+    return {found["kind"]: found for found in preparation(job(**spec), INSTALLATION)}
+
+
+def prepare_pod(**spec: Any) -> dict[str, Any]:
+    found: dict[str, Any] = prepare_objects(**spec)["Job"]["spec"]["template"]["spec"]
+    return found
+
+
+GPUS = {"nodes": 2, "gpusPerNode": 8, "requests": {"cpu": "32", "memory": "400Gi"}}
+
+
+def test_the_preparation_is_attempt_0_and_has_nothing_of_a_gang() -> None:
+    found = prepare_objects(resources=GPUS)
+    assert list(found) == ["ConfigMap", "Job"]
+    assert found["Job"]["metadata"]["name"] == "demo-prepare"
+    template = found["Job"]["spec"]["template"]
+    assert template["metadata"]["labels"] == found["Job"]["metadata"]["labels"]
+    assert template["metadata"]["labels"]["finetune.dev/attempt"] == "0"
+    [trainer] = prepare_pod(resources=GPUS)["containers"]
+    assert trainer["args"] == ["prepare", "--config", "/etc/finetune/run.json"]
+    assert trainer["resources"] == {"requests": {"cpu": "1", "memory": "2Gi"}}
+    assert "ports" not in trainer
+    assert {variable["name"]: variable.get("value") for variable in trainer["env"]} == {
+        "FINETUNE_ATTEMPT": "0",
+        "FINETUNE_POD_NAME": None,
+    }
+
+
+def test_it_knows_the_gang_that_it_plans_for() -> None:
+    config = RunConfig.model_validate_json(prepare_objects(resources=GPUS)["ConfigMap"]["data"]["run.json"])
+    assert (config.world_size, config.use_gpu, config.prepared) == (16, True, None)
+
+
+def test_its_job_tries_again_what_may_go_well_the_next_time() -> None:
+    spec = prepare_objects(failurePolicy={"maxRestarts": 2})["Job"]["spec"]
+    assert (spec["completions"], spec["parallelism"], spec["backoffLimit"]) == (1, 1, 2)
+    assert "completionMode" not in spec
+    assert prepare_pod()["restartPolicy"] == "Never"
+    taken_away, told_to_stop, hopeless = spec["podFailurePolicy"]["rules"]
+    assert taken_away == {
+        "action": "Ignore",
+        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+    }
+    assert (told_to_stop["action"], told_to_stop["onExitCodes"]["values"]) == ("Ignore", [143])
+    assert (hopeless["action"], hopeless["onExitCodes"]["values"]) == (
+        "FailJob",
+        [65, 71, 74, 76, 77, 78, 79],
+    )
+    for rule in (told_to_stop, hopeless):
+        assert (rule["onExitCodes"]["containerName"], rule["onExitCodes"]["operator"]) == ("trainer", "In")
+
+
+def test_its_pod_is_as_restricted_as_the_gang_s_and_sees_the_same_claims() -> None:
+    gang, alone = pod_spec(), prepare_pod()
+    for field in (
+        "securityContext",
+        "automountServiceAccountToken",
+        "enableServiceLinks",
+        "terminationGracePeriodSeconds",
+    ):
+        assert alone[field] == gang[field]
+    [member], [single] = gang["containers"], alone["containers"]
+    for field in ("image", "securityContext", "terminationMessagePath", "terminationMessagePolicy"):
+        assert single[field] == member[field]
+    assert [mount for mount in member["volumeMounts"] if mount not in single["volumeMounts"]] == [
+        {"name": "shm", "mountPath": "/dev/shm"}
+    ]
+
+
+def test_the_gang_is_told_what_was_prepared_for_it() -> None:
+    [config_map, *_] = attempt(job(), 1, INSTALLATION, prepared="abc")
+    assert RunConfig.model_validate_json(config_map["data"]["run.json"]).prepared == "abc"
+    assert config_map["metadata"]["name"] != prepare_objects()["ConfigMap"]["metadata"]["name"]

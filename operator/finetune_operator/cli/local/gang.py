@@ -1,4 +1,4 @@
-"""One attempt as processes of this machine, told of as a cluster tells of its Job and pods."""
+"""A batch/v1 Job as processes of this machine, told of as a cluster tells of it and its pods."""
 
 import ctypes
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 from finetune_api import names
 from finetune_api.report import MAX_TERMINATION_BYTES
 from finetune_operator.cli.local import gpus
+from finetune_operator.cli.local.retries import given_up
 from finetune_operator.pods import Manifest
 
 LOOPBACK = "127.0.0.1"
@@ -50,7 +51,11 @@ class Node:
 
 
 class Gang:
-    """The nodes of one attempt. Where a cluster's Job controller ends the peers of a failed pod, this does."""
+    """The nodes of one attempt, or the one that prepares the data.
+
+    What a cluster's Job controller does, this does: it ends the peers of a failed pod, and starts a pod again whose Job
+    allows it.
+    """
 
     def __init__(
         self,
@@ -70,40 +75,33 @@ class Gang:
         # Attempts have names of their own.
         self.uid = self._name
         self._pod_spec: Manifest = job["spec"]["template"]["spec"]
+        self._command = command
+        self._directory = directory
+        self._inherited = inherited
+        self._port = _free_port()
         self._terminated: datetime | None = None
         self.deleting = False
-        port = _free_port()
-        self.nodes = [
-            self._start(index, port, command, directory, gpu, inherited) for index, gpu in enumerate(devices)
-        ]
+        self.nodes = [self._start(index, gpu) for index, gpu in enumerate(devices)]
 
-    def _start(
-        self,
-        index: int,
-        port: int,
-        command: list[str],
-        directory: Path,
-        gpu: list[str],
-        inherited: int,
-    ) -> Node:
+    def _start(self, index: int, gpu: list[str]) -> Node:
         pod = f"{self._name}-{index}"
-        console, termination = directory / f"{pod}.log", directory / f"{pod}.termination"
+        console, termination = self._directory / f"{pod}.log", self._directory / f"{pod}.termination"
         termination.touch()
         environment = self._environment(index, pod) | {
             "PET_MASTER_ADDR": LOOPBACK,
-            "PET_MASTER_PORT": str(port),
+            "PET_MASTER_PORT": str(self._port),
             names.ENV_TERMINATION_LOG: str(termination),
         }
         if gpu:
             environment[gpus.VISIBLE] = ",".join(gpu)
         with console.open("wb") as output:
             process = subprocess.Popen(
-                command,
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=os.environ | environment,
-                pass_fds=[inherited],
+                pass_fds=[self._inherited],
                 preexec_fn=_end_with_parent,
                 # Ctrl-C reaches the whole foreground group; the nodes are to be told in an orderly way.
                 start_new_session=True,
@@ -123,6 +121,11 @@ class Gang:
         }
 
     @property
+    def newest(self) -> Node:
+        """The node that was started last."""
+        return self.nodes[-1]
+
+    @property
     def exit_codes(self) -> list[int | None]:
         """How the nodes ended; None for those that run."""
         return [node.exit_code for node in self.nodes]
@@ -136,11 +139,23 @@ class Gang:
         """Note who has ended; a failed node ends the others, and who ignores that for too long is killed."""
         for node in self.nodes:
             node.poll(now)
-        if any(code not in (None, 0) for code in self.exit_codes):
+        if self._failure is not None:
             self.terminate(now)
+        elif self.over and not self._complete and self._terminated is None:
+            # Only a Job of a single pod goes on after the end of one.
+            self.nodes.append(self._start(len(self.nodes), []))
         grace = timedelta(seconds=self._pod_spec["terminationGracePeriodSeconds"])
         if self._terminated is not None and now - self._terminated > grace:
             self.kill()
+
+    @property
+    def _complete(self) -> bool:
+        completions: int = self._job["spec"]["completions"]
+        return self.exit_codes.count(0) == completions
+
+    @property
+    def _failure(self) -> str | None:
+        return given_up(self._job["spec"], [code for code in self.exit_codes if code is not None])
 
     def terminate(self, now: datetime) -> None:
         """Ask all nodes, once, to save their state and end."""
@@ -161,12 +176,11 @@ class Gang:
 
     def job_wire(self) -> Manifest:
         """The batch/v1 Job as an API server would show it."""
-        codes = self.exit_codes
         conditions = []
-        if all(code == 0 for code in codes):
+        if self._complete:
             conditions = [{"type": "Complete", "status": "True"}]
-        elif any(code not in (None, 0) for code in codes):
-            conditions = [{"type": "FailureTarget", "status": "True"}]
+        elif self._failure is not None:
+            conditions = [{"type": "FailureTarget", "status": "True", "message": self._failure}]
         metadata = self._job["metadata"] | {"uid": self.uid}
         if self.deleting:
             metadata["deletionTimestamp"] = ""
@@ -189,11 +203,13 @@ class Gang:
                 }
             }
         labels = self._job["spec"]["template"]["metadata"]["labels"]
+        if self._job["spec"].get("completionMode") == "Indexed":
+            labels = labels | {"batch.kubernetes.io/job-completion-index": str(node.index)}
         owner = {"kind": "Job", "name": self._name, "uid": self.uid, "controller": True}
         return {
             "metadata": {
                 "name": node.pod,
-                "labels": labels | {"batch.kubernetes.io/job-completion-index": str(node.index)},
+                "labels": labels,
                 "ownerReferences": [owner],
             },
             "spec": {"nodeName": socket.gethostname()},

@@ -63,7 +63,7 @@ def _subject(job: FineTuneJob, status: FineTuneJobStatus) -> Subject:
 def _live(status: FineTuneJobStatus, found: Observed) -> FineTuneJobStatus:
     """What to show: Reports come more often than a status is written."""
     received = found.report
-    if received is None or status.phase is None or status.phase.is_terminal:
+    if received is None or status.phase is None or status.phase.is_terminal or not status.attempts:
         return status
     if received.report.attempt != status.attempts[-1].number:
         return status

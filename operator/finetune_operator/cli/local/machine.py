@@ -6,17 +6,18 @@ from datetime import datetime
 from pathlib import Path
 
 from finetune_api import names
-from finetune_api.runconfig import Locations, run_config
+from finetune_api.runconfig import Locations, RunConfig
 from finetune_api.spec import FineTuneJob
 from finetune_operator import observed
 from finetune_operator.cli.local.gang import Gang
 from finetune_operator.cli.local.tail import Tail
 from finetune_operator.observed import Observed, Received
 from finetune_operator.outcome import Outcome
+from finetune_operator.pods import Manifest
 
 
 class Machine:
-    """Runs the gang of one FineTuneJob."""
+    """Runs what one FineTuneJob has run: the preparation of its data, then its gang."""
 
     def __init__(
         self,
@@ -29,15 +30,14 @@ class Machine:
         """`trainer` is its command, `devices` has the GPUs of each node, and the file descriptor `lock` stays open
         as long as any node runs."""
         self._job = job
+        self._locations = locations
+        self._trainer = trainer
         self._devices = devices
         self._lock = lock
         self._reports = Tail(Path(locations.storage) / names.METRICS_FILE)
         self._gang: Gang | None = None
         self.directory = Path(tempfile.mkdtemp(prefix=f"finetune-{job.metadata.name}-"))
         """What the nodes print, and what passes between them and this process."""
-        config = self.directory / names.RUN_CONFIG_FILE
-        config.write_text(run_config(job, locations, report_url=None).to_json())
-        self._command = [*trainer, "train", "--config", str(config)]
 
     def clean(self) -> None:
         """Remove the run's directory, when nobody will want to read in it."""
@@ -67,13 +67,25 @@ class Machine:
         return Observed(
             jobs=(job,) if job else (),
             pods=tuple(pod for pod in pods if pod),
-            report=Received(report, self._gang.uid, now) if report else None,
+            report=Received(report, self._gang.uid, self._gang.newest.pod, now) if report else None,
         )
 
     def carry_out(self, outcome: Outcome, now: datetime) -> None:
-        """Start or end the gang. Of all objects, processes need the Job only."""
+        """Start or end the gang. Of all objects, processes need the Job and the RunConfig only."""
         if self._gang is not None and outcome.delete:
             self._gang.delete(now)
-        for manifest in outcome.apply:
-            if manifest["kind"] == "Job":
-                self._gang = Gang(manifest, self._command, self.directory, self._devices, self._lock)
+        applied = {manifest["kind"]: manifest for manifest in outcome.apply}
+        if applied:
+            self._start(applied["Job"], applied["ConfigMap"])
+
+    def _start(self, job: Manifest, config_map: Manifest) -> None:
+        name = job["metadata"]["name"]
+        config = RunConfig.model_validate_json(config_map["data"][names.RUN_CONFIG_FILE])
+        here = config.model_copy(update={"locations": self._locations, "report_url": None})
+        file = self.directory / f"{name}.json"
+        file.write_text(here.to_json())
+        [container] = job["spec"]["template"]["spec"]["containers"]
+        command = [*self._trainer, container["args"][0], "--config", str(file)]
+        preparing = name == names.attempt_job_name(self._job.metadata.name, names.PREPARATION)
+        devices: list[list[str]] = [[]] if preparing else self._devices
+        self._gang = Gang(job, command, self.directory, devices, self._lock)

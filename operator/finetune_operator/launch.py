@@ -1,0 +1,69 @@
+"""Pure: creating the objects of an attempt or of the preparation, unless something is in the way."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from finetune_api import names
+from finetune_operator import conditions
+from finetune_operator.conditions import Standing
+from finetune_operator.observed import GangJob, Observed
+from finetune_operator.outcome import Outcome, Situation, write
+from finetune_operator.pods import Manifest
+from finetune_operator.transitions import NAME_CONFLICT, REFUSED
+
+# How soon to look again for what no watch tells.
+FIRST_RETRY = timedelta(seconds=2)
+LAST_RETRY = timedelta(minutes=5)
+
+
+def launch(situation: Situation, number: int, manifests: tuple[Manifest, ...]) -> Outcome:
+    """Apply what the attempt of this number, or the preparation, needs, once nothing is in the way."""
+    observed = situation.observed
+    if observed.jobs or observed.pods:
+        # Two gangs on one storage directory would destroy each other's work.
+        return replace(
+            _waiting(situation, "WaitingForPods", "pods of an earlier run are still ending"),
+            delete=strays(observed),
+        )
+    if any(taken.fading for taken in observed.taken):
+        outcome = _waiting(
+            situation, "WaitingForCleanup", "objects of a deleted FineTuneJob of this name are still going"
+        )
+        return replace(outcome, requeue_after=FIRST_RETRY.total_seconds())
+    if observed.taken:
+        objects = ", ".join(f"{other.kind} {other.name}" for other in observed.taken)
+        return _blocked(
+            situation,
+            NAME_CONFLICT,
+            f"{objects}: exists and does not belong to this FineTuneJob, so it is left alone. "
+            "Delete or rename it, or give the FineTuneJob another name.",
+        )
+    if observed.refusal is not None:
+        return _blocked(situation, REFUSED, observed.refusal)
+    return replace(_waiting(situation, *about_to_create(number)), apply=manifests)
+
+
+def about_to_create(number: int) -> tuple[str, str]:
+    """What comes next, as a word and a sentence."""
+    if number == names.PREPARATION:
+        return "CreatingPods", "the pod that prepares the data is about to be created"
+    return "CreatingPods", f"attempt {number}: its pods are about to be created"
+
+
+def strays(observed: Observed, *, keep: int | None = None) -> tuple[GangJob, ...]:
+    """The Jobs to delete: all but that of the attempt to keep, and those that are going already."""
+    return tuple(job for job in observed.jobs if job.attempt != keep and not job.deleting)
+
+
+def _waiting(situation: Situation, reason: str, message: str) -> Outcome:
+    return write(situation.subject, situation.status, Standing.UNDERWAY, reason, message, situation.now)
+
+
+def _blocked(situation: Situation, reason: str, message: str) -> Outcome:
+    """Somebody has to do something; until then nothing is applied."""
+    outcome = write(situation.subject, situation.status, Standing.BLOCKED, reason, message, situation.now)
+    stalled = conditions.find((outcome.status or situation.status).conditions, conditions.STALLED)
+    assert stalled is not None
+    # Waiting as long again as it has lasted: a back-off that needs no memory.
+    lasted = situation.now - stalled.last_transition_time
+    return replace(outcome, requeue_after=min(max(lasted, FIRST_RETRY), LAST_RETRY).total_seconds())

@@ -1,0 +1,143 @@
+"""Pure: what the preparation of the data is doing, what it found, and how it failed, as status.
+
+It is the Job of attempt 0. A single pod has no peers to end with it, so its own Job starts it again (see workload.py):
+as long as that tries, the preparation is under way, and where it has given up, so has the FineTuneJob. Only that a
+container took more memory than it may is a thing that a Job cannot tell from other kills.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from finetune_api import names
+from finetune_api.failure import OOM_KILLED_PREPARING, Recovery, Verdict, judge
+from finetune_api.report import Report
+from finetune_api.status import FineTuneJobStatus, Phase
+from finetune_operator import conditions, gang, progress
+from finetune_operator.conditions import Standing
+from finetune_operator.observed import GangJob, Observed, Pod, Received
+from finetune_operator.outcome import Outcome, Situation, write
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+def job_of(observed: Observed) -> GangJob | None:
+    """The Job of the preparation."""
+    return next((job for job in observed.jobs if job.attempt == names.PREPARATION), None)
+
+
+def apart_from(observed: Observed) -> Observed:
+    """Everything but the Job of a preparation that is over, and its pods: they are in nobody's way."""
+    job = job_of(observed)
+    if job is None or not job.over:
+        return observed
+    return replace(
+        observed,
+        jobs=tuple(other for other in observed.jobs if other.uid != job.uid),
+        pods=tuple(pod for pod in observed.pods if pod.job_uid != job.uid),
+    )
+
+
+def digest(situation: Situation) -> str | None:
+    """What the gang finds the prepared data by; None where it prepares them itself."""
+    dataset = situation.status.dataset
+    beforehand = situation.job.spec.dataset.prepare == "Job"
+    return dataset.digest if dataset is not None and beforehand else None
+
+
+def follow(situation: Situation, job: GangJob) -> Outcome:
+    """The Job is there and has not succeeded: mirror it, or record that it failed."""
+    pods = _pods(situation, job)
+    killed = next((pod for pod in pods if pod.end is not None and pod.end.oom_killed), None)
+    if job.failed or killed is not None:
+        return _fail(situation, job, killed or _newest(pods))
+    reason, message = _stage(situation, job, _newest(pods))
+    status = situation.status.model_copy(update={"phase": Phase.PREPARING})
+    return write(situation.subject, status, Standing.UNDERWAY, reason, message, situation.now)
+
+
+def findings(situation: Situation, job: GangJob) -> FineTuneJobStatus:
+    """The status with what a preparation that succeeded tells of plan and data.
+
+    The pod's last words may have been cut short, and what it POSTed may have been missed. If nothing is left of either,
+    the gang opens the same data, and tells the same.
+    """
+    status, newest = situation.status, _newest(_pods(situation, job))
+    if newest is None:
+        return status
+    received = _received(situation, job, newest)
+    if received is not None:
+        status = progress.with_findings(status, received.report)
+    if newest.report is not None:
+        status = progress.with_findings(status, newest.report, final=True)
+    return status
+
+
+def _pods(situation: Situation, job: GangJob) -> list[Pod]:
+    return [pod for pod in situation.observed.pods if pod.job_uid == job.uid]
+
+
+def _newest(pods: Sequence[Pod]) -> Pod | None:
+    """The pod that counts. There is never more than one that has not ended."""
+    return max(pods, key=lambda pod: (pod.end is None, pod.finished or _LONG_AGO), default=None)
+
+
+def _received(situation: Situation, job: GangJob, pod: Pod) -> Received | None:
+    """What this very pod last POSTed."""
+    received = situation.observed.report
+    if received is None or (received.job_uid, received.pod) != (job.uid, pod.name):
+        return None
+    return received
+
+
+def _stage(situation: Situation, job: GangJob, pod: Pod | None) -> tuple[str, str]:
+    if pod is not None and pod.end is not None:
+        return "Retrying", f"the data are about to be prepared once more. {judge([pod.end]).message}"
+    if pod is None or not pod.running:
+        reason, words = gang.obstacle(job.name, [] if pod is None else [pod])
+        return reason, f"the data are about to be prepared{words}"
+    received = _received(situation, job, pod)
+    if received is not None:
+        _, reason, message = gang.stage(received.report)
+        return reason, message
+    current = conditions.find(situation.status.conditions, conditions.PROGRESSING)
+    if current is not None and current.reason in gang.STAGE_REASONS:
+        # After a restart of the operator the next Report is yet to come.
+        return current.reason, current.message
+    return "TrainerStarting", "the pod that prepares the data runs; waiting for its first report"
+
+
+def _fail(situation: Situation, job: GangJob, pod: Pod | None) -> Outcome:
+    verdict = _verdict(situation, job, pod)
+    status = situation.status.model_copy(
+        update={"phase": Phase.FAILED, "completion_time": situation.now},
+    )
+    return write(
+        situation.subject,
+        status,
+        Standing.FAILED,
+        verdict.reason,
+        verdict.message,
+        situation.now,
+        faults=_faults(situation, job, pod),
+    )
+
+
+def _verdict(situation: Situation, job: GangJob, pod: Pod | None) -> Verdict:
+    if pod is None or pod.end is None:
+        words = f"the data could not be prepared, and no pod is left to tell why: {job.words}"
+        return Verdict("PodVanished", words, Recovery.FAIL, None, None)
+    verdict = judge([pod.end], oom_killed=OOM_KILLED_PREPARING)
+    if verdict.recovery is not Recovery.RESTART:
+        return verdict
+    allowed = situation.job.spec.failure_policy.max_restarts
+    return replace(verdict, message=gang.without_restarts(verdict.message, allowed))
+
+
+def _faults(situation: Situation, job: GangJob, pod: Pod | None) -> list[str]:
+    """Every single fault: the pod's last words have room for a few, what it POSTed for more."""
+    if pod is None:
+        return []
+    received = _received(situation, job, pod)
+    told: list[Report | None] = [pod.report, received.report if received else None]
+    return max((report.failure.details for report in told if report and report.failure), key=len, default=[])
