@@ -8,9 +8,10 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from finetune_operator.cli.main import cli
-from world import manifest
+from world import INLINE, manifest
 
-KINDS = ["ConfigMap", "Service", "NetworkPolicy", "Job"]
+GANG = ["ConfigMap", "Service", "NetworkPolicy", "Job"]
+KINDS = ["ConfigMap", "Job", *GANG]
 
 
 def render(*arguments: str | Path, stdin: str | None = None) -> Result:
@@ -23,12 +24,15 @@ def written(directory: Path, name: str, **spec: Any) -> Path:
     return file
 
 
-def test_the_objects_of_attempt_1_are_printed_as_yaml(tmp_path: Path) -> None:
+def test_the_objects_of_preparation_and_attempt_1_are_printed_as_yaml(tmp_path: Path) -> None:
     result = render(written(tmp_path, "demo"))
     assert result.exit_code == 0, result.output
     objects = list(yaml.safe_load_all(result.stdout))
     assert [found["kind"] for found in objects] == KINDS
-    assert objects[-1]["metadata"]["name"] == "demo-1"
+    assert [found["metadata"]["name"] for found in objects if found["kind"] == "Job"] == [
+        "demo-prepare",
+        "demo-1",
+    ]
     assert "&id" not in result.stdout
 
 
@@ -37,7 +41,12 @@ def test_json_is_one_list_that_kubectl_takes(tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert (found["apiVersion"], found["kind"]) == ("v1", "List")
     assert [item["kind"] for item in found["items"]] == KINDS * 2
-    assert [item["metadata"]["name"] for item in found["items"][3::4]] == ["one-1", "two-1"]
+    assert [item["metadata"]["name"] for item in found["items"][5::6]] == ["one-1", "two-1"]
+
+
+def test_where_the_gang_prepares_there_is_nothing_but_the_gang(tmp_path: Path) -> None:
+    result = render("-o", "json", written(tmp_path, "demo", dataset=INLINE))
+    assert [item["kind"] for item in json.loads(result.stdout)["items"]] == GANG
 
 
 def test_nothing_is_rendered_while_one_job_is_invalid(tmp_path: Path) -> None:

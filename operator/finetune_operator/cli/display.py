@@ -76,12 +76,32 @@ class Display:
             self.say(word, sentence)
         if status.progress is not None:
             self._show_progress(status.progress)
+        elif status.phase is Phase.PREPARING:
+            self._show_preparation(status)
         self._known = status
 
     def say(self, word: str, sentence: str) -> None:
         """Print a line above the bar."""
         line = Text.assemble((f"{datetime.now():%H:%M:%S}  ", "dim"), (f"{word:<16}", "bold"), sentence)
         self._console.print(line, soft_wrap=True)
+
+    def _show_preparation(self, status: FineTuneJobStatus) -> None:
+        ready, before = (
+            conditions.find(known.conditions, conditions.READY) for known in (status, self._known)
+        )
+        # That it has begun is news, and told already.
+        if (
+            ready is None
+            or before is None
+            or ready.reason != before.reason
+            or ready.message == before.message
+        ):
+            return
+        self._bar.update(self._task, description=ready.message)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._plain_time >= PLAIN_PROGRESS_SECONDS:
+            self._plain_time = now
+            self.say("Progress", ready.message)
 
     def _show_progress(self, progress: api.Progress) -> None:
         self._bar.update(

@@ -12,14 +12,16 @@ from finetune_operator.cli.output import MachineFormat, to_json, to_yaml
 
 # What only a cluster knows.
 UID = "00000000-0000-0000-0000-000000000000"
+DIGEST = "DIGEST_OF_THE_PREPARED_DATA"
 INSTALLATION = workload.Installation(
     trainer_image="TRAINER_IMAGE",
     report_url="https://OPERATOR",
     report_ca="CA_CERTIFICATE\n",
 )
 NOTE = """\
-# What the operator creates for the first attempt. The job's uid, the trainer's image, and the operator's address and CA
-# certificate are known in a cluster only: the first is all zeros here, the others are in capitals.
+# What the operator creates: what prepares the data, where a pod of its own does, and then the first attempt. The job's
+# uid, the trainer's image, the operator's address and CA certificate and the digest of the data are known in a cluster
+# only: the first is all zeros here, the others are in capitals.
 """
 
 
@@ -42,4 +44,9 @@ def render(
 
 def _objects(job: FineTuneJob) -> Sequence[dict[str, Any]]:
     job = job.model_copy(update={"metadata": job.metadata.model_copy(update={"uid": UID})})
-    return workload.attempt(job, 1, INSTALLATION, prepared=None)
+    if job.spec.dataset.prepare == "Inline":
+        return workload.attempt(job, 1, INSTALLATION, prepared=None)
+    return (
+        *workload.preparation(job, INSTALLATION),
+        *workload.attempt(job, 1, INSTALLATION, prepared=DIGEST),
+    )
