@@ -4,11 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from finetune_trainer.prepare.encode import MASKED, Encoded
-
-Ids = npt.NDArray[np.int32]
+from finetune_trainer.prepare.encode import MASKED, Encoded, Ids
 
 
 @dataclass(frozen=True)
@@ -34,12 +31,12 @@ class Blocks:
         self._filled = 0
         self._sample = 0
 
-    def add(self, ids: npt.ArrayLike, sample: int) -> Iterator[Block]:
+    def add(self, ids: Ids, sample: int) -> Iterator[Block]:
         """Append a document, [its tokens, the one that ends it included]; yields the blocks that are full with it.
 
         `sample` is the number of its row.
         """
-        document: Ids = np.asarray(ids, np.int32)
+        document = np.asarray(ids, np.int32)
         labels = document.copy()
         labels[:1] = MASKED
         taken = 0
@@ -64,4 +61,4 @@ class Blocks:
 
     def _block(self) -> Block:
         self._filled = 0
-        return Block(self._input_ids.tolist(), self._labels.tolist(), self._sample)
+        return Block(self._input_ids.copy(), self._labels.copy(), self._sample)

@@ -120,6 +120,8 @@ def _items(opened: IO[bytes]) -> Iterator[RawRow]:
                 if item or number or not closed:
                     number += 1
                     yield RawRow(f"row {number}", item, offset + position)
+                if mark == b"}":
+                    raise InvalidDataError(f"spec.dataset.train: the list ends with }} after row {number}")
                 start = position
         else:
             position = len(buffer)
