@@ -14,7 +14,8 @@ from finetune_api.architecture import Architecture, named_size, typical
 from finetune_api.checkpoint_sizes import checkpoint_sizes
 from finetune_api.facts import DataFacts, Finding, ModelFacts, Severity
 from finetune_api.guide.hardware import memory_exceeded
-from finetune_api.memory import largest_token_budget, memory
+from finetune_api.hyperparameters import MAX_TOKENS_PER_GPU
+from finetune_api.memory import Mode, fastest, largest_token_budget, leanest, memory
 from finetune_api.model import SpecModel
 from finetune_api.recipe import USABLE_GPU_MEMORY, Recipe
 from finetune_api.remedies import Remedy, remedies
@@ -59,8 +60,8 @@ def review(recipe: Recipe, model: ModelFacts | None, data: DataFacts | None) -> 
         # Nobody knows the names of this model's layers. And whoever studies other people's jobs must not search for
         # their patterns: some take for ever.
         recipe = replace(recipe, osft=recipe.osft.model_copy(update={"target_patterns": []}))
-    settled, chosen = _settled(recipe, model, data)
-    planned = _counted(settled, chosen, model, data)
+    settled, mode, chosen = _settled(recipe, model, data)
+    planned = _counted(settled, mode, chosen, model, data)
     helpful = _remedies(settled, model, planned)
     findings = guide.advise(recipe, planned, model, data, remedies=[str(remedy) for remedy in helpful])
     if _cannot_fit(recipe, model, planned):
@@ -103,7 +104,9 @@ def plan(recipe: Recipe, model: ModelFacts | None = None, data: DataFacts | None
     return _counted(*_settled(recipe, model, data), model, data)
 
 
-def _counted(settled: Recipe, chosen: list[Choice], model: ModelFacts | None, data: DataFacts | None) -> Plan:
+def _counted(
+    settled: Recipe, mode: Mode, chosen: list[Choice], model: ModelFacts | None, data: DataFacts | None
+) -> Plan:
     assumptions = []
     if model is not None and model.is_guess:
         size = billions(model.architecture.parameters)
@@ -116,13 +119,15 @@ def _counted(settled: Recipe, chosen: list[Choice], model: ModelFacts | None, da
     of_model: dict[str, Any] = {}
     if model is not None and length is not None:
         tokens = stated.max_tokens_per_gpu or length
-        of_model = _of_model(settled, model.architecture, tokens=tokens, longest=length)
+        of_model = _of_model(settled, model.architecture, mode, tokens=tokens, longest=length)
     return Plan(
         learning_rate=stated.learning_rate,
         effective_batch_size=stated.effective_batch_size,
         num_epochs=stated.num_epochs,
         max_seq_len=sample_length(settled),
         max_tokens_per_gpu=stated.max_tokens_per_gpu,
+        activation_checkpointing=mode.activation_checkpointing,
+        accumulate_locally=mode.accumulate_locally,
         world_size=settled.world_size,
         micro_batches_per_step=_micro_batches(settled, data),
         chosen=chosen,
@@ -138,8 +143,13 @@ def sample_length(recipe: Recipe) -> int | None:
     return stated.max_seq_len if stated.pretraining is None else stated.pretraining.block_size
 
 
-def _settled(recipe: Recipe, model: ModelFacts | None, data: DataFacts | None) -> tuple[Recipe, list[Choice]]:
-    """The recipe with what the guide chooses, and those choices. What depends on unknown facts stays open."""
+def _settled(
+    recipe: Recipe, model: ModelFacts | None, data: DataFacts | None
+) -> tuple[Recipe, Mode, list[Choice]]:
+    """The recipe with what the guide chooses, how it is carried out, and the choices with their reasons.
+
+    What depends on unknown facts stays open.
+    """
     chosen: list[Choice] = []
 
     def fill(path: str, block: Block, **choices: guide.Chosen | None) -> Block:
@@ -164,31 +174,35 @@ def _settled(recipe: Recipe, model: ModelFacts | None, data: DataFacts | None) -
     # lora_alpha takes an open r for the one that is chosen here.
     lora = fill("lora", recipe.lora, r=guide.lora_r(recipe), alpha=guide.lora_alpha(recipe))
     recipe = replace(recipe, hyperparameters=hyperparameters, osft=osft, lora=lora)
-    budget = _token_budget(recipe, model)
+    mode, budget = _execution(recipe, model)
     hyperparameters = fill("hyperparameters", hyperparameters, max_tokens_per_gpu=budget)
-    return replace(recipe, hyperparameters=hyperparameters), chosen
+    return replace(recipe, hyperparameters=hyperparameters), mode, chosen
 
 
-def _token_budget(recipe: Recipe, model: ModelFacts | None) -> guide.Chosen | None:
-    """The largest micro-batch that fits; one sample of full length where nobody knows what fits."""
-    longest = sample_length(recipe)
+def _execution(recipe: Recipe, model: ModelFacts | None) -> tuple[Mode, guide.Chosen | None]:
+    """How steps are carried out, and the largest micro-batch that fits then.
+
+    Where nobody knows what fits, the leanest way and one sample of full length.
+    """
+    longest, limit = sample_length(recipe), recipe.usable_gpu_memory
     if longest is None:
-        return None
+        return leanest(recipe), None
     one = guide.Chosen(longest, "one sample of full length, or several shorter ones")
     # A guess is good enough for advice, not for filling a GPU.
-    limit = recipe.usable_gpu_memory
     if limit is None or model is None or model.is_guess:
-        return one
-    fitting = largest_token_budget(recipe, model.architecture, longest=longest, limit=limit)
-    if fitting is None:
-        return one
+        return leanest(recipe), one
     batch_size = recipe.hyperparameters.effective_batch_size
-    share = fitting if batch_size is None else -(-batch_size // recipe.world_size) * longest
+    share = MAX_TOKENS_PER_GPU if batch_size is None else -(-batch_size // recipe.world_size) * longest
+    stated = recipe.hyperparameters.max_tokens_per_gpu
+    mode = fastest(recipe, model.architecture, longest=longest, share=share, stated=stated, limit=limit)
+    fitting = largest_token_budget(recipe, model.architecture, mode, longest=longest, limit=limit)
+    if fitting is None:
+        return mode, one
     if share <= fitting:
-        return guide.Chosen(share, "a process's whole share of a step, which fits")
-    return guide.Chosen(
+        return mode, guide.Chosen(share, "a process's whole share of a step, which fits")
+    return mode, guide.Chosen(
         max(longest, fitting // _ROUND * _ROUND),
-        f"the most that fits into {gib(limit)}, {USABLE_GPU_MEMORY:.0%} of a GPU",
+        f"the most that fits into {gib(limit)}, {USABLE_GPU_MEMORY:.0%} of a GPU, with {mode}",
     )
 
 
@@ -215,9 +229,11 @@ def _micro_batches(recipe: Recipe, data: DataFacts | None) -> MicroBatches | Non
     return MicroBatches(min=1, max=max(1, -(-most // recipe.world_size)))
 
 
-def _of_model(recipe: Recipe, architecture: Architecture, *, tokens: int, longest: int) -> dict[str, Any]:
+def _of_model(
+    recipe: Recipe, architecture: Architecture, mode: Mode, *, tokens: int, longest: int
+) -> dict[str, Any]:
     """What follows from the shapes of the model."""
-    need = memory(recipe, architecture, tokens=tokens, longest=longest)
+    need = memory(recipe, architecture, mode, tokens=tokens, longest=longest)
     sizes = checkpoint_sizes(recipe, architecture)
     keep = recipe.checkpoints
     epochs = recipe.hyperparameters.num_epochs or 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from finetune_api.architecture import Architecture
-from finetune_api.memory import estimated
+from finetune_api.memory import estimated, leanest
 from finetune_api.methods import Lora
 from finetune_api.recipe import Recipe
 from finetune_api.units import GIB, gib
@@ -54,7 +54,9 @@ def remedies(recipe: Recipe, architecture: Architecture, *, longest: int) -> lis
             stated = candidate.recipe.hyperparameters
             length = candidate.longest or longest
             tokens = stated.max_tokens_per_gpu or length
-            need = estimated(candidate.recipe, architecture, tokens=tokens, longest=length)
+            need = estimated(
+                candidate.recipe, architecture, leanest(candidate.recipe), tokens=tokens, longest=length
+            )
             room = candidate.recipe.usable_gpu_memory
             if room is not None and need <= room:
                 found.append(Remedy(candidate.recipe, length, candidate.change, need))

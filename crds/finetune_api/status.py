@@ -151,6 +151,10 @@ class Plan(ApiModel):
     """Longest sample in tokens."""
     max_tokens_per_gpu: int | None = None
     """Token budget of one micro-batch of one process."""
+    activation_checkpointing: bool | None = None
+    """Whether activations are recomputed in the backward pass, because keeping them would not fit."""
+    accumulate_locally: bool | None = None
+    """Whether gradients stay whole in each process until the last micro-batch of a step, and are exchanged once."""
     world_size: int
     """Training processes over all pods."""
     micro_batches_per_step: MicroBatches | None = None

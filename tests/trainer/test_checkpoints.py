@@ -52,7 +52,7 @@ def checkpoints(gang: Gang, base: Path, tmp_path: Path) -> Checkpoints:
 
 def fresh(base: Path, gang: Gang) -> State:
     """A state in which nothing has happened."""
-    model = sft.build(base, load_config(base), gang)
+    model = sft.build(base, load_config(base), gang, activation_checkpointing=False)
     optimizer = AdamW(model.parameters(), lr=1.0)
     return State(model, optimizer, LambdaLR(optimizer, lambda step: 1 / (1 + step)))
 

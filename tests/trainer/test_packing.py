@@ -61,19 +61,20 @@ def build(family: str, attention: str = PER_SAMPLE, **extra: Any) -> PreTrainedM
     return hf
 
 
-def packed() -> tuple[Tensor, Tensor]:
-    """Token ids and positions of LENGTHS samples in one row."""
+def packed(lengths: list[int] = LENGTHS) -> tuple[Tensor, tuple[Tensor, list[int], Tensor]]:
+    """Token ids of samples in one row; and where they lie: positions, lengths, boundaries."""
     torch.manual_seed(1)
-    ids = torch.randint(0, SIZES["vocab_size"], (1, sum(LENGTHS)))
-    return ids, torch.cat([torch.arange(length) for length in LENGTHS])[None]
+    ids = torch.randint(0, SIZES["vocab_size"], (1, sum(lengths)))
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    return ids, (positions, lengths, torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_of_packed_samples_are_those_of_each_alone(family: str) -> None:
     ours = TrainableModel(build(family))
-    ids, positions = packed()
+    ids, places = packed()
     with torch.no_grad():
-        found = ours.head(ours.hidden(ids, positions, LENGTHS))
+        found = ours.head(ours.hidden(ids, *places))
         ours.hf.set_attn_implementation("eager")
         alone = [ours.hf(part, use_cache=False).logits for part in ids.split(LENGTHS, dim=1)]
     expected = torch.cat(alone, dim=1)
@@ -84,7 +85,7 @@ def test_logits_of_packed_samples_are_those_of_each_alone(family: str) -> None:
 def test_loss_and_gradients_are_those_of_plain_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "LOSS_CHUNK", 4)
     ours = TrainableModel(build("qwen2"))
-    ids, positions = packed()
+    ids, places = packed()
     predicting = torch.tensor([0, 1, 3, 6, 7, 8, 9, 20, 24, 30, 37])
     targets = ids[0, predicting + 1]
 
@@ -94,10 +95,10 @@ def test_loss_and_gradients_are_those_of_plain_cross_entropy(monkeypatch: pytest
         return {name: w.grad.clone() for name, w in ours.named_parameters() if w.grad is not None}
 
     plain = torch.nn.functional.cross_entropy(
-        ours.head(ours.hidden(ids, positions, LENGTHS))[0, predicting], targets, reduction="sum"
+        ours.head(ours.hidden(ids, *places))[0, predicting], targets, reduction="sum"
     )
     expected = gradients(plain)
-    total = ours(ids, positions, LENGTHS, predicting, targets)
+    total = ours(ids, *places, predicting, targets)
     torch.testing.assert_close(total, plain.detach(), atol=1e-5, rtol=1e-6)
     found = gradients(total)
     assert found.keys() == expected.keys()
@@ -147,9 +148,8 @@ def test_a_micro_batch_without_a_sample_is_one_token_without_loss(samples: Sampl
 def test_a_micro_batch_without_loss_has_zero_gradients_everywhere() -> None:
     ours = TrainableModel(build("llama"))
     nothing = torch.zeros(0, dtype=torch.long)
-    total = ours(
-        torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), [1], nothing, nothing
-    )
+    ids, places = packed([1])
+    total = ours(ids, *places, nothing, nothing)
     total.backward()
     assert total.item() == 0
     assert all(weight.grad is not None and not weight.grad.any() for weight in ours.parameters())
@@ -179,12 +179,12 @@ def test_logits_are_never_held_for_more_than_a_chunk() -> None:
 
 def test_recomputing_activations_changes_nothing() -> None:
     ours = TrainableModel(build("llama")).train()
-    ids, positions = packed()
+    ids, places = packed()
     predicting = torch.arange(4)
 
     def gradients() -> list[Tensor]:
         ours.zero_grad()
-        ours(ids, positions, LENGTHS, predicting, ids[0, predicting + 1]).backward()
+        ours(ids, *places, predicting, ids[0, predicting + 1]).backward()
         return [weight.grad.clone() for weight in ours.parameters() if weight.grad is not None]
 
     expected = gradients()

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from finetune_api.architecture import Architecture, from_config
 from finetune_api.checkpoint_sizes import checkpoint_sizes
 from finetune_api.hyperparameters import MAX_TOKENS_PER_GPU, Hyperparameters
-from finetune_api.memory import decomposition_peak, largest_token_budget, memory
+from finetune_api.memory import Memory, decomposition_peak, largest_token_budget, leanest
+from finetune_api.memory import memory as memory_in
 from finetune_api.memory.phases import base_bytes
 from finetune_api.methods import Lora, Osft
 from finetune_api.recipe import Recipe
@@ -44,6 +45,11 @@ LLAMA_8B = TINY | {
     "vocab_size": 128256,
     "max_position_embeddings": 131072,
 }
+
+
+def memory(recipe: Recipe, architecture: Architecture, *, tokens: int, longest: int) -> Memory:
+    """In the leanest mode."""
+    return memory_in(recipe, architecture, leanest(recipe), tokens=tokens, longest=longest)
 
 
 def model(**fields: Any) -> Architecture:
@@ -400,7 +406,7 @@ def test_the_largest_budget_is_the_largest_that_fits(
     def estimate(tokens: int) -> int:
         return memory(recipe, shape, tokens=tokens, longest=longest).estimate
 
-    budget = largest_token_budget(recipe, shape, longest=longest, limit=limit)
+    budget = largest_token_budget(recipe, shape, leanest(recipe), longest=longest, limit=limit)
     if budget is None:
         assert estimate(longest) > limit
         return

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from finetune_api.architecture import from_config, typical
 from finetune_api.facts import ASSUMED_LENGTH, DataFacts, ModelFacts, Severity
+from finetune_api.memory import Mode, memory
 from finetune_api.plan import model_by_name, plan, review, study
 from finetune_api.recipe import USABLE_GPU_MEMORY, Recipe
 from finetune_api.remedies import remedies
@@ -74,6 +75,8 @@ def test_what_is_not_known_stays_open() -> None:
     assert result.to_wire().keys() == {
         "learningRate",
         "numEpochs",
+        "activationCheckpointing",
+        "accumulateLocally",
         "worldSize",
         "chosen",
         "assumptions",
@@ -147,10 +150,90 @@ def test_gpu_memory_is_filled_as_far_as_it_is_safe() -> None:
     assert result.max_tokens_per_gpu > 4096
     limit = USABLE_GPU_MEMORY * 80 * GIB
     assert result.memory_per_gpu.estimate <= limit
-    more = {"maxSeqLen": 4096, "effectiveBatchSize": 1024, "maxTokensPerGpu": result.max_tokens_per_gpu + 256}
-    beyond = plan(recipe(resources=gpus(), hyperparameters=more), facts)
-    assert beyond.memory_per_gpu is not None
-    assert beyond.memory_per_gpu.estimate > limit
+    more = result.max_tokens_per_gpu + 256
+    beyond = memory(one_node, facts.architecture, mode(result), tokens=more, longest=4096)
+    assert beyond.estimate > limit
+
+
+def mode(planned: Plan) -> Mode:
+    assert planned.activation_checkpointing is not None
+    assert planned.accumulate_locally is not None
+    return Mode(planned.activation_checkpointing, planned.accumulate_locally)
+
+
+KEPT, KEPT_AND_LOCAL = Mode(False, False), Mode(False, True)
+RECOMPUTED, RECOMPUTED_AND_LOCAL = Mode(True, False), Mode(True, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "resources", "expected"),
+    [
+        ("qwen2.5-0.5b", gpus(), KEPT_AND_LOCAL),
+        # Whole gradients would leave no room for activations.
+        ("llama-3.1-8b", gpus(), KEPT),
+        # Some 6,000 tokens fit with their activations: enough within a node, too few between nodes.
+        ("llama-3.1-8b", gpus(nodes=2, memory="70Gi"), RECOMPUTED),
+        ("phi-4", gpus(), RECOMPUTED),
+        ("phi-4", gpus(memory="141Gi"), KEPT),
+        # Nothing fits.
+        ("llama-3.1-70b", gpus(), RECOMPUTED),
+        ("llama-3.1-70b", gpus(nodes=3), RECOMPUTED),
+        # A process alone has nothing to exchange.
+        ("qwen2.5-0.5b", gpus(per_node=1), KEPT),
+        ("llama-3.1-8b", gpus(memory=None), RECOMPUTED),
+        ("llama-3.1-8b", {"nodes": 2, "gpusPerNode": 0}, KEPT_AND_LOCAL),
+        ("llama-3.1-8b", {"nodes": 1, "gpusPerNode": 0}, KEPT),
+    ],
+)
+def test_steps_are_carried_out_in_the_fastest_way_that_fits(
+    name: str, resources: dict[str, Any], expected: Mode
+) -> None:
+    stated = {"maxSeqLen": 4000, "effectiveBatchSize": 128}
+    assert mode(plan(recipe(resources=resources, hyperparameters=stated), model(name))) == expected
+
+
+def test_a_guessed_size_is_planned_for_with_the_least_memory() -> None:
+    guessed = ModelFacts(typical(5 * 10**8), guessed_from="qwen-0.5b")
+    assert mode(plan(recipe(resources=gpus(), hyperparameters={"maxSeqLen": 512}), guessed)) == RECOMPUTED
+
+
+def test_a_stated_budget_is_kept_and_decides_how_steps_are_carried_out() -> None:
+    def planned(tokens: int) -> Plan:
+        stated = {"maxSeqLen": 2048, "effectiveBatchSize": 512, "maxTokensPerGpu": tokens}
+        return plan(recipe(resources=gpus(), hyperparameters=stated), model("llama-3.1-8b"))
+
+    found = {tokens: planned(tokens) for tokens in (2048, 6000, 10_000, 80_000, 200_000)}
+    assert [result.max_tokens_per_gpu for result in found.values()] == list(found)
+    assert [mode(result) for result in found.values()] == [
+        KEPT_AND_LOCAL,
+        KEPT,
+        RECOMPUTED_AND_LOCAL,
+        RECOMPUTED,
+        # It does not fit in any way.
+        RECOMPUTED,
+    ]
+
+
+def test_gradients_are_exchanged_once_only_where_that_is_less_traffic() -> None:
+    """With room for whole gradients beside them, micro-batches would be smaller, and weights gathered more often."""
+
+    def chosen(batch_size: int) -> Mode:
+        stated = {"maxSeqLen": 4000, "effectiveBatchSize": batch_size}
+        return mode(plan(recipe(resources=gpus(), hyperparameters=stated), model("qwen2.5-0.5b")))
+
+    # One micro-batch of 8,000 tokens holds all.
+    assert chosen(16) == KEPT
+    assert chosen(1024) == KEPT_AND_LOCAL
+    # 80,000 tokens: one micro-batch, or two beside whole gradients.
+    eight = {"maxSeqLen": 16_000, "effectiveBatchSize": 40}
+    assert mode(plan(recipe(resources=gpus(), hyperparameters=eight), model("llama-3.1-8b"))) == RECOMPUTED
+
+
+def test_the_reason_for_a_budget_tells_in_what_way_it_fits() -> None:
+    stated = {"maxSeqLen": 4000, "effectiveBatchSize": 128}
+    result = plan(recipe(resources=gpus(), hyperparameters=stated), model("llama-3.1-8b"))
+    [choice] = [choice for choice in result.chosen if choice.field == "spec.hyperparameters.maxTokensPerGpu"]
+    assert choice.reason == "the most that fits into 72 GiB, 90% of a GPU, with activations kept"
 
 
 def test_a_micro_batch_never_has_room_for_more_than_a_step() -> None:

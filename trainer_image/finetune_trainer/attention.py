@@ -1,22 +1,84 @@
 """Attention over packed samples: each one sees itself and nothing else.
 
-The samples of a micro-batch lie one behind the other in a single row. Computing attention sample by sample needs
-neither padding nor a mask over all pairs of tokens, and no kernel ever sees two samples at once.
+The samples of a micro-batch lie one behind the other in a single row. No kernel ever sees a pair of tokens of two
+samples, so there is neither padding nor a mask over all pairs of tokens. Two ways lead there:
+
+- on GPUs, torch's FlashAttention for samples of different lengths, one call for all of them;
+- elsewhere, and for what that kernel does not do, torch's scaled dot product attention, one call for each run of
+  samples of equal length.
+
+FlexAttention would do both, but compiles its kernels with Triton and a C compiler, and the trainer's image has neither.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from functools import cache
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+_log = logging.getLogger(__name__)
 
 # The name under which transformers' models find it (their `attn_implementation`).
 PER_SAMPLE = "per_sample"
 
+# Compute capability that FlashAttention needs: Ampere's.
+_LEAST_CAPABILITY = (8, 0)
+# Sizes of heads that it has a backward pass for, on every such GPU; multiples of 8.
+_HEAD_SIZES = (*range(8, 193, 8), 256)
+# What transformers hands on that changes nothing about attention.
+_IRRELEVANT = frozenset({"position_ids", "use_cache", "cache_position"})
 
-def per_sample_attention(
+
+class Kernel(Enum):
+    """How attention is computed."""
+
+    VARIABLE_LENGTH = "FlashAttention over all samples of a micro-batch at once"
+    SAMPLE_BY_SAMPLE = "scaled dot product attention, sample by sample"
+
+
+class Choice(NamedTuple):
+    """A kernel, and why."""
+
+    kernel: Kernel
+    reason: str
+
+
+def choose(
+    capability: tuple[int, int] | None, dtype: torch.dtype, head_size: int, options: Mapping[str, Any]
+) -> Choice:
+    """Pure: the kernel for a device, the type of numbers, the size of heads, and transformers' options.
+
+    `capability` is the GPU's compute capability, None on a CPU.
+    """
+    if capability is None:
+        return Choice(Kernel.SAMPLE_BY_SAMPLE, "there is no GPU")
+    if capability < _LEAST_CAPABILITY:
+        have, least = (".".join(map(str, each)) for each in (capability, _LEAST_CAPABILITY))
+        return Choice(
+            Kernel.SAMPLE_BY_SAMPLE, f"the GPU has compute capability {have}; FlashAttention needs {least}"
+        )
+    if dtype not in (torch.bfloat16, torch.float16):
+        return Choice(Kernel.SAMPLE_BY_SAMPLE, f"FlashAttention does not compute in {dtype}")
+    if head_size not in _HEAD_SIZES:
+        return Choice(Kernel.SAMPLE_BY_SAMPLE, f"FlashAttention does not do heads of {head_size} numbers")
+    asked = {name: value for name, value in options.items() if name not in _IRRELEVANT}
+    asked.pop("scaling", None)
+    if asked.pop("is_causal", None) is False:
+        return Choice(Kernel.SAMPLE_BY_SAMPLE, "the model's attention is not causal")
+    if more := sorted(name for name, value in asked.items() if value not in (None, False, 0)):
+        return Choice(Kernel.SAMPLE_BY_SAMPLE, f"FlashAttention does not do {', '.join(more)}")
+    return Choice(Kernel.VARIABLE_LENGTH, "the GPU and the model allow it")
+
+
+def packed_attention(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
@@ -24,22 +86,89 @@ def per_sample_attention(
     attention_mask: Tensor | None,
     *,
     sample_lengths: Sequence[int],
+    boundaries: Tensor,
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each sample.
 
     query is [1, heads, tokens, head_dim], key and value likewise with their own number of heads; `sample_lengths`
-    add up to `tokens`. Returns [1, tokens, heads, head_dim]. The signature is transformers'.
+    add up to `tokens`, and `boundaries` ([samples + 1], int32) are their running sums, beginning with 0. Returns
+    [1, tokens, heads, head_dim]. The signature is transformers'.
     """
     assert attention_mask is None, "transformers makes no mask for an implementation that it does not know"
-    lengths = list(sample_lengths)
+    capability = torch.cuda.get_device_capability(query.device) if query.is_cuda else None
+    choice = choose(capability, query.dtype, query.shape[-1], options)
+    if module.training:
+        _announce(choice)
+    if choice.kernel is Kernel.SAMPLE_BY_SAMPLE:
+        return _sample_by_sample(module, query, key, value, sample_lengths, sliding_window, options), None
+    scale = options.get("scaling")
+    return _all_at_once(query, key, value, sample_lengths, boundaries, sliding_window, scale), None
+
+
+@cache
+def _announce(choice: Choice) -> None:
+    """Say once how attention is computed."""
+    _log.info("attention: %s, because %s", choice.kernel.value, choice.reason)
+
+
+def _all_at_once(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sample_lengths: Sequence[int],
+    boundaries: Tensor,
+    sliding_window: int | None,
+    scale: float | None,
+) -> Tensor:
+    longest = max(sample_lengths)
+    # The kernel counts the tokens before the own one; where none of them is out of reach, plain causality is faster.
+    reach = -1 if sliding_window is None or longest <= sliding_window else sliding_window - 1
+    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
+    # torch prefers cuDNN's kernel, which builds a graph for each new shape: every micro-batch has a shape of its own.
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        output = varlen_attn(
+            q,
+            k,
+            v,
+            boundaries,
+            boundaries,
+            longest,
+            longest,
+            scale=scale,
+            window_size=(reach, 0),
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+    assert isinstance(output, Tensor)
+    return output[None]
+
+
+def _sample_by_sample(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sample_lengths: Sequence[int],
+    sliding_window: int | None,
+    options: Mapping[str, Any],
+) -> Tensor:
     outputs = []
-    for q, k, v in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True):
+    parts = (_runs(states, sample_lengths) for states in (query, key, value))
+    for q, k, v in zip(*parts, strict=True):
         window = _window(q.shape[2], sliding_window, q.device)
         output, _ = sdpa_attention_forward(module, q, k, v, window, **options)
-        outputs.append(output)
-    return torch.cat(outputs, dim=1), None
+        outputs.append(output.flatten(0, 1))
+    return torch.cat(outputs)[None]
+
+
+def _runs(states: Tensor, sample_lengths: Sequence[int]) -> Iterator[Tensor]:
+    """Views [samples, heads, length, head_dim] of [1, heads, tokens, head_dim], neighbours of equal length together."""
+    start = 0
+    for length, equals in groupby(sample_lengths):
+        end = start + length * len(list(equals))
+        yield states[0, :, start:end].unflatten(1, (-1, length)).transpose(0, 1)
+        start = end
 
 
 def _window(tokens: int, size: int | None, device: torch.device) -> Tensor | None:
@@ -50,4 +179,4 @@ def _window(tokens: int, size: int | None, device: torch.device) -> Tensor | Non
     return everything.tril().triu(1 - size)[None, None]
 
 
-AttentionInterface.register(PER_SAMPLE, per_sample_attention)
+AttentionInterface.register(PER_SAMPLE, packed_attention)

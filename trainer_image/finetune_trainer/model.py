@@ -35,21 +35,28 @@ class TrainableModel(nn.Module):
         input_ids: Tensor,
         position_ids: Tensor,
         sample_lengths: Sequence[int],
+        boundaries: Tensor,
         predicting: Tensor,
         targets: Tensor,
     ) -> Tensor:
-        """Sum of the cross-entropy at the positions `predicting` against `targets`.
+        """Sum of the cross-entropy at the positions `predicting` against `targets`; see inputs.Inputs.
 
-        input_ids, position_ids: [1, tokens]; the position restarts with each sample. predicting, targets: [n].
+        input_ids, position_ids: [1, tokens]. boundaries: [samples + 1]. predicting, targets: [n].
         """
-        hidden = self.hidden(input_ids, position_ids, sample_lengths)
+        hidden = self.hidden(input_ids, position_ids, sample_lengths, boundaries)
         weights = [weight for weight in self.hf.get_output_embeddings().parameters() if weight.requires_grad]
         return summed_cross_entropy(hidden[0, predicting], targets, self.head, weights)
 
-    def hidden(self, input_ids: Tensor, position_ids: Tensor, sample_lengths: Sequence[int]) -> Tensor:
+    def hidden(
+        self, input_ids: Tensor, position_ids: Tensor, sample_lengths: Sequence[int], boundaries: Tensor
+    ) -> Tensor:
         """The last hidden states, [1, tokens, width]."""
         output = self.hf.base_model(
-            input_ids=input_ids, position_ids=position_ids, sample_lengths=sample_lengths, use_cache=False
+            input_ids=input_ids,
+            position_ids=position_ids,
+            sample_lengths=sample_lengths,
+            boundaries=boundaries,
+            use_cache=False,
         )
         states: Tensor = output.last_hidden_state
         return states
@@ -119,7 +126,7 @@ def _prove(hf: PreTrainedModel) -> None:
     ours = TrainableModel(hf.eval())
     kind = f"spec.model: {type(hf).__name__}"
     try:
-        packed = ours.head(ours.hidden(ids, _positions(lengths), lengths))
+        packed = ours.head(ours.hidden(ids, *_places(lengths)))
         # The plainest of the model's own implementations, which knows all that is special in its family.
         hf.set_attn_implementation("eager")
         alone = [hf(input_ids=part, use_cache=False).logits for part in ids.split(lengths, dim=1)]
@@ -135,24 +142,29 @@ def _prove(hf: PreTrainedModel) -> None:
         )
 
 
-def _positions(lengths: Sequence[int]) -> Tensor:
-    return torch.cat([torch.arange(length) for length in lengths])[None]
+def _places(lengths: Sequence[int]) -> tuple[Tensor, Sequence[int], Tensor]:
+    """Positions, lengths and boundaries of samples that lie one behind the other."""
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    boundaries = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
+    return positions, lengths, boundaries
 
 
-def distribute(loaded: PreTrainedModel | None, config: PreTrainedConfig, gang: Gang) -> TrainableModel:
+def distribute(
+    loaded: PreTrainedModel | None, config: PreTrainedConfig, gang: Gang, *, activation_checkpointing: bool
+) -> TrainableModel:
     """A model to train on all processes of the gang, with the weights that rank 0 loaded (`loaded` there alone).
 
     Several processes, or a GPU, get FSDP2: each keeps its share of the fp32 weights; GPUs compute in bf16. A single
-    process on the CPU has nothing to divide.
+    process on the CPU has nothing to divide. With `activation_checkpointing` a block keeps its input alone, and
+    repeats its forward pass in the backward pass.
     """
     on_gpu = gang.device.type == "cuda"
-    if gang.world_size == 1 and not on_gpu:
-        assert loaded is not None
-        return TrainableModel(loaded.train())
-    model = TrainableModel(skeleton(config).train())
-    if on_gpu:
-        # A third more arithmetic for memory that no longer grows with the number of layers times tokens.
+    whole = loaded if gang.world_size == 1 and not on_gpu else None
+    model = TrainableModel((whole or skeleton(config)).train())
+    if activation_checkpointing:
         model.hf.activation_checkpointing_enable({"use_reentrant": False})
+    if whole:
+        return model
     precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     options: dict[str, Any] = {
         "mesh": gang.mesh(),
@@ -179,13 +191,12 @@ def distribute(loaded: PreTrainedModel | None, config: PreTrainedConfig, gang: G
 
 
 def exchange_gradients(model: TrainableModel, *, now: bool) -> None:
-    """Whether the next backward pass exchanges gradients, or leaves them to the last one of the step.
-
-    GPUs exchange every time: whole gradients kept until the end of the step would not fit.
-    """
-    if isinstance(model, FSDPModule) and next(model.parameters()).device.type == "cpu":
+    """Whether the next backward pass exchanges gradients, or adds them to whole ones that a later pass exchanges."""
+    if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(now)
-        model.set_reshard_after_backward(now)
+        if next(model.parameters()).device.type == "cpu":
+            # Weights gathered once serve until then.
+            model.set_reshard_after_backward(now)
 
 
 def full_weights(

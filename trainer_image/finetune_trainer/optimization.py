@@ -13,13 +13,17 @@ _SCHEDULERS = {"constant": "constant_with_warmup"}
 
 
 def make_optimizer(model: nn.Module, stated: Hyperparameters, plan: ExactPlan) -> AdamW:
-    """AdamW over all weights."""
+    """AdamW over all weights, norms and biases included: weight decay applies to every one of them.
+
+    The fused kernel takes each weight, its gradient and its moments in one pass, and needs no memory of its own.
+    """
     return AdamW(
         model.parameters(),
         lr=plan.learning_rate,
         betas=(stated.beta1, stated.beta2),
         eps=stated.eps,
         weight_decay=stated.weight_decay,
+        fused=True,
     )
 
 

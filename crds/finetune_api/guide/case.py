@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_api.facts import DataFacts, ModelFacts
 from finetune_api.guide.choices import judging
-from finetune_api.memory import estimated
+from finetune_api.memory import Mode, estimated, leanest
 from finetune_api.recipe import Recipe
 from finetune_api.status import Plan
 
@@ -60,18 +60,19 @@ class Case:
         return replace(self.recipe, osft=self.recipe.osft.model_copy(update={"unfreeze_rank_ratio": ratio}))
 
     def need_of(self, changed: Recipe) -> int | None:
-        """Bytes per GPU at the peak of another recipe with the same micro-batches."""
-        return self._need(changed, self.plan.max_tokens_per_gpu)
+        """Bytes per GPU at the peak of another recipe with the same micro-batches, carried out in the same way."""
+        mode = Mode(bool(self.plan.activation_checkpointing), bool(self.plan.accumulate_locally))
+        return self._need(changed, self.plan.max_tokens_per_gpu, mode)
 
     def least_need_of(self, changed: Recipe) -> int | None:
-        """Bytes per GPU at the peak of another recipe with the smallest micro-batches that it can have."""
-        return self._need(changed, self.recipe.hyperparameters.max_tokens_per_gpu)
+        """Bytes per GPU at the peak of another recipe with the least micro-batches and mode that it can have."""
+        return self._need(changed, self.recipe.hyperparameters.max_tokens_per_gpu, leanest(changed))
 
-    def _need(self, changed: Recipe, tokens: int | None) -> int | None:
+    def _need(self, changed: Recipe, tokens: int | None, mode: Mode) -> int | None:
         if self.model is None:
             return None
         longest = self.plan.max_seq_len or self.model.assumed_length
-        return estimated(changed, self.model.architecture, tokens=tokens or longest, longest=longest)
+        return estimated(changed, self.model.architecture, mode, tokens=tokens or longest, longest=longest)
 
     def fits(self, need: int | None) -> bool:
         """Whether so many bytes are known to fit a GPU, with a margin for what an estimate may miss."""

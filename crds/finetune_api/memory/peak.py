@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from finetune_api.architecture import Architecture
 from finetune_api.hyperparameters import MAX_TOKENS_PER_GPU
 from finetune_api.memory.activations import FP32
+from finetune_api.memory.modes import Mode
 from finetune_api.memory.phases import Case, Phase, Step
 from finetune_api.recipe import Recipe
 from finetune_api.trained_weights import targets
@@ -47,7 +48,7 @@ class Memory:
     gradients: int
     """Gradients, and the buffers in which processes exchange them."""
     optimizer: int
-    """AdamW's two moments of each trained weight, and what it computes with."""
+    """AdamW's two moments of each trained weight, and what osft computes with after the update."""
     activations: int
     """What the backward pass needs of the forward pass, and its own values."""
     logits: int
@@ -66,12 +67,12 @@ class Memory:
         return tensors + self.framework
 
 
-def memory(recipe: Recipe, architecture: Architecture, *, tokens: int, longest: int) -> Memory:
+def memory(recipe: Recipe, architecture: Architecture, mode: Mode, *, tokens: int, longest: int) -> Memory:
     """The peak for micro-batches of up to `tokens` tokens, of samples of up to `longest` tokens.
 
     Loss is assumed to be taken on every token; where it is taken on a part, logits may need less.
     """
-    steps = {case: Step(recipe, architecture, tokens, longest, case) for case in Case}
+    steps = {case: Step(recipe, architecture, tokens, longest, mode, case) for case in Case}
     found = _peak(steps[Case.ESTIMATE])
     return Memory(
         **asdict(found),
@@ -81,18 +82,18 @@ def memory(recipe: Recipe, architecture: Architecture, *, tokens: int, longest: 
     )
 
 
-def estimated(recipe: Recipe, architecture: Architecture, *, tokens: int, longest: int) -> int:
+def estimated(recipe: Recipe, architecture: Architecture, mode: Mode, *, tokens: int, longest: int) -> int:
     """The estimate of `memory` alone, for whoever tries many jobs."""
-    return _need(Step(recipe, architecture, tokens, longest, Case.ESTIMATE))
+    return _need(Step(recipe, architecture, tokens, longest, mode, Case.ESTIMATE))
 
 
 def largest_token_budget(
-    recipe: Recipe, architecture: Architecture, *, longest: int, limit: int
+    recipe: Recipe, architecture: Architecture, mode: Mode, *, longest: int, limit: int
 ) -> int | None:
     """The largest maxTokensPerGpu whose estimate is at most `limit` bytes; None if not even `longest` tokens fit."""
 
     def fits(tokens: int) -> bool:
-        return estimated(recipe, architecture, tokens=tokens, longest=longest) <= limit
+        return estimated(recipe, architecture, mode, tokens=tokens, longest=longest) <= limit
 
     if not fits(longest):
         return None

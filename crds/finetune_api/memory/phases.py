@@ -5,13 +5,13 @@
   the block behind are reduced;
 - exchange: the gradients of a block on their way to be reduced, when its backward pass is over;
 - root: the gradients of embeddings and output head; they come last and are the largest;
-- update: what AdamW computes with.
+- update: AdamW works in place, and osft computes with its directions.
 
 sft and osft keep weights, gradients and AdamW's two moments in fp32. FSDP2 divides them among processes: every block
 is a unit that is gathered when it is needed, in bf16 on GPUs; embeddings and head are the root unit, which is needed
 from the beginning to the end. A single process on the CPU has nothing to divide. lora keeps a whole frozen model in
 every process, and fp32 adapters; DistributedDataParallel copies their gradients into buckets of the same size.
-GPUs keep only the input of each block, and repeat its forward pass in the backward pass.
+The mode tells whether blocks keep their inputs alone, and whether whole gradients wait for the last micro-batch.
 """
 
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ from functools import cached_property
 
 from finetune_api.architecture import Architecture
 from finetune_api.memory.activations import BF16, FP32, activations, number_width
+from finetune_api.memory.modes import Mode
 from finetune_api.recipe import Recipe
 from finetune_api.trained_weights import (
     Counts,
     counts,
-    lora_r,
     targets,
     unfreeze_rank_ratio,
     unfrozen_rank,
@@ -72,6 +72,7 @@ class Step:
     architecture: Architecture
     tokens: int
     longest: int
+    mode: Mode
     case: Case
 
     def phases(self) -> Iterator[Phase]:
@@ -81,16 +82,17 @@ class Step:
         # One process holds some of the blocks of a model that is split.
         blocks = -(-self.architecture.layers // recipe.split_over)
         block = per_token.block + (per_token.windows if self.case is Case.HIGH else 0)
-        saved = self.tokens * blocks * (per_token.input if recipe.on_gpu else block)
+        checkpointing = self.mode.activation_checkpointing
+        saved = self.tokens * blocks * (per_token.input if checkpointing else block)
         ends = self.tokens * per_token.ends
-        working = self.tokens * (per_token.working + (block if recipe.on_gpu else 0))
+        working = self.tokens * (per_token.working + (block if checkpointing else 0))
         optimizer = 2 * FP32 * n.trained // self._parts
         before = 0 if self.case is Case.LOW else self._gradients
         head = number * self._head
 
         yield Phase(self._in_use(self.case // 2), before, optimizer, saved + ends, self._logits)
         # Where gradients are whole and already there, the head's is added to them; tied weights wait for the rest.
-        waiting = recipe.on_gpu or self.architecture.tied_embeddings or self.case is Case.LOW
+        waiting = not self._whole or self.architecture.tied_embeddings or self.case is Case.LOW
         weights = self._in_use(1 + self.case) + self._dequantised
         logits = head if waiting else 0
         trained = n.blocks_trained // self.architecture.layers
@@ -100,7 +102,7 @@ class Step:
         if n.root_trained:
             yield from self._root(optimizer)
         reduced = self._gradients if recipe.method == "lora" else FP32 * n.trained // self._parts
-        yield Phase(self._at_rest, reduced, optimizer + self._update)
+        yield Phase(self._at_rest, reduced, optimizer + self._projection)
 
     @cached_property
     def _numbers(self) -> Counts:
@@ -110,6 +112,11 @@ class Step:
     def _sharded(self) -> bool:
         """Whether FSDP divides the model."""
         return self.recipe.method != "lora" and (self.recipe.on_gpu or self.recipe.world_size > 1)
+
+    @property
+    def _whole(self) -> bool:
+        """Whether a process keeps whole gradients from one micro-batch to the next."""
+        return (self.mode.accumulate_locally and self.case is not Case.LOW) or not self._sharded
 
     @property
     def _parts(self) -> int:
@@ -159,14 +166,14 @@ class Step:
 
     @property
     def _gradients(self) -> int:
-        """Bytes of the gradients that one micro-batch leaves to the next.
+        """Bytes of the gradients that one micro-batch leaves to the next: whole, or reduced to this process's part.
 
-        GPUs reduce them at once to their own part; on the CPU they stay whole until the last micro-batch.
+        FSDP2 adds them up in fp32 even where it computes in bf16.
         """
         whole = FP32 * self._numbers.trained
         if self.recipe.method == "lora":
             return whole // self._parts * (2 if self.recipe.world_size > 1 else 1)
-        return whole // self._parts if self.recipe.on_gpu else whole
+        return whole if self._whole else whole // self._parts
 
     def _exchanged(self, trained: int) -> int:
         """Bytes of the gradients of a unit with so many trained weights on their way.
@@ -176,9 +183,9 @@ class Step:
         if not self._sharded:
             return 0
         part = FP32 * trained // self._parts
-        if not self.recipe.on_gpu:
+        if self._whole:
             return FP32 * trained + part  # the whole ones are counted already
-        return max((BF16 + FP32) * trained, FP32 * trained + part)
+        return max((number_width(self.recipe) + FP32) * trained, FP32 * trained + part)
 
     def _root(self, optimizer: int) -> Iterator[Phase]:
         """The end of the backward pass, when activations are gone.
@@ -193,14 +200,15 @@ class Step:
             yield Phase(self._at_rest, self._gradients + embedding + head, optimizer, logits=head)
             return
         blocks = FP32 * (n.trained - n.root_trained) // self._parts
-        if self.recipe.on_gpu:
+        if self._whole:
+            whole = FP32 * n.root_trained
+        else:
             blocks += FP32 * n.root_trained // self._parts
-            embedding = head
-        whole = number * n.root_trained
+            embedding, whole = head, number * n.root_trained
         yield Phase(
             self._at_rest + number * n.root, blocks + whole + embedding + head, optimizer, logits=head
         )
-        exchanged = self._exchanged(n.root_trained) + (0 if self.recipe.on_gpu else whole)
+        exchanged = self._exchanged(n.root_trained) + (whole if self._whole else 0)
         yield Phase(self._at_rest, blocks + exchanged, optimizer)
 
     @property
@@ -224,21 +232,19 @@ class Step:
         return FP32 * self._head + earlier + max(3 * FP32 * logits, number * (logits + self._head))
 
     @property
-    def _update(self) -> int:
-        """Bytes that the optimizer computes with.
+    def _projection(self) -> int:
+        """Bytes with which osft takes the frozen directions out of the trained ones after the update.
 
-        AdamW takes the root of the second moment: on GPUs of all weights at once, on the CPU of one tensor after the
-        other, and divides it into a second copy. osft then takes the frozen directions out of the trained ones of one
-        matrix after the other, U - U_h (U_h^T U), for which both must be whole.
+        It goes matrix by matrix, U - U_h (U_h^T U), for which both must be whole.
         """
-        trained = FP32 * self._numbers.trained // self._parts
-        adam = trained if self.recipe.on_gpu else 2 * FP32 * self._largest // self._parts
         gathered = self._parts > 1
-        projections = (
-            FP32 * (frozen * rank + longer * rank + gathered * longer * (frozen + rank))
-            for longer, rank, frozen in self._factors()
+        return max(
+            (
+                FP32 * (frozen * rank + longer * rank + gathered * longer * (frozen + rank))
+                for longer, rank, frozen in self._factors()
+            ),
+            default=0,
         )
-        return max(adam, *projections, 0)
 
     def _factors(self) -> Iterator[tuple[int, int, int]]:
         """Of each target of osft: its longer side, the directions that are trained, and those that are not."""
@@ -247,19 +253,6 @@ class Step:
         for each, _ in targets(self.recipe, self.architecture):
             rank = unfrozen_rank(each.outputs, each.inputs, unfreeze_rank_ratio(self.recipe))
             yield max(each.outputs, each.inputs), rank, each.rank - rank
-
-    @property
-    def _largest(self) -> int:
-        """Numbers in the largest trained tensor."""
-        chosen = {each for each, _ in targets(self.recipe, self.architecture)}
-        if self.recipe.method == "lora":
-            return max((lora_r(self.recipe) * max(each.outputs, each.inputs) for each in chosen), default=0)
-        return max(
-            self._head,
-            *(longer * rank for longer, rank, _ in self._factors()),
-            *(each.outputs * each.inputs for each in self.architecture.linears if each not in chosen),
-            0,
-        )
 
 
 def _is_quantised(recipe: Recipe) -> bool:

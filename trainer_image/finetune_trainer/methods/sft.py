@@ -13,7 +13,9 @@ def trainable_parameters(config: PreTrainedConfig) -> int:
     return sum(weight.numel() for weight in skeleton(config).parameters())
 
 
-def build(base: Path, config: PreTrainedConfig, gang: Gang) -> TrainableModel:
+def build(
+    base: Path, config: PreTrainedConfig, gang: Gang, *, activation_checkpointing: bool
+) -> TrainableModel:
     """The model to train. Rank 0 alone reads the base model; the others get their share from it."""
     loaded = load(base) if gang.is_first else None
-    return distribute(loaded, config, gang)
+    return distribute(loaded, config, gang, activation_checkpointing=activation_checkpointing)
