@@ -39,12 +39,13 @@ def pack(samples: Indices, lengths: Lengths, *, budget: int, world_size: int) ->
     _check(samples, of_samples, budget)
     longest_first = np.argsort(-of_samples, kind="stable")
     ordered = of_samples[longest_first]
-    bins = _first_fit(ordered[:, None], budget)[:, 0]
+    bins = first_fit(ordered[:, None], budget)[:, 0]
     rounds = -(-(int(bins.max()) + 1) // world_size)
-    bins = _spread(ordered, rounds * world_size, budget, otherwise=bins)
+    bins = _spread(ordered, rounds, world_size, budget, otherwise=bins)
     sizes = np.bincount(bins, minlength=rounds * world_size)
-    costs = np.bincount(bins, weights=_costs(ordered), minlength=rounds * world_size)
-    members = np.split(samples[longest_first[np.argsort(bins, kind="stable")]], np.cumsum(sizes)[:-1])
+    costs = np.bincount(bins, weights=costs_of(ordered), minlength=rounds * world_size)
+    by_bin = samples[longest_first[np.argsort(bins, kind="stable")]]
+    members = np.split(by_bin, np.cumsum(sizes)[:-1])
     shares: list[list[Indices]] = [[] for _ in range(world_size)]
     loads = np.zeros(world_size)
     for of_round in np.argsort(-costs, kind="stable").reshape(rounds, world_size):
@@ -73,7 +74,7 @@ def count(
         if start < end:
             some = lengths[order[start:end]].astype(np.int32).reshape(-1, min(size, end - start))
             some.sort(axis=1)
-            bins = _first_fit(np.ascontiguousarray(some[:, ::-1].T), budget)
+            bins = first_fit(np.ascontiguousarray(some[:, ::-1].T), budget)
             rounds.append(-(-(bins.max(axis=0) + 1) // world_size))
             tick()
     counts = np.concatenate(rounds)
@@ -88,7 +89,7 @@ def _check(samples: Indices, lengths: Lengths, budget: int) -> None:
         )
 
 
-def _first_fit(longest_first: Lengths, budget: int) -> npt.NDArray[np.int64]:
+def first_fit(longest_first: Lengths, budget: int) -> npt.NDArray[np.int64]:
     """First-fit decreasing, for many steps at a time: bins [samples, steps] for lengths [samples, steps].
 
     Each column is descending. The samples of one step are placed one after the other, each into the first bin that
@@ -112,21 +113,41 @@ def _first_fit(longest_first: Lengths, budget: int) -> npt.NDArray[np.int64]:
 
 
 def _spread(
-    longest_first: Lengths, number: int, budget: int, *, otherwise: npt.NDArray[np.int64]
+    longest_first: Lengths, rounds: int, world_size: int, budget: int, *, otherwise: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """Each sample into the cheapest of `number` bins that has room for it; `otherwise` if one finds no room."""
-    bins = np.empty_like(otherwise)
-    rooms, loads = np.full(number, budget), np.zeros(number)
-    for sample, (length, cost) in enumerate(zip(longest_first, _costs(longest_first), strict=True)):
-        bins[sample] = chosen = np.where(rooms >= length, loads, np.inf).argmin()
+    """Each sample into the bin that lacks most of its level and has room; `otherwise` if one finds no room."""
+    costs = costs_of(longest_first)
+    lacking = np.repeat(_levels(costs, rounds, world_size), world_size)
+    rooms, bins = np.full(len(lacking), budget), np.empty_like(otherwise)
+    for sample, (length, cost) in enumerate(zip(longest_first, costs, strict=True)):
+        bins[sample] = chosen = np.where(rooms >= length, lacking, -np.inf).argmax()
         if rooms[chosen] < length:
             return otherwise
         rooms[chosen] -= length
-        loads[chosen] += cost
+        lacking[chosen] -= cost
     return bins
 
 
-def _costs(lengths: Lengths) -> npt.NDArray[np.float64]:
+def _levels(costs: npt.NDArray[np.float64], rounds: int, world_size: int) -> npt.NDArray[np.float64]:
+    """What the micro-batches of each round should cost, [rounds], so that their costliest ones add up to least.
+
+    A round takes as long as its costliest micro-batch. One that has a very long sample may as well be filled up to
+    its cost in every process; what is left is shared equally by the other rounds. `costs` are descending.
+    """
+    levels = np.zeros(rounds)
+    # However samples are divided, the costliest of a round is at least this: so many are dearer.
+    least = costs[::world_size][:rounds]
+    levels[: len(least)] = least
+    left = costs.sum() / world_size
+    for index, level in enumerate(levels):
+        if (equal := left / (rounds - index)) >= level:
+            levels[index:] = equal
+            break
+        left -= level
+    return levels
+
+
+def costs_of(lengths: Lengths) -> npt.NDArray[np.float64]:
     """What samples cost to compute, in tokens of a short sample: attention grows with the square of the length."""
     cost: npt.NDArray[np.float64] = lengths + np.square(lengths, dtype=np.float64) / _ATTENTION_LENGTH
     return cost
