@@ -1,22 +1,32 @@
-"""Pure: a conversation as the model's own chat template renders it, and where the assistant speaks in it.
+"""Pure: a conversation as the model's own chat template renders it, and what of it the model would have written.
 
-Templates say nothing of where their text comes from. So the words of one turn are replaced by a character that
-occurs nowhere else and the conversation is rendered again: what comes before and after that character is what the
-template adds around the turn, whatever the template.
+Templates do not say where their text comes from. So a conversation is rendered a second time with marks around
+everybody's words (see marks.py), and must come out the same but for these. What is between the words of two
+messages is the template's. Where in there a turn of the assistant begins, the template's generation prompt tells:
+what it renders is given to the model, and the model writes the rest, down to the token that ends its turn.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-Message = dict[str, str]
-Render = Callable[[Sequence[Message]], str]
-
-# Unicode's first private-use plane block: characters without a meaning that text could depend on.
-_PRIVATE = [chr(code) for code in range(0xE000, 0xE100)]
+from finetune_trainer.prepare.marks import STYLES, Kind, Mark, Marker
+from finetune_trainer.prepare.messages import Message
+from finetune_trainer.prepare.rows import Conversation
 
 
-class TemplateError(Exception):
-    """The template's text cannot be told from the assistant's words."""
+class UnclearError(Exception):
+    """A conversation cannot be rendered, or the template's text cannot be told from the model's."""
+
+
+class Template(Protocol):
+    """A chat template."""
+
+    def __call__(
+        self, messages: Sequence[Message], tools: list[dict[str, Any]] | None, *, prompt: bool
+    ) -> str:
+        """A conversation as text; with `prompt`, as the model is given it to go on. Raises UnclearError."""
 
 
 @dataclass(frozen=True)
@@ -25,52 +35,172 @@ class Rendered:
 
     text: str
     spans: list[tuple[int, int]]
-    """[start, end) in characters of what the assistant says, turn by turn; end-of-turn tokens are not included."""
+    """[start, end) in characters of what loss is taken on, in order and apart."""
 
 
-def render(messages: Sequence[Message], template: Render) -> Rendered:
-    """Render a conversation. Raises TemplateError, and whatever the template raises."""
-    text = template(messages)
-    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-    return Rendered(text, [_span(messages, turn, text, template) for turn in turns])
+@dataclass(frozen=True)
+class _Shown:
+    """Marks of one message that follow one another."""
+
+    message: int
+    marks: list[Mark]
+
+    @property
+    def start(self) -> int:
+        return self.marks[0].position
+
+    @property
+    def end(self) -> int:
+        return self.marks[-1].position
 
 
-def _span(messages: Sequence[Message], turn: int, text: str, template: Render) -> tuple[int, int]:
-    content = messages[turn]["content"]
-    mark = next((mark for mark in _PRIVATE if mark not in text), None)
-    if mark is None:
-        raise TemplateError("the text uses every private character")
-    marked = [*messages[:turn], {**messages[turn], "content": mark}, *messages[turn + 1 :]]
-    before, *after = template(marked).split(mark)
-    if len(after) != 1:
-        raise TemplateError(f"the chat template shows messages[{turn}] {len(after)} times")
-    # Templates that treat parts of an answer apart (its reasoning, say) put other text around it than around the
-    # mark; what they share is still what the template adds.
-    start = len(before) if text.startswith(before) else _shared(text, before)
-    rest = text[start:]
-    tail = after[0]
-    if not rest.endswith(tail):
-        tail = tail[len(tail) - _shared(rest[::-1], tail[::-1]) :]
-    end = len(text) - len(tail)
-    # Blanks are the template's to choose; words are not.
-    said, meant = "".join(text[start:end].split()), "".join(content.split())
-    if not said or (said not in meant and meant not in said):
-        raise TemplateError(f"the chat template does not show messages[{turn}].content as it is")
-    return start, end
+def render(conversation: Conversation, template: Template, ends: Sequence[str], *, unmask: bool) -> Rendered:
+    """Render a conversation.
+
+    `ends` are the texts of the tokens that may end a turn. Loss is taken on what the assistant writes; with `unmask`
+    also on the words of users and tools. Raises UnclearError saying why it cannot be told where these are.
+    """
+    text = template(conversation.messages, conversation.tools, prompt=False)
+    try:
+        marker = Marker(conversation.messages, text, ends)
+    except ValueError as error:
+        raise UnclearError(str(error)) from None
+    unclear: UnclearError | None = None
+    tried: list[list[Message]] = []
+    for style in STYLES:
+        marked = marker.mark(style)
+        if marked in tried:
+            continue
+        tried.append(marked)
+        try:
+            found, marks = marker.find(template(marked, conversation.tools, prompt=False))
+            if found != text:
+                raise UnclearError("the chat template treats marked words in another way than these")
+            turns = _Turns(conversation, marked, marker, template, text, marks)
+            return Rendered(text, turns.spans(ends, unmask))
+        except UnclearError as error:
+            unclear = unclear or error
+    assert unclear is not None
+    raise unclear
 
 
-def after_answer(template: Render) -> str:
-    """What the template puts after the last answer: its end-of-turn token and whatever follows it."""
-    mark = _PRIVATE[0]
-    probe = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
-    _, *after = template(probe).split(mark)
-    if len(after) != 1:
-        raise TemplateError(f"the chat template shows an answer {len(after)} times")
-    return after[0]
+def after_words(messages: Sequence[Message], template: Template) -> list[str]:
+    """What the template puts after the words of each message, up to the words of the next. Raises UnclearError."""
+    text = template(messages, None, prompt=False)
+    marker = Marker(messages, text, ())
+    found, marks = marker.find(template(marker.mark(STYLES[0]), None, prompt=False))
+    shown = _grouped(marks)
+    if found != text or [each.message for each in shown] != list(range(len(messages))):
+        raise UnclearError("the chat template does not show every message as it is, once and in order")
+    starts = [each.start for each in shown[1:]] + [len(text)]
+    return [text[each.end : start] for each, start in zip(shown, starts, strict=True)]
 
 
-def _shared(one: str, other: str) -> int:
-    """Number of characters that two texts begin with in common."""
-    return next(
-        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
+class _Turns:
+    """A rendered conversation whose messages were found in its text."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        marked: list[Message],
+        marker: Marker,
+        template: Template,
+        text: str,
+        marks: list[Mark],
+    ) -> None:
+        self._conversation, self._marked = conversation, marked
+        self._marker, self._template, self._text = marker, template, text
+        self._shown = _grouped(marks)
+        self._check()
+
+    def spans(self, ends: Sequence[str], unmask: bool) -> list[tuple[int, int]]:
+        """[start, end) in characters of what loss is taken on."""
+        spans = []
+        for index, shown in enumerate(self._shown):
+            role = self._conversation.messages[shown.message]["role"]
+            if role == "assistant":
+                spans.append((self._start(index), self._end(index, ends)))
+            elif unmask and role != "system":
+                if not shown.marks[0].opens:
+                    raise UnclearError(f"it cannot be told where messages[{shown.message}] begins")
+                spans.append((shown.start, _closed(shown)))
+        return spans
+
+    def _check(self) -> None:
+        """Every message must be there, and what loss may be taken on only once."""
+        times = [0] * len(self._marked)
+        called = set()
+        for shown in self._shown:
+            times[shown.message] += 1
+            if any(mark.kind is Kind.CALL_OPEN for mark in shown.marks):
+                called.add(shown.message)
+        for index, message in enumerate(self._conversation.messages):
+            if message.get("tool_calls") and index not in called:
+                raise UnclearError(f"the chat template does not show messages[{index}].tool_calls")
+            if not times[index] and (message["role"] == "assistant" or message["content"].strip()):
+                raise UnclearError(f"the chat template does not show messages[{index}]")
+            if times[index] > 1 and message["role"] != "system":
+                raise UnclearError(f"the chat template shows messages[{index}] {times[index]} times")
+
+    def _start(self, index: int) -> int:
+        """Where the model begins to write a turn: after the prompt that it is given."""
+        shown = self._shown[index]
+        asked = self._marked[: shown.message]
+        if (start := self._after(self._header(asked, None, prompt=True), index)) is not None:
+            return start
+        # The turn is not shown as the model wrote it: once the conversation has gone on, templates leave out the
+        # reasoning that their prompt begins. Then what they put before plain words in its place is theirs.
+        plain = {"role": "assistant", "content": self._marker.plain(shown.message)}
+        instead = [*asked, plain, *self._marked[shown.message + 1 :]]
+        if (start := self._after(self._header(instead, shown.message, prompt=False), index)) is not None:
+            return start
+        if shown.marks[0].kind is not Kind.OPEN:
+            raise UnclearError(f"it cannot be told where messages[{shown.message}] begins")
+        return shown.start
+
+    def _header(
+        self, messages: list[Message], until: int | None, *, prompt: bool
+    ) -> tuple[int | None, str] | None:
+        """What the template puts before the words of message `until`, or at the end: after which message, and what.
+
+        None if it does not take these messages.
+        """
+        try:
+            text, marks = self._marker.find(self._template(messages, self._conversation.tools, prompt=prompt))
+        except UnclearError:  # no message yet, for example: templates may insist on a user who speaks first
+            return None
+        end = next((mark.position for mark in marks if mark.message == until), len(text))
+        before = list(itertools.takewhile(lambda mark: mark.message != until, marks))
+        last = before[-1] if before else None
+        return (last.message, text[last.position : end]) if last else (None, text[:end])
+
+    def _after(self, header: tuple[int | None, str] | None, index: int) -> int | None:
+        """Where a header ends in the text, if a turn begins with it."""
+        before = self._shown[index - 1] if index else None
+        start = before.end if before else 0
+        if header is None or header[0] != (before.message if before else None):
+            return None
+        end = start + len(header[1])
+        return end if self._text.startswith(header[1], start) and end <= self._shown[index].end else None
+
+    def _end(self, index: int, ends: Sequence[str]) -> int:
+        """Where the turn ends: after its token for that, or with its words where the template writes none."""
+        start = _closed(self._shown[index])
+        stop = self._shown[index + 1].start if index + 1 < len(self._shown) else len(self._text)
+        found = [(at, -len(end)) for end in ends if (at := self._text.find(end, start, stop)) >= 0]
+        if not found:
+            return start
+        at, length = min(found)
+        return at - length
+
+
+def _grouped(marks: list[Mark]) -> list[_Shown]:
+    return [
+        _Shown(message, list(own)) for message, own in itertools.groupby(marks, lambda mark: mark.message)
+    ]
+
+
+def _closed(shown: _Shown) -> int:
+    if shown.marks[-1].opens:
+        raise UnclearError(f"it cannot be told where messages[{shown.message}] ends")
+    return shown.end
