@@ -24,6 +24,10 @@ class ModelSource(SpecModel):
     """A directory in Hugging Face format: config.json, safetensors and the tokenizer with its chat template."""
 
 
+# What the name of a file of data may end in: it tells how to read it.
+DATA_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+
+
 class DataSource(SpecModel):
     """Where a data set comes from."""
 

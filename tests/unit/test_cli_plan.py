@@ -80,6 +80,42 @@ def test_of_data_that_is_wrong_throughout_the_beginning_is_shown(tmp_path: Path)
     assert result.stderr.endswith("and 1,480 more\n")
 
 
+def test_lines_that_are_dropped_are_no_errors(tmp_path: Path) -> None:
+    data = rows(tmp_path, *['{"messages": []}'] * 12, "{", "[]")
+    dataset = {"train": {"volume": {"claimName": "data", "path": "train.jsonl"}}, "invalidRows": "Drop"}
+    file = written(tmp_path, dataset=dataset, hyperparameters={"effectiveBatchSize": 4, "numEpochs": 1})
+    result = plan(file, "--dataset", data)
+    assert "steps 3 (3 per epoch)" in words(result)
+    assert f"{data}: counted without 2 lines that are no samples, not measured" in result.stderr
+    nothing = plan(file, "--dataset", rows(tmp_path, "{"))
+    assert (nothing.exit_code, nothing.stdout) == (1, "")
+
+
+@pytest.mark.parametrize("name", ["train.json", "train.parquet", "train.CSV"])
+def test_what_only_the_trainer_reads_is_planned_without(tmp_path: Path, name: str) -> None:
+    data = tmp_path / name
+    data.write_text("")
+    result = plan(written(tmp_path), "--dataset", data)
+    assert result.exit_code == 0
+    assert "steps not known before the samples are counted" in words(result)
+    assert f"{data}: neither counted nor measured: only a model's directory with its tok" in result.stderr
+
+
+def test_lines_of_documents_are_not_counted_as_samples(tmp_path: Path) -> None:
+    documents = {"pretraining": {"blockSize": 512}}
+    data = rows(tmp_path, *['{"document": "a"}'] * 12)
+    result = plan(written(tmp_path, hyperparameters=documents), "--dataset", data)
+    assert "steps not known before the samples are counted" in words(result)
+    assert f"{data}: counted, not measured: " in result.stderr
+
+
+def test_a_name_that_tells_no_format_is_an_error(tmp_path: Path) -> None:
+    data = rows(tmp_path, "{}").rename(tmp_path / "train.txt")
+    result = plan(written(tmp_path), "--dataset", data)
+    assert result.exit_code == 1
+    assert f"Error: {data}: the name must end in .jsonl, .json, .parquet or .csv" in result.stderr
+
+
 def test_data_without_a_sample_is_an_error(tmp_path: Path) -> None:
     result = plan(written(tmp_path), "--dataset", rows(tmp_path, "", ""))
     assert result.exit_code == 1

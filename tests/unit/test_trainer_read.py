@@ -17,13 +17,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune_api.sources import Columns
+from finetune_api.sources import DATA_SUFFIXES, Columns
 from finetune_trainer.errors import InvalidDataError
 from finetune_trainer.prepare import read
 from finetune_trainer.prepare.faults import FaultyRowError
 from finetune_trainer.prepare.read import RawRow, parse, rows
 from finetune_trainer.prepare.rows import conversation
 
+ORIGIN = "spec.dataset.train: here"
 TALK: list[dict[str, Any]] = [
     {"role": "user", "content": 'Say "[{,}]" and \\ in é and 😀.'},
     {"role": "assistant", "content": "Line one.\r\nLine two.", "reasoning_content": "They ask."},
@@ -37,12 +38,12 @@ def written(directory: Path, name: str, content: bytes | str) -> Path:
 
 
 def found(file: Path) -> list[Any]:
-    return [parse(raw) for raw in rows(file)]
+    return [parse(raw) for raw in rows(file, ORIGIN)]
 
 
 def refusal(file: Path) -> str:
     with pytest.raises(InvalidDataError) as caught:
-        list(rows(file))
+        list(rows(file, ORIGIN))
     return str(caught.value)
 
 
@@ -78,7 +79,9 @@ def in_every_format(directory: Path, objects: list[dict[str, Any]]) -> list[Path
 
 def test_every_format_holds_the_same_conversations(tmp_path: Path) -> None:
     objects = [{"messages": TALK}, {"messages": [{"role": "user", "content": "x"}, TALK[1]]}]
-    for file in in_every_format(tmp_path, objects):
+    files = in_every_format(tmp_path, objects)
+    assert {file.suffix.lower() for file in files} == set(DATA_SUFFIXES)
+    for file in files:
         taken = [conversation(row, Columns()).messages for row in found(file)]
         assert taken == [each["messages"] for each in objects], file
 
@@ -86,22 +89,22 @@ def test_every_format_holds_the_same_conversations(tmp_path: Path) -> None:
 def test_a_name_that_tells_no_format_is_refused_with_those_that_do(tmp_path: Path) -> None:
     for name in ("train.txt", "train", "train.jsonl.gz", ".jsonl"):
         said = refusal(written(tmp_path, name, "{}"))
-        assert said.startswith(f"spec.dataset.train: '{name}' must end in .jsonl, .json, .parquet or .csv")
+        assert said.startswith(f"{ORIGIN}: the name must end in .jsonl, .json, .parquet or .csv")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet", "a.csv"])
 def test_a_file_that_is_not_there_is_said_so_by_the_system(tmp_path: Path, name: str) -> None:
     with pytest.raises(FileNotFoundError):
-        list(rows(tmp_path / name))
+        list(rows(tmp_path / name, ORIGIN))
     (tmp_path / name).mkdir()
     with pytest.raises(IsADirectoryError):
-        list(rows(tmp_path / name))
+        list(rows(tmp_path / name, ORIGIN))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 @pytest.mark.parametrize("content", ["", " \n\n", "\ufeff"])
 def test_nothing_has_no_rows(tmp_path: Path, name: str, content: str) -> None:
-    assert list(rows(written(tmp_path, name, content))) == []
+    assert list(rows(written(tmp_path, name, content), ORIGIN)) == []
 
 
 # JSONL
@@ -109,7 +112,7 @@ def test_nothing_has_no_rows(tmp_path: Path, name: str, content: str) -> None:
 
 def test_lines_are_counted_as_editors_count_them(tmp_path: Path) -> None:
     content = b'\xef\xbb\xbf{"a": 1}\r\n\n  \t\n{"a": "x\xe2\x80\xa8y"}\n\n{"a": 3}'
-    raws = list(rows(written(tmp_path, "a.jsonl", content)))
+    raws = list(rows(written(tmp_path, "a.jsonl", content), ORIGIN))
     assert [raw.place for raw in raws] == ["line 1", "line 4", "line 6"]
     assert [raw.end for raw in raws] == [13, 33, len(content)]
     assert [parse(raw) for raw in raws] == [{"a": 1}, {"a": "x\u2028y"}, {"a": 3}]
@@ -133,7 +136,7 @@ def test_lines_are_counted_as_editors_count_them(tmp_path: Path) -> None:
 def test_a_line_that_is_no_object_is_a_fault_of_that_line_alone(
     tmp_path: Path, line: bytes, said: str
 ) -> None:
-    before, wrong, after = rows(written(tmp_path, "a.jsonl", b"{}\n" + line + b"\n{}\n"))
+    before, wrong, after = rows(written(tmp_path, "a.jsonl", b"{}\n" + line + b"\n{}\n"), ORIGIN)
     assert (parse(before), parse(after)) == ({}, {})
     assert wrong.place == "line 2"
     assert fault(wrong).startswith(said)
@@ -164,7 +167,7 @@ def test_a_list_is_read_item_by_item_however_it_is_written(
     content = b"\xef\xbb\xbf\n" + text.encode(errors="surrogatepass") + b"\n"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(read, "_CHUNK_BYTES", chunk)
-        raws = list(rows(written(tmp_path, "a.json", content)))
+        raws = list(rows(written(tmp_path, "a.json", content), ORIGIN))
     assert [parse(raw) for raw in raws] == items
     assert [raw.place for raw in raws] == [f"row {number}" for number in range(1, len(items) + 1)]
     ends = [raw.end for raw in raws]
@@ -187,14 +190,14 @@ def test_a_list_is_read_item_by_item_however_it_is_written(
     ],
 )
 def test_an_item_that_is_no_object_is_a_fault_of_that_row_alone(tmp_path: Path, text: str, said: str) -> None:
-    before, wrong, after = rows(written(tmp_path, "a.json", text))
+    before, wrong, after = rows(written(tmp_path, "a.json", text), ORIGIN)
     assert (parse(before), parse(after)) == ({}, {})
     assert wrong.place == "row 2"
     assert fault(wrong).startswith(said)
 
 
 def test_a_comma_at_the_end_of_a_list_is_a_fault(tmp_path: Path) -> None:
-    _, wrong = rows(written(tmp_path, "a.json", "[{}, ]"))
+    _, wrong = rows(written(tmp_path, "a.json", "[{}, ]"), ORIGIN)
     assert fault(wrong).startswith("is not JSON")
 
 
@@ -229,7 +232,7 @@ def test_an_object_lacks_what_it_lacks_although_a_table_has_a_column_for_it(tmp_
 
 def test_a_table_is_read_a_few_rows_at_a_time(tmp_path: Path) -> None:
     file = table(tmp_path / "a.parquet", [{"text": f"{n}"} for n in range(2500)], row_group_size=1100)
-    raws = list(rows(file))
+    raws = list(rows(file, ORIGIN))
     assert [parse(raw)["text"] for raw in raws] == [f"{n}" for n in range(2500)]
     assert (raws[-1].place, raws[-1].end) == ("row 2500", 0)
 
@@ -247,7 +250,7 @@ def test_a_damaged_table_is_refused_in_words(tmp_path: Path) -> None:
     damaged = [b"", b"PAR1", b'{"text": "x"}\n', *(whole[:end] for end in range(1, len(whole), 300))]
     for content in damaged:
         said = refusal(written(tmp_path, "b.parquet", content))
-        assert said.startswith("spec.dataset.train: the file cannot be read: ")
+        assert said.startswith(f"{ORIGIN}: the file cannot be read: ")
         assert "\n" not in said
     dice = random.Random(1)
     refused = 0
@@ -293,7 +296,7 @@ def test_a_cell_tells_whether_its_row_is_unmasked(tmp_path: Path) -> None:
 )
 def test_damaged_cells_are_refused_in_words(tmp_path: Path, content: bytes, said: str) -> None:
     shown = refusal(written(tmp_path, "a.csv", content))
-    assert shown.startswith("spec.dataset.train: the file cannot be read: ")
+    assert shown.startswith(f"{ORIGIN}: the file cannot be read: ")
     assert said in shown
 
 
@@ -316,7 +319,7 @@ def test_nothing_is_asked_left_behind_or_said(
     assert found(good) == [{"text": "x"}]
     refusal(written(tmp_path, f"b{good.suffix}", b"\xff\x00,\n"))
     # Whoever loses interest on the way leaves nothing either.
-    iterator = rows(good)
+    iterator = rows(good, ORIGIN)
     next(iterator)
     iterator.close()  # type: ignore[attr-defined]
     assert asked == []

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api import names
 from finetune_api.facts import DataFacts
 from finetune_api.measured import Measured
 from finetune_api.runconfig import Locations, run_config
+from finetune_api.sources import DATA_SUFFIXES
 from finetune_api.spec import FineTuneJob
 from finetune_operator.cli.diagnostics import SCHEMA, Diagnostic, error
 from finetune_operator.cli.errors import CommandError
@@ -18,17 +20,18 @@ from finetune_operator.cli.local.identity import run_uid
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-class FaultyDataError(Exception):
-    """Lines of a file are no samples."""
+@dataclass(frozen=True)
+class Counted:
+    """What is known of data without the tokenizer of a model."""
 
-    def __init__(self, diagnostics: list[Diagnostic]) -> None:
-        self.diagnostics = diagnostics
+    samples: int
+    """Lines that hold an object."""
+    faults: list[Diagnostic]
+    """The others, but for blank ones."""
 
 
-def obstacle(job: FineTuneJob, model: Path | None) -> str | None:
-    """Why the lengths of a job's samples cannot be measured here; None if they can."""
-    if job.spec.hyperparameters.pretraining is not None:
-        return "documents are not measured yet"
+def obstacle(model: Path | None) -> str | None:
+    """Why the lengths of samples cannot be measured here; None if they can."""
     if (
         model is None
         or not model.is_dir()
@@ -43,7 +46,7 @@ def obstacle(job: FineTuneJob, model: Path | None) -> str | None:
 
 
 def measured_facts(job: FineTuneJob, model: Path, file: Path) -> DataFacts:
-    """What the trainer finds in a JSONL file, for this job and the tokenizer in the model's directory.
+    """What the trainer finds in a file of data, for this job and the tokenizer in the model's directory.
 
     Raises CommandError with what is wrong with the data.
     """
@@ -62,12 +65,17 @@ def measured_facts(job: FineTuneJob, model: Path, file: Path) -> DataFacts:
     return Measured.model_validate_json(done.stdout).facts
 
 
-def data_facts(file: Path) -> DataFacts:
-    """What is known of a JSONL file by reading it: how many samples it has.
+def counted(file: Path) -> Counted | None:
+    """What reading a file tells, line by line; None for a format that only the trainer reads.
 
-    Raises FaultyDataError with every line that is neither an object nor blank, and CommandError when the file cannot be
-    read or has no sample at all.
+    Raises CommandError when the file cannot be read, or its name tells no format.
     """
+    suffix = file.suffix.lower()
+    if suffix not in DATA_SUFFIXES:
+        *others, last = DATA_SUFFIXES
+        raise CommandError(f"{file}: the name must end in {', '.join(others)} or {last}")
+    if suffix != ".jsonl":
+        return None
     samples, faults = 0, []
     try:
         with file.open("rb") as lines:
@@ -75,16 +83,13 @@ def data_facts(file: Path) -> DataFacts:
                 text = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
                 if not text.strip():
                     continue
-                samples += 1
                 if fault := _fault(text):
                     faults.append(error(str(file), number, SCHEMA, "", fault))
+                else:
+                    samples += 1
     except OSError as failure:
         raise CommandError(f"{file}: {failure.strerror}") from failure
-    if faults:
-        raise FaultyDataError(faults)
-    if samples == 0:
-        raise CommandError(f"{file}: there is no sample in it")
-    return DataFacts(samples=samples)
+    return Counted(samples, faults)
 
 
 def _fault(text: bytes) -> str | None:

@@ -14,11 +14,13 @@ from rich.text import Text
 from finetune_api import names
 from finetune_api.facts import DataFacts
 from finetune_api.plan import Study, study
+from finetune_api.sources import DATA_SUFFIXES
 from finetune_api.spec import FineTuneJob
 from finetune_operator.cli import diagnostics, files, manifests
 from finetune_operator.cli.diagnostics import Diagnostic
+from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.manifests import Manifest
-from finetune_operator.cli.measuring import FaultyDataError, data_facts, measured_facts, obstacle
+from finetune_operator.cli.measuring import Counted, counted, measured_facts, obstacle
 from finetune_operator.cli.model_config import model_facts
 from finetune_operator.cli.output import OutputOption, write
 from finetune_operator.cli.plan_view import PlanView
@@ -70,8 +72,9 @@ def plan(
             metavar="PATH",
             exists=True,
             dir_okay=False,
-            help="The training data, a JSONL file: for the number of steps, and what suits data of its size. Measured "
-            "as for training if --model-config is a model's directory with its tokenizer.",
+            help=f"The training data ({', '.join(DATA_SUFFIXES)}): for the number of steps, and what suits data of "
+            "its size. Measured as for training if --model-config is a model's directory with its tokenizer; "
+            "otherwise lines of JSONL are counted.",
         ),
     ] = None,
     output: OutputOption = "text",
@@ -87,7 +90,7 @@ def plan(
     found = manifests.read(arguments)
     planned = []
     # The data are the same for all jobs.
-    count = cache(_counted)
+    count = cache(counted)
     for manifest, job in found.valid:
         data = _data(job, model_config, dataset, count, tell=output == "text") if dataset else None
         planned.append(Planned(manifest, job, data, study(job.spec, model, data)))
@@ -126,28 +129,43 @@ def _data(
     job: FineTuneJob,
     model_config: Path | None,
     dataset: Path,
-    count: Callable[[Path], DataFacts],
+    count: Callable[[Path], Counted | None],
     *,
     tell: bool,
 ) -> DataFacts | None:
     """What is known of a job's data: measured where that can be done here, and counted where not."""
-    why_not = obstacle(job, model_config)
+    why_not = obstacle(model_config)
     if why_not is None:
         assert model_config is not None
         return measured_facts(job, model_config, dataset)
-    counted = count(dataset)
+    found = count(dataset)
+    if found is not None and found.faults and job.spec.dataset.invalid_rows == "Fail":
+        _show_faults(dataset, found.faults)
+        raise typer.Exit(1)
+    if found is not None and not found.samples:
+        raise CommandError(f"{dataset}: there is no sample in it")
     if tell:
-        typer.echo(f"{dataset}: counted, not measured: {why_not}", err=True)
-    # Lines are documents then, and samples are blocks of them.
-    return None if job.spec.hyperparameters.pretraining is not None else counted
+        typer.echo(f"{dataset}: {_how(found)}: {why_not}", err=True)
+    # Lines of documents are no samples: those are blocks of them.
+    if found is None or job.spec.hyperparameters.pretraining is not None:
+        return None
+    return DataFacts(samples=found.samples)
 
 
-def _counted(file: Path) -> DataFacts:
-    try:
-        return data_facts(file)
-    except FaultyDataError as faulty:
-        shown = faulty.diagnostics[:MAX_FAULTS_OF_DATA]
-        diagnostics.show(shown)
-        if more := len(faulty.diagnostics) - len(shown):
-            typer.echo(f"{file}: and {more:,} more", err=True)
-        raise typer.Exit(1) from faulty
+def _how(found: Counted | None) -> str:
+    if found is None:
+        return "neither counted nor measured"
+    match len(found.faults):
+        case 0:
+            return "counted, not measured"
+        case 1:
+            return "counted without a line that is no sample, not measured"
+        case faults:
+            return f"counted without {faults:,} lines that are no samples, not measured"
+
+
+def _show_faults(file: Path, faults: list[Diagnostic]) -> None:
+    shown = faults[:MAX_FAULTS_OF_DATA]
+    diagnostics.show(shown)
+    if more := len(faults) - len(shown):
+        typer.echo(f"{file}: and {more:,} more", err=True)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+from finetune_api.sources import DATA_SUFFIXES
 from finetune_trainer.errors import InvalidDataError
 from finetune_trainer.prepare.faults import FaultyRowError, from_json, kind
 from finetune_trainer.prepare.rows import UNMASK
@@ -26,6 +27,10 @@ _CHUNK_BYTES = 1 << 20
 _ROWS_AT_A_TIME = 1000
 
 
+class _DamagedError(Exception):
+    """What is wrong with a whole file."""
+
+
 class RawRow(NamedTuple):
     """A row as it stands in the file."""
 
@@ -37,17 +42,22 @@ class RawRow(NamedTuple):
     """Bytes of the file up to here; 0 where that is not known."""
 
 
-def rows(file: Path) -> Iterator[RawRow]:
+def rows(file: Path, origin: str) -> Iterator[RawRow]:
     """The rows of a file, in the format that its name ends in.
 
-    Raises InvalidDataError where it has no such format or is damaged, and OSError where it cannot be read.
+    Raises InvalidDataError, which begins with `origin`, where it has no such format or is damaged; and OSError where it
+    cannot be read.
     """
     reader = _READERS.get(file.suffix.lower())
-    if reader is None:
-        *others, last = _READERS
-        name = f"{file.name!r} must end in {', '.join(others)} or {last}"
-        raise InvalidDataError(f"spec.dataset.train: {name}: that tells how to read it")
-    yield from reader(file)
+    try:
+        if reader is None:
+            *others, last = DATA_SUFFIXES
+            raise _DamagedError(
+                f"the name must end in {', '.join(others)} or {last}, which tells how to read the file"
+            )
+        yield from reader(file)
+    except _DamagedError as error:
+        raise InvalidDataError(f"{origin}: {error}") from error.__cause__
 
 
 def parse(raw: RawRow) -> Mapping[str, Any]:
@@ -121,17 +131,15 @@ def _items(opened: IO[bytes]) -> Iterator[RawRow]:
                     number += 1
                     yield RawRow(f"row {number}", item, offset + position)
                 if mark == b"}":
-                    raise InvalidDataError(f"spec.dataset.train: the list ends with }} after row {number}")
+                    raise _DamagedError(f"the list ends with }} after row {number}")
                 start = position
         else:
             position = len(buffer)
     if not closed:
-        raise InvalidDataError(
-            f"spec.dataset.train: the list ends in the middle of row {number + 1}: is the file complete?"
-        )
+        raise _DamagedError(f"the list ends in the middle of row {number + 1}: is the file complete?")
     if buffer[start:].strip():
-        raise InvalidDataError(
-            f"spec.dataset.train: something follows the end of the list, after row {number}: "
+        raise _DamagedError(
+            f"something follows the end of the list, after row {number}: "
             "one list of objects is needed, or a .jsonl file with an object on each line"
         )
 
@@ -196,7 +204,7 @@ def _tabled(file: Path, opened: Callable[[str, str], "IterableDataset"]) -> Iter
 
 @contextmanager
 def _complaints() -> Iterator[None]:
-    """What libraries have to say of a damaged file, as InvalidDataError."""
+    """What libraries have to say of a damaged file, as one kind of error."""
     import datasets
     import pyarrow as pa
 
@@ -219,9 +227,9 @@ def _complaints() -> Iterator[None]:
         datasets.logging.set_verbosity(verbosity)
 
 
-def _damaged(error: Exception) -> InvalidDataError:
+def _damaged(error: Exception) -> _DamagedError:
     words = " ".join(str(error).split()) or type(error).__name__
-    return InvalidDataError(f"spec.dataset.train: the file cannot be read: {words}")
+    return _DamagedError(f"the file cannot be read: {words}")
 
 
 def _without_fillers(value: Any) -> Any:
