@@ -265,10 +265,20 @@ def _samples_fit(spec: Wire) -> None:
         spec["hyperparameters"]["maxTokensPerGpu"] = 1048576
 
 
+def _one_shape_of_rows(spec: Wire) -> None:
+    columns = spec["dataset"].get("columns", {})
+    if "messages" in columns or "tools" in columns:
+        spec["dataset"]["columns"] = {key: columns[key] for key in ("messages", "tools") if key in columns}
+    elif "prompt" in columns or "completion" in columns:
+        for key in ("instruction", "input", "output"):
+            columns.pop(key, None)
+
+
 # What makes a spec that its schema allows a valid one, but for paths and quantities.
 _REPAIRS = (
     *(_one_method, _method_of_documents, _method_of_unmasking, _one_quantization, _split_over_one_node),
     *(_blocks_have_a_size, _documents_have_no_length, _documents_have_no_mask, _samples_fit),
+    _one_shape_of_rows,
 )
 
 
@@ -300,6 +310,7 @@ def is_valid(wire: Wire) -> bool:
 
 
 _PRETRAINING = {"blockSize": 512}
+_DATASET = manifest()["spec"]["dataset"]
 # Each breaks one rule, and between them they break all.
 RULE_BREAKERS: tuple[Wire, ...] = (
     {"method": "sft", "osft": {}},
@@ -313,6 +324,8 @@ RULE_BREAKERS: tuple[Wire, ...] = (
     {"hyperparameters": {"pretraining": _PRETRAINING, "maxSeqLen": 128}},
     {"hyperparameters": {"pretraining": _PRETRAINING, "maxTokensPerGpu": 511}},
     {"hyperparameters": {"pretraining": {}}},
+    {"dataset": _DATASET | {"columns": {"messages": "a", "output": "b"}}},
+    {"dataset": _DATASET | {"columns": {"messages": "a", "system": "b"}}},
     {"storage": {"claimName": "a", "path": "../a"}},
     {"resources": {"gpuMemory": "0Gi"}},
 )
