@@ -72,7 +72,7 @@ def test_a_call_may_have_no_content() -> None:
     [
         ({"name": "now", "arguments": '{"zone": "CET"}'}, {"name": "now", "arguments": {"zone": "CET"}}),
         ({"name": "now", "arguments": ""}, {"name": "now", "arguments": {}}),
-        ({"name": "now"}, {"name": "now", "arguments": {}}),
+        ({"name": "now", "function": None}, {"name": "now", "arguments": {}}),
         (
             {"id": "1", "function": {"name": "now", "arguments": '{"at": null}'}},
             {"id": "1", "function": {"name": "now", "arguments": {"at": None}}},

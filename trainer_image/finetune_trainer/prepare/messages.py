@@ -111,8 +111,8 @@ def _assistant(where: str, message: dict[str, Any]) -> Message:
 
 def _call(where: str, call: Any) -> dict[str, Any]:
     """A call with its arguments as an object: templates write JSON text as a string, with quotes around it."""
-    _check_named(where, call)
-    wrapped = call.get("function") is not None
+    call = _named(where, call)
+    wrapped = "function" in call
     function: dict[str, Any] = call["function"] if wrapped else call
     path = f"{where}.function.arguments" if wrapped else f"{where}.arguments"
     arguments = function.get("arguments")
@@ -130,13 +130,13 @@ def _call(where: str, call: Any) -> dict[str, Any]:
 
 def _tool(where: str, tool: Any) -> dict[str, Any]:
     schema = from_json(where, tool) if isinstance(tool, str) else tool
-    _check_named(where, schema)
-    _check_json(where, schema)
-    return dict(schema)
+    named = _named(where, schema)
+    _check_json(where, named)
+    return named
 
 
-def _check_named(where: str, value: Any) -> None:
-    """A tool and a call of one have a name, inside `function` as OpenAI writes them or without it."""
+def _named(where: str, value: Any) -> dict[str, Any]:
+    """A tool, or a call of one, has a name: inside `function` as OpenAI writes them, or without it."""
     if not isinstance(value, dict):
         raise FaultyRowError(where, f"must be an object, not {kind(value)}")
     function = value.get("function")
@@ -148,6 +148,7 @@ def _check_named(where: str, value: Any) -> None:
         raise FaultyRowError(f"{path}.name", "is missing")
     if not isinstance(name, str) or not name.strip():
         raise FaultyRowError(f"{path}.name", f"must be a name, not {shown(name)}")
+    return {key: item for key, item in value.items() if key != "function" or item is not None}
 
 
 def _check_json(where: str, value: Any) -> None:
