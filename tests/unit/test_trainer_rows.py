@@ -3,6 +3,8 @@
 import contextlib
 import json
 import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -325,6 +327,48 @@ def test_what_is_no_document_is_a_fault(refused: dict[str, Any], field: str, rea
     with pytest.raises(FaultyRowError) as caught:
         document(refused, "text")
     assert (caught.value.field, caught.value.reason) == (field, reason)
+
+
+# What the documentation says
+
+PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+
+
+def test_rows_of_the_documentation_are_taken() -> None:
+    shown = [
+        json.loads(block) for block in re.findall(r"^```json\n(.+?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    ]
+    assert len(shown) >= 4
+    for each in shown:
+        assert conversation(each, USUAL).messages[-1]["role"] == "assistant"
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("line 3", {"text": "a", "id": 1}),
+        ("line 8", {"prompt": "a", "prompt_id": 1}),
+        ("line 9", row(ASKED, ANSWERED, {"role": "function"})),
+        ("line 12", row({"role": "user", "content": []})),
+        ("line 17", row(ASKED, ANSWERED | {"content": ""})),
+        (
+            "line 20",
+            row(
+                ASKED,
+                ANSWERED,
+                ASKED,
+                CALLED | {"tool_calls": [{"function": {"name": "a", "arguments": "x"}}]},
+            ),
+        ),
+        ("row 31", row(ASKED, ANSWERED, unmask="yes")),
+        ("line 41", row({"from": "human", "value": "a"})),
+        ("row 77", {"instruction": "a", "output": ""}),
+    ],
+)
+def test_faults_of_the_documentation_are_what_is_said(place: str, line: dict[str, Any]) -> None:
+    with pytest.raises(FaultyRowError) as caught:
+        conversation(line, USUAL)
+    assert str(Fault.at(place, caught.value)) in " ".join(PAGE.split())
 
 
 # Anything at all
