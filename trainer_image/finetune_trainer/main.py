@@ -4,8 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from finetune_trainer import entrypoint
+from pydantic import ValidationError
+
+from finetune_api.hyperparameters import Hyperparameters
+from finetune_api.sources import Columns
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -14,14 +18,90 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="run this node's part of a training gang")
     measure = commands.add_parser("measure", help="tell what the data of a run is like, without training")
-    for command in (train, measure):
+    prepare = commands.add_parser(
+        "prepare",
+        help="read, validate, tokenise and measure training data",
+        description="Prepares the data of a run (--config), or any data for any model (--model, --data, --output).",
+    )
+    for command in (train, measure, prepare):
         command.add_argument(
-            "--config", type=Path, required=True, metavar="FILE", help="the RunConfig, as JSON"
+            "--config",
+            type=Path,
+            required=command is not prepare,
+            metavar="FILE",
+            help="the RunConfig, as JSON",
         )
+    _add_options(prepare)
     options = parser.parse_args(arguments)
+    # Each command imports what it takes: the first process of a container reacts to signals before anything heavy.
     if options.command == "train":
-        sys.exit(entrypoint.train(options.config))
-    # Reading data takes libraries that a container's first process does without.
-    from finetune_trainer.measure import measure as measure_data
+        from finetune_trainer.entrypoint import train as train_node
 
-    sys.exit(measure_data(options.config))
+        sys.exit(train_node(options.config))
+    if options.command == "measure":
+        from finetune_trainer.measure import measure as measure_data
+
+        sys.exit(measure_data(options.config))
+    sys.exit(_prepare(prepare, options))
+
+
+def _add_options(prepare: argparse.ArgumentParser) -> None:
+    group = prepare.add_argument_group("without a run")
+    add = group.add_argument
+    add("--model", type=Path, metavar="DIR", help="the model, of which tokenizer and config.json are needed")
+    add("--data", type=Path, metavar="FILE", help="JSONL, JSON, Parquet or CSV, as its name ends")
+    add("--output", type=Path, metavar="DIR", help="directory to make: datasets.load_from_disk opens it")
+    add(
+        "--max-seq-len", type=int, metavar="N", help="leave longer samples out (default: the model's context)"
+    )
+    add("--unmask-messages", action="store_true", help="loss on all messages but those of the system")
+    add("--block-size", type=int, metavar="N", help="the data are documents: join and cut them to this size")
+    add("--document-column", metavar="NAME", help="the column of the documents")
+    add("--columns", type=_pairs, default={}, metavar="FIELD=NAME,…", help="as in spec.dataset.columns")
+    add("--drop-invalid-rows", action="store_true", help="leave out what cannot be trained on")
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = [part.split("=", 1) for part in text.split(",")]
+    if any(len(pair) != 2 for pair in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=NAME, such as messages=conversations")
+    return dict(pairs)
+
+
+def _prepare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    own = {
+        name: value for name, value in vars(options).items() if name not in ("command", "config") and value
+    }
+    if options.config:
+        if own:
+            parser.error(f"--config and --{next(iter(own)).replace('_', '-')} exclude one another")
+        from finetune_trainer.preparing import prepare_run
+
+        return prepare_run(options.config)
+    if not (options.model and options.data and options.output):
+        parser.error("--config is needed, or --model, --data and --output")
+    from finetune_trainer.by_hand import Options, prepare_by_hand
+
+    pretraining: dict[str, Any] | None = None
+    if options.block_size is not None or options.document_column is not None:
+        pretraining = {"blockSize": options.block_size, "documentColumnName": options.document_column}
+    stated = {
+        "maxSeqLen": options.max_seq_len,
+        "unmaskMessages": options.unmask_messages,
+        "pretraining": pretraining,
+    }
+    try:
+        hyperparameters, columns = (
+            Hyperparameters.model_validate(stated),
+            Columns.model_validate(options.columns),
+        )
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}".removeprefix(": ") for each in error.errors()
+        ]
+        parser.error("; ".join(faults))
+    return prepare_by_hand(
+        Options(
+            options.model, options.data, options.output, hyperparameters, columns, options.drop_invalid_rows
+        )
+    )

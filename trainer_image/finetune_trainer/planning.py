@@ -5,11 +5,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from finetune_api.architecture import ArchitectureError, from_config
 from finetune_api.facts import DataFacts, ModelFacts, Severity
+from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.measured import Measured
 from finetune_api.model import ApiModel
 from finetune_api.plan import plan, review
@@ -45,24 +47,51 @@ class Facts:
 
 
 def model_facts(directory: Path) -> ModelFacts | None:
-    """The shapes that a model's config.json tells; None for a family that is not known."""
+    """The shapes that a model's config.json tells; None for a family that is not known.
+
+    Raises InvalidConfigurationError where it is no JSON.
+    """
     try:
-        return ModelFacts(from_config(json.loads((directory / "config.json").read_text())))
+        return ModelFacts(from_config(_model_config(directory)))
     except ArchitectureError:
         return None
 
 
-def known_context_length(config: RunConfig, found: int | None) -> int:
-    """Tokens that the model reads at a time, as found in its configuration.
+def context_length(directory: Path, stated: Hyperparameters) -> int:
+    """Tokens that the model in a directory reads at a time.
 
-    Raises InvalidConfigurationError where neither that nor the spec tells how long samples may be.
+    Raises InvalidConfigurationError where neither its configuration nor the spec tells how long samples may be.
     """
-    length = found or config.hyperparameters.max_seq_len
+    known = model_facts(directory)
+    length = (
+        known.context_length if known else _usual_context_length(_model_config(directory))
+    ) or stated.max_seq_len
+    if length is None and stated.pretraining is not None:
+        length = stated.pretraining.block_size
     if length is None:
         raise InvalidConfigurationError(
             "spec.hyperparameters.maxSeqLen: the model's config.json does not tell how long a text may be: state it"
         )
-    return int(length)
+    return length
+
+
+def _model_config(directory: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((directory / "config.json").read_bytes())
+    except ValueError as error:
+        raise InvalidConfigurationError(f"spec.model: config.json is no JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise InvalidConfigurationError("spec.model: config.json must hold an object")
+    return config
+
+
+def _usual_context_length(config: dict[str, Any]) -> int | None:
+    """What most families call it, also those that keep their text model's configuration apart."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        if isinstance(found := part.get("max_position_embeddings"), int) and found > 0:
+            return found
+    return None
 
 
 def gather(

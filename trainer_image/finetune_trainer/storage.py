@@ -15,7 +15,6 @@ _CONTENTS = (
     names.OUTPUT_DIR,
     names.CHECKPOINTS_DIR,
     names.RESUME_DIR,
-    names.PREPARED_DATA_DIR,
     names.METRICS_FILE,
 )
 
@@ -51,14 +50,14 @@ class Storage:
         return self.root / names.RESUME_DIR
 
     @property
-    def data(self) -> Path:
-        """Prepared data."""
-        return self.root / names.PREPARED_DATA_DIR
-
-    @property
     def metrics(self) -> Path:
         """Every Report, one per line."""
         return self.root / names.METRICS_FILE
+
+    @property
+    def plan(self) -> Path:
+        """Micro-batches, counted for the plan: what of it takes long."""
+        return self.root / "plan.json"
 
     def log(self, attempt: int, node: int) -> Path:
         """What one node of one attempt printed."""

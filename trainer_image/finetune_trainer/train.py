@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from finetune_api.report import Stage
+from finetune_api.report import Preparation, Stage
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import commit, history
 from finetune_trainer.checkpoint import Checkpoints
@@ -14,9 +14,9 @@ from finetune_trainer.distributed import Gang
 from finetune_trainer.loop import Loop
 from finetune_trainer.methods import sft
 from finetune_trainer.model import load_config, stored_dtype
-from finetune_trainer.planning import ExactPlan, gather, known_context_length, make_plan
+from finetune_trainer.planning import ExactPlan, context_length, gather, make_plan
 from finetune_trainer.post import Poster
-from finetune_trainer.prepare.pipeline import load, prepare
+from finetune_trainer.prepare.pipeline import Prepared, open_prepared, prepare
 from finetune_trainer.reporter import Reporter
 from finetune_trainer.storage import Storage
 
@@ -44,26 +44,24 @@ def train(
     reporter = Reporter(storage, attempt, poster, silent=not gang.is_first)
     base = Path(config.locations.model)
     model_config = load_config(base)
-    found = getattr(model_config.get_text_config(), "max_position_embeddings", None)
-    length = known_context_length(config, found)
 
     reporter.stage(Stage.PREPARING)
     if gang.is_first:
-        for parent in (storage.root, storage.data, storage.checkpoints, storage.resume):
+        for parent in (storage.root, storage.checkpoints, storage.resume):
             commit.remove_incomplete(parent)
-    directory = gang.on_first(lambda: str(prepare(config, storage, length, reporter.tick)))
-    prepared = load(Path(directory), storage)
+    length = context_length(base, config.hyperparameters)
+    prepared = _prepared(config, gang, length, reporter)
 
     def planned() -> str:
-        facts = gather(config, prepared, length, reporter.tick)
+        facts = gather(config, prepared, length, reporter.tick, keep=storage.plan)
         return make_plan(facts, sft.trainable_parameters(model_config)).model_dump_json()
 
     plan = ExactPlan.model_validate_json(gang.on_first(planned))
-    reporter.stage(Stage.LOADING, dataset=prepared.status, plan=plan)
+    reporter.stage(Stage.LOADING, preparation=None, dataset=prepared.status, plan=plan)
     checkpoints = Checkpoints(
         storage, gang, base, stored_dtype(base, model_config), prepared.status.digest, reporter.tick
     )
-    model = sft.build(base, model_config, gang)
+    model = sft.build(base, model_config, gang, activation_checkpointing=plan.activation_checkpointing)
     begin()
     Loop(config, plan, prepared.samples, gang, model, checkpoints, reporter, stop_requested).run()
     if gang.is_first:
@@ -75,3 +73,27 @@ def train(
         )
     reporter.close()
     gang.leave()
+
+
+def _prepared(config: RunConfig, gang: Gang, length: int, reporter: Reporter) -> Prepared:
+    """The data that were prepared beforehand; where there are none, rank 0 prepares them."""
+
+    def digest() -> str:
+        if config.prepared is not None:
+            if open_prepared(config, config.prepared):
+                return config.prepared
+            _log.warning(
+                "the data that were prepared for this run are gone or damaged; they are prepared anew"
+            )
+
+        def progress(done: Preparation) -> None:
+            reporter.tick(preparation=done)
+
+        return prepare(config, length, progress).status.digest
+
+    found = open_prepared(config, gang.on_first(digest))
+    if found is None:
+        raise FileNotFoundError(
+            f"the prepared data in {config.locations.prepared} cannot be seen from this node"
+        )
+    return found

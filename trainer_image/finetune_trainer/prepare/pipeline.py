@@ -1,71 +1,46 @@
-"""Training data, read, validated, rendered, masked, tokenised and measured once, then kept for every attempt."""
+"""Training data, read, validated, rendered, masked, tokenised and measured once, then kept for all who train on it."""
 
-import hashlib
-import itertools
 import logging
-from array import array
+import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 
-from jinja2.exceptions import TemplateError as JinjaError
+import numpy as np
+from pydantic import ValidationError
 
+from finetune_api.report import MAX_DETAILS, Preparation
 from finetune_api.runconfig import RunConfig
 from finetune_api.status import DatasetStatus, Lengths
 from finetune_trainer import commit
-from finetune_trainer.errors import InvalidDataError, described
-from finetune_trainer.prepare.arrow import Samples, SampleWriter
-from finetune_trainer.prepare.encode import Encoded
-from finetune_trainer.prepare.render import Rendered, TemplateError, render
-from finetune_trainer.prepare.rows import Fault, Row, parse
-from finetune_trainer.prepare.tokenizer import FILES as TOKENIZER_FILES
-from finetune_trainer.prepare.tokenizer import ChatTokenizer
-from finetune_trainer.storage import Storage
+from finetune_trainer.errors import InvalidDataError
+from finetune_trainer.prepare import read
+from finetune_trainer.prepare.arrow import Ids, Part, Samples, SampleWriter
+from finetune_trainer.prepare.blocks import Blocks
+from finetune_trainer.prepare.convert import (
+    Rows,
+    conversation_converter,
+    document_converter,
+)
+from finetune_trainer.prepare.faults import Fault
+from finetune_trainer.prepare.parallel import available_processes, ordered
+from finetune_trainer.prepare.task import Task
+from finetune_trainer.prepare.tokenizer import DocumentTokenizer
 
 _log = logging.getLogger(__name__)
 
-_FILE = "train.arrow"
-# Changes whenever the same data would be prepared differently.
-_FORMAT = 2
+_STATS = "stats.json"
+# What is handed to a process at a time: by number for short rows, by bytes for long ones.
 _ROWS_AT_A_TIME = 256
-_FAULTS_SHOWN = 20
+_BYTES_AT_A_TIME = 1 << 20
+# Other processes take seconds to start. Less than this is done before they are ready.
+_WORTH_OTHER_PROCESSES = 8 << 20
+# Of all faults, those that stand in the message; the details have more.
+_FAULTS_IN_MESSAGE = 3
 
-
-@dataclass
-class Counts:
-    """What was found."""
-
-    samples: int = 0
-    """Samples that are trained on."""
-    dropped: int = 0
-    """Samples left out because they are too long."""
-    tokens: int = 0
-    loss_tokens: int = 0
-    longest: int = 0
-    """Tokens of the longest sample that is trained on."""
-    lengths: "array[int]" = field(default_factory=lambda: array("I"))
-    """Tokens of every sample, dropped or not."""
-
-    def percentiles(self) -> Lengths:
-        """How long the samples are: the nearest ranks."""
-        ordered = sorted(self.lengths)
-
-        def rank(percent: int) -> int:
-            return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
-
-        return Lengths(p50=rank(50), p95=rank(95), p99=rank(99), max=rank(100))
-
-    def facts(self, digest: str) -> DatasetStatus:
-        """What the status says of the data."""
-        return DatasetStatus(
-            samples=self.samples,
-            dropped=self.dropped,
-            tokens=self.tokens,
-            loss_tokens=self.loss_tokens,
-            longest=self.longest,
-            lengths=self.percentiles(),
-            digest=digest,
-        )
+Progress = Callable[[Preparation], None]
 
 
 @dataclass(frozen=True)
@@ -76,108 +51,230 @@ class Prepared:
     status: DatasetStatus
 
 
-@dataclass
-class _Faults:
-    count: int = 0
-    shown: list[Fault] = field(default_factory=list)
+def prepare(config: RunConfig, context_length: int, progress: Progress) -> Prepared:
+    """Prepare a run's training data, unless that has been done already: by an earlier attempt, or by another job.
 
-    def add(self, fault: Fault) -> None:
-        self.count += 1
-        if len(self.shown) < _FAULTS_SHOWN:
-            self.shown.append(fault)
-
-
-def prepare(config: RunConfig, storage: Storage, context_length: int, tick: Callable[[], None]) -> Path:
-    """Prepare the training data unless it has been done already; returns its directory.
-
-    Samples longer than maxSeqLen (if it is not stated: than the model's context) are left out and counted. `tick`
-    is called after every few rows. Raises InvalidDataError naming the rows that cannot be trained on.
+    Samples longer than maxSeqLen (if it is not stated: than the model's context) are left out and counted.
+    `progress` is called all along. Raises InvalidDataError with the rows that cannot be trained on.
     """
-    limit = config.hyperparameters.max_seq_len or context_length
-    final = storage.data / _digest(config, limit)[:16]
-    if commit.read(final, uid=storage.uid):
-        _log.info("using the data that was prepared earlier, in %s", final)
-        return final
-    directory = commit.start(final)
-    chat = ChatTokenizer(Path(config.locations.model))
-    counts, faults = Counts(), _Faults()
-    with Path(config.locations.train).open("rb") as lines, SampleWriter(directory / _FILE) as writer:
-        for sample, encoded in enumerate(_encoded(lines, chat, faults, tick)):
-            if not faults.count:
-                _take(encoded, sample, limit, counts, writer)
-    _check(counts, faults, described(config.origins.train, Path(config.locations.train)), limit)
-    facts = counts.facts(final.name).to_wire()
-    commit.publish(final, uid=storage.uid, files=commit.sealed(directory.iterdir(), tick), facts=facts)
-    _log.info("prepared %d samples; %d were too long and are left out", counts.samples, counts.dropped)
-    return final
+    task = Task.of(config, context_length)
+    digest = task.digest(lambda: progress(Preparation(rows=0, percent=0)))
+    # What an earlier attempt did not finish will not be finished.
+    commit.remove_incomplete(Path(config.locations.prepared), config.uid)
+    found = build(task, digest, _directory(config, digest), writer=config.uid, progress=progress)
+    return _located(found, config)
 
 
-def load(directory: Path, storage: Storage) -> Prepared:
-    """Open what `prepare` left."""
-    manifest = commit.read(directory, uid=storage.uid)
-    if manifest is None:
-        raise FileNotFoundError(f"the prepared data in {directory} is gone or was changed")
-    return Prepared(Samples(directory / _FILE), DatasetStatus.model_validate(manifest.facts))
+def open_prepared(config: RunConfig, digest: str) -> Prepared | None:
+    """Open what was prepared for a run beforehand, without reading the data again; None if it is gone."""
+    found = load(_directory(config, digest))
+    return _located(found, config) if found and found.status.digest == digest else None
 
 
-def _take(encoded: Encoded, sample: int, limit: int, counts: Counts, writer: SampleWriter) -> None:
-    length = len(encoded.input_ids)
-    counts.lengths.append(length)
-    if length > limit:
-        counts.dropped += 1
-        return
-    writer.write(encoded, sample=sample)
-    counts.samples += 1
-    counts.tokens += length
-    counts.loss_tokens += encoded.loss_tokens
-    counts.longest = max(counts.longest, length)
+def load(directory: Path) -> Prepared | None:
+    """Open a directory of prepared data; None if it is not a complete one."""
+    status = _status(directory) if commit.read(directory, uid=None) else None
+    return Prepared(Samples(directory), status) if status else None
 
 
-def _check(counts: Counts, faults: _Faults, origin: str, limit: int) -> None:
-    where = f"spec.dataset.train: {origin}"
-    if faults.count:
-        for fault in faults.shown:
-            _log.error("%s", fault)
-        more = f"; and {faults.count - len(faults.shown)} more" if faults.count > len(faults.shown) else ""
-        shown = "; ".join(map(str, faults.shown))
-        raise InvalidDataError(f"{where} has invalid rows, {faults.count} in all: {shown}{more}")
-    if counts.dropped and not counts.samples:
-        raise InvalidDataError(
-            f"{where}: all {counts.dropped} samples are longer than {limit} tokens, the longest has "
-            f"{max(counts.lengths)}: raise spec.hyperparameters.maxSeqLen"
-        )
-    if not counts.samples:
-        raise InvalidDataError(f"{where} has no samples")
+def build(task: Task, digest: str, final: Path, *, writer: str, progress: Progress) -> Prepared:
+    """Make the directory `final` of prepared data, or open it if it is there and intact. Other data there are replaced.
 
+    `writer` names who does it: each writes into a directory of its own, and the first to be done gives it to all.
+    """
+    done = Preparation(rows=0, percent=0)
 
-def _encoded(
-    lines: Iterable[bytes], chat: ChatTokenizer, faults: _Faults, tick: Callable[[], None]
-) -> Iterator[Encoded]:
-    rows = parse(lines)
-    while some := list(itertools.islice(rows, _ROWS_AT_A_TIME)):
-        rendered = [text for row in some if (text := _rendered(row, chat, faults)) is not None]
-        if rendered:
-            yield from chat.encode(rendered)
-        tick()
+    def tick() -> None:
+        progress(done)
 
-
-def _rendered(row: Row | Fault, chat: ChatTokenizer, faults: _Faults) -> Rendered | None:
-    if isinstance(row, Fault):
-        faults.add(row)
-        return None
+    manifest, known = commit.read(final, uid=None), _status(final)
+    if manifest and known and known.digest == digest:
+        if commit.intact(final, manifest.files, tick):
+            _log.info("using the data that were prepared earlier, in %s", final)
+            return Prepared(Samples(final), known)
+        _log.warning("%s is damaged: the data are prepared anew", final)
+    if manifest:
+        shutil.rmtree(final)
+    directory = commit.start(final, writer)
     try:
-        return render(row.messages, chat.template)
-    except (JinjaError, TemplateError) as error:
-        faults.add(Fault(row.line, "messages", f"the model's chat template does not take them: {error}"))
+        status, done = _write(task, digest, directory, progress)
+        commit.publish_shared(final, files=commit.sealed(directory.iterdir(), tick), writer=writer)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    _log.info("prepared %d samples; %d were too long and are left out", status.samples, status.dropped)
+    return Prepared(Samples(final), status)
+
+
+def _status(directory: Path) -> DatasetStatus | None:
+    try:
+        return DatasetStatus.model_validate_json((directory / _STATS).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
         return None
 
 
-def _digest(config: RunConfig, limit: int) -> str:
-    """Of everything that decides what is prepared: data, tokenizer, template, settings."""
-    digest = hashlib.sha256(f"format {_FORMAT}, at most {limit} tokens".encode())
-    model = Path(config.locations.model)
-    files = {file for pattern in TOKENIZER_FILES for file in model.glob(pattern) if file.is_file()}
-    for file in [Path(config.locations.train), *sorted(files)]:
-        with file.open("rb") as opened:
-            digest.update(file.name.encode() + hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
+def _directory(config: RunConfig, digest: str) -> Path:
+    return Path(config.locations.prepared) / digest[:16]
+
+
+def _located(prepared: Prepared, config: RunConfig) -> Prepared:
+    """With the path on the claim, which the directory itself does not know."""
+    here = PurePosixPath(config.locations.prepared)
+    on_claim = PurePosixPath(config.origins.storage.path).parent / here.name
+    path = str(on_claim / prepared.status.digest[:16])
+    return Prepared(prepared.samples, prepared.status.model_copy(update={"path": path}))
+
+
+@dataclass
+class _Counts:
+    """What was found so far."""
+
+    rows: int = 0
+    samples: int = 0
+    dropped: int = 0
+    empty: int = 0
+    tokens: int = 0
+    loss_tokens: int = 0
+    longest: int = 0
+    faults: int = 0
+    shown: list[Fault] = field(default_factory=list)
+    """The first of the faults."""
+    lengths: list[Ids] = field(default_factory=list)
+    """Tokens of every sample, over-long ones too, in parts."""
+
+    def add_rows(self, rows: int, faults: list[Fault]) -> None:
+        self.rows += rows
+        self.faults += len(faults)
+        self.shown += faults[: MAX_DETAILS - len(self.shown)]
+
+    def add_samples(self, part: Part, lengths: Ids) -> None:
+        self.samples += len(part)
+        self.dropped += len(lengths) - len(part)
+        self.tokens += int(part.lengths.sum())
+        self.loss_tokens += int(part.loss_tokens.sum())
+        self.longest = max(self.longest, int(part.lengths.max(initial=0)))
+        self.lengths.append(lengths)
+
+    def status(self, task: Task, digest: str) -> DatasetStatus:
+        """What the status says of the data."""
+        return DatasetStatus(
+            samples=self.samples,
+            dropped=self.dropped,
+            invalid=self.faults,
+            empty=self.empty if task.pretraining else None,
+            tokens=self.tokens,
+            loss_tokens=self.loss_tokens,
+            longest=self.longest,
+            lengths=_percentiles(np.concatenate(self.lengths)),
+            digest=digest,
+        )
+
+
+def _percentiles(lengths: Ids) -> Lengths:
+    """The nearest ranks: lengths that there are."""
+    ranks = np.percentile(lengths, [50, 95, 99, 100], method="inverted_cdf")
+    p50, p95, p99, longest = (int(length) for length in ranks)
+    return Lengths(p50=p50, p95=p95, p99=p99, max=longest)
+
+
+def _write(task: Task, digest: str, directory: Path, progress: Progress) -> tuple[DatasetStatus, Preparation]:
+    """Fill a directory. Raises InvalidDataError."""
+    size = task.train.stat().st_size
+    processes = available_processes() if size >= _WORTH_OTHER_PROCESSES else 1
+    counts = _Counts()
+    chunks = _chunks(read.rows(task.train, task.origin))
+    done = Preparation(rows=0, percent=0)
+    with SampleWriter(directory, fingerprint=digest[:16]) as writer:
+        for part, end in _parts(task, chunks, processes, counts):
+            # Nothing comes of what has faults, but all of them are to be told.
+            if task.drop_invalid or not counts.faults:
+                writer.write(part)
+            done = Preparation(rows=counts.rows, percent=min(100, 100 * end // size))
+            progress(done)
+    _check(counts, task)
+    status = counts.status(task, digest)
+    (directory / _STATS).write_text(status.model_dump_json(by_alias=True, exclude_none=True, indent=1))
+    return status, done
+
+
+def _parts(task: Task, chunks: Iterable[Rows], processes: int, counts: _Counts) -> Iterator[tuple[Part, int]]:
+    """Samples, with the bytes of the file that they come to."""
+    if task.pretraining is not None:
+        yield from _blocks(task, chunks, processes, counts)
+        return
+    make = partial(conversation_converter, task)
+    with closing(ordered(make, chunks, processes)) as results:
+        for result in results:
+            counts.add_rows(result.rows, result.faults)
+            counts.add_samples(result.samples, result.lengths)
+            yield result.samples, result.end
+
+
+def _blocks(
+    task: Task, chunks: Iterable[Rows], processes: int, counts: _Counts
+) -> Iterator[tuple[Part, int]]:
+    """Blocks of documents, which go on from one row to the next."""
+    assert task.pretraining is not None
+    assert task.pretraining.block_size is not None
+    tokenizer = DocumentTokenizer(task.model)
+    blocks = Blocks(task.pretraining.block_size, tokenizer.padding)
+    end = 0
+
+    def counted(part: Part) -> tuple[Part, int]:
+        counts.add_samples(part, part.lengths)
+        return part, end
+
+    make = partial(document_converter, task)
+    with closing(ordered(make, chunks, processes)) as results:
+        for result in results:
+            counts.add_rows(result.rows, result.faults)
+            counts.empty += result.empty
+            end = result.end
+            full = [block for number, ids in result.documents for block in blocks.add(ids, number)]
+            yield counted(Part.of((block.sample, block) for block in full))
+    yield counted(Part.of((block.sample, block) for block in blocks.finish()))
+
+
+def _chunks(rows: Iterable[read.RawRow]) -> Iterator[Rows]:
+    """Rows, put together so that it is worth handing them to another process."""
+    first, some, size = 0, [], 0
+    for row in rows:
+        some.append(row)
+        size += len(row.value) if isinstance(row.value, bytes) else 0
+        if len(some) == _ROWS_AT_A_TIME or size >= _BYTES_AT_A_TIME:
+            yield Rows(first, some)
+            first, some, size = first + len(some), [], 0
+    if some:
+        yield Rows(first, some)
+
+
+def _check(counts: _Counts, task: Task) -> None:
+    details = [str(fault) for fault in counts.shown]
+    if details:
+        level = logging.WARNING if task.drop_invalid else logging.ERROR
+        for detail in details:
+            _log.log(level, "%s", detail)
+        if counts.faults > len(details):
+            _log.log(level, "and %d more rows that cannot be trained on", counts.faults - len(details))
+    if counts.faults and not task.drop_invalid:
+        raise InvalidDataError(_summary(counts, task, details), details)
+    if counts.samples:
+        return
+    if counts.dropped:
+        longest = max(int(part.max(initial=0)) for part in counts.lengths)
+        raise InvalidDataError(
+            f"{task.origin}: all {counts.dropped} samples are longer than {task.limit} tokens, the longest has "
+            f"{longest}: raise spec.hyperparameters.maxSeqLen"
+        )
+    if counts.faults:
+        raise InvalidDataError(f"{_summary(counts, task, details)}; nothing is left", details)
+    if counts.empty:
+        raise InvalidDataError(f"{task.origin} has no samples: all {counts.empty} documents are empty")
+    raise InvalidDataError(f"{task.origin} has no samples")
+
+
+def _summary(counts: _Counts, task: Task, details: list[str]) -> str:
+    rows = "1 row" if counts.faults == 1 else f"{counts.faults} rows"
+    more = counts.faults - _FAULTS_IN_MESSAGE
+    shown = [*details[:_FAULTS_IN_MESSAGE], *([f"and {more} more"] if more > 0 else [])]
+    return f"{task.origin}: {rows} of {counts.rows} cannot be trained on: {'; '.join(shown)}"

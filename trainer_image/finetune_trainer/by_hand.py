@@ -1,0 +1,100 @@
+"""The preparation of data without a job: for looking at what a model would be trained on."""
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.failure import ExitCode
+from finetune_api.hyperparameters import Hyperparameters
+from finetune_api.sources import Columns
+from finetune_api.status import DatasetStatus
+from finetune_trainer import checks, commit
+from finetune_trainer.errors import InvalidConfigurationError
+from finetune_trainer.preparing import Shown, explain, ignore_signals, stop_on_signals
+
+# Whoever shares the directory's parent writes under other names.
+_WRITER = "by-hand"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    model: Path
+    data: Path
+    output: Path
+    hyperparameters: Hyperparameters
+    columns: Columns
+    drop_invalid: bool
+
+
+def prepare_by_hand(options: Options) -> int:
+    """Prepare data into a directory; returns an exit code of finetune_api.failure."""
+    stop_on_signals()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.captureWarnings(True)
+    try:
+        status = _prepare(options)
+        ignore_signals()
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is told and ends the process
+        ignore_signals()
+        failure = explain(error)
+        sys.stderr.write(f"finetune-trainer: {failure.message}\n")
+        return failure.exit_code
+    sys.stdout.write(_summary(status, options.output))
+    return ExitCode.SUCCESS
+
+
+def _prepare(options: Options) -> DatasetStatus:
+    checks.check_model(options.model, f"--model {options.model}", weights=False)
+    checks.check_data(options.data, f"--data {options.data}")
+    _make_room(options.output)
+    # Reading data takes libraries that a wrong path need not wait for.
+    from finetune_trainer.planning import context_length
+    from finetune_trainer.prepare.pipeline import build
+    from finetune_trainer.prepare.task import Task
+
+    stated = options.hyperparameters
+    task = Task(
+        model=options.model,
+        train=options.data,
+        origin=str(options.data),
+        limit=stated.max_seq_len or context_length(options.model, stated),
+        columns=options.columns,
+        drop_invalid=options.drop_invalid,
+        unmask_messages=stated.unmask_messages,
+        pretraining=stated.pretraining,
+    )
+    digest = task.digest(lambda: None)
+    return build(task, digest, options.output, writer=_WRITER, progress=Shown()).status
+
+
+def _make_room(output: Path) -> None:
+    """Make sure that nothing is overwritten but what this command made before."""
+    if not output.exists():
+        return
+    where = f"--output {output}"
+    if not output.is_dir():
+        raise InvalidConfigurationError(f"{where} is a file: name a directory that is to be made")
+    if output.is_mount():
+        raise InvalidConfigurationError(f"{where} is where a volume is mounted: name a directory inside it")
+    if any(output.iterdir()) and commit.read(output, uid=None) is None:
+        raise InvalidConfigurationError(
+            f"{where} is not empty, and holds no prepared data: name another directory, or empty it"
+        )
+
+
+def _summary(found: DatasetStatus, output: Path) -> str:
+    left_out = {"too long": found.dropped, "invalid": found.invalid, "empty": found.empty or 0}
+    numbers = ", ".join(f"{number:,} {why}" for why, number in left_out.items() if number)
+    lines = [
+        f"{found.samples:,} samples" + (f"; left out: {numbers}" if numbers else ""),
+        f"{found.tokens:,} tokens, loss on {found.loss_tokens:,} of them",
+    ]
+    if lengths := found.lengths:
+        lines.append(
+            f"tokens per sample: half have at most {lengths.p50:,}, 95 % {lengths.p95:,}, 99 % {lengths.p99:,}, "
+            f"the longest {lengths.max:,}"
+        )
+    return "\n".join([*lines, f"prepared in {output}"]) + "\n"

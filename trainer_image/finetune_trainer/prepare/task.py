@@ -1,0 +1,72 @@
+"""What decides how data are prepared, and the digest of all of it."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from finetune_api.hyperparameters import Pretraining
+from finetune_api.runconfig import RunConfig
+from finetune_api.sources import Columns
+from finetune_trainer import commit
+from finetune_trainer.errors import described
+from finetune_trainer.prepare.tokenizer import FILES as TOKENIZER_FILES
+
+# Changes whenever the same data would be prepared differently.
+_FORMAT = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data to prepare for a model."""
+
+    model: Path
+    """Directory with the tokenizer."""
+    train: Path
+    origin: str
+    """What messages call the data."""
+    limit: int
+    """Tokens that a sample may have."""
+    columns: Columns
+    drop_invalid: bool
+    """Leave rows that cannot be trained on out, instead of giving up."""
+    unmask_messages: bool
+    pretraining: Pretraining | None
+    """Documents, not conversations."""
+
+    @classmethod
+    def of(cls, config: RunConfig, context_length: int) -> Self:
+        """The data of a run. Where the spec sets no limit, the limit is what the model reads at a time."""
+        stated = config.hyperparameters
+        return cls(
+            model=Path(config.locations.model),
+            train=Path(config.locations.train),
+            origin=f"spec.dataset.train: {described(config.origins.train, Path(config.locations.train))}",
+            limit=stated.max_seq_len or context_length,
+            columns=config.columns,
+            drop_invalid=config.invalid_rows == "Drop",
+            unmask_messages=stated.unmask_messages,
+            pretraining=stated.pretraining,
+        )
+
+    def digest(self, tick: Callable[[], None]) -> str:
+        """SHA-256 of everything that decides what comes out, in hexadecimal. `tick` is called while files are read."""
+        model_files = {
+            file for pattern in TOKENIZER_FILES for file in self.model.glob(pattern) if file.is_file()
+        }
+        everything = {
+            "format": _FORMAT,
+            "limit": self.limit,
+            "columns": self.columns.to_wire(),
+            "drop_invalid": self.drop_invalid,
+            "unmask_messages": self.unmask_messages,
+            "pretraining": self.pretraining and self.pretraining.to_wire(),
+            "tokenizer": {
+                str(file.relative_to(self.model)): commit.sha256(file, tick) for file in model_files
+            },
+            # The name tells no more than how to read the file.
+            "data": [self.train.suffix, commit.sha256(self.train, tick)],
+        }
+        return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,141 @@
+"""The preparation of a run's data, as the first process of a pod without GPUs: no other pod is made before it is done.
+
+Everything that can be known to be wrong with a job's inputs is found here.
+"""
+
+import logging
+import signal
+import time
+from pathlib import Path
+
+from finetune_api import names
+from finetune_api.failure import ExitCode, cause_of
+from finetune_api.report import Failure, Preparation, Report, Stage
+from finetune_api.runconfig import RunConfig
+from finetune_trainer import checks
+from finetune_trainer.errors import TerminatedError, TrainerError, of_system
+from finetune_trainer.launch import Output
+from finetune_trainer.post import Poster
+from finetune_trainer.reporter import Reporter
+from finetune_trainer.storage import Storage
+from finetune_trainer.termination import end
+
+_log = logging.getLogger(__name__)
+
+# The log is for people: a line now and then.
+_LOG_SECONDS = 10.0
+
+
+def prepare_run(file: Path) -> int:
+    """Prepare and plan what the RunConfig in `file` says; returns an exit code of finetune_api.failure."""
+    stop_on_signals()
+    reporter = None
+    try:
+        config = checks.load(file)
+        checks.check(config, node=0)
+        storage = Storage.of(config)
+        _log_to(storage)
+        reporter = _reporter(config, storage, file)
+        _prepare(config, storage, reporter)
+        ignore_signals()
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is told and ends the process
+        ignore_signals()
+        failure = explain(error)
+        _log.error("%s (exit code %d): %s", failure.reason, failure.exit_code, failure.message)
+        if reporter is None:
+            return end(Report(attempt=names.PREPARATION, sequence=0, stage=Stage.FAILED, failure=failure))
+        try:
+            reporter.stage(Stage.FAILED, preparation=None, failure=failure)
+        except OSError as full:
+            _log.error("the last Report is not kept on the volume: %s", full)
+    exit_code = end(reporter.report)
+    reporter.close()
+    return exit_code
+
+
+def _prepare(config: RunConfig, storage: Storage, reporter: Reporter) -> None:
+    reporter.stage(Stage.PREPARING)
+    # Reading data takes libraries that a wrong path need not wait for.
+    from finetune_trainer.planning import context_length, gather, make_plan
+    from finetune_trainer.prepare.pipeline import prepare
+
+    shown = Shown()
+
+    def progress(done: Preparation) -> None:
+        reporter.tick(preparation=done)
+        shown(done)
+
+    length = context_length(Path(config.locations.model), config.hyperparameters)
+    prepared = prepare(config, length, progress)
+    plan = make_plan(gather(config, prepared, length, reporter.tick, keep=storage.plan))
+    _log.info("%d steps of %d samples", plan.total_steps, plan.effective_batch_size)
+    reporter.stage(Stage.FINISHED, preparation=None, dataset=prepared.status, plan=plan)
+
+
+class Shown:
+    """Progress, in the log now and then."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, done: Preparation) -> None:
+        """Take note of how far the preparation has come."""
+        now = time.monotonic()
+        if now - self._last >= _LOG_SECONDS:
+            self._last = now
+            _log.info("%d rows are read, %d %% of the data", done.rows, done.percent)
+
+
+def explain(error: BaseException) -> Failure:
+    """What went wrong, as a Report tells it. What nobody expected is logged with its traceback."""
+    if isinstance(error, TrainerError):
+        return error.failure
+    if isinstance(error, OSError):
+        known = of_system(error, f"cannot read or write {error.filename or 'the prepared data'}")
+        if known.exit_code != ExitCode.ERROR:
+            return known.failure
+    _log.error("the preparation failed", exc_info=error)
+    reason = cause_of(ExitCode.ERROR).reason
+    return Failure(exit_code=ExitCode.ERROR, reason=reason, message=f"{type(error).__name__}: {error}")
+
+
+def stop_on_signals() -> None:
+    """End in good order on SIGTERM and SIGINT; the first process of a container does nothing by default."""
+
+    def stop(*_: object) -> None:
+        raise TerminatedError("asked to stop before the data were prepared")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
+def ignore_signals() -> None:
+    """From now on there is nothing left to stop."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _reporter(config: RunConfig, storage: Storage, file: Path) -> Reporter:
+    poster = None
+    if config.report_url:
+        token = Path(names.TOKEN_DIR) / names.TOKEN_FILE
+        poster = Poster(config.report_url, ca=file.parent / names.REPORT_CA_FILE, token=token)
+    return Reporter(storage, names.PREPARATION, poster, silent=False)
+
+
+class _Handler(logging.Handler):
+    """Log records on standard output, kept on the storage volume too."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._output.write(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+
+
+def _log_to(storage: Storage) -> None:
+    handler = _Handler(Output(storage.log(names.PREPARATION, 0)))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.captureWarnings(True)
