@@ -13,7 +13,7 @@ from kubernetes import config
 
 from finetune_api import names
 from finetune_api.crd import custom_resource_definition
-from world import manifest
+from world import found, manifest
 
 T = TypeVar("T")
 Wire = dict[str, Any]
@@ -141,6 +141,15 @@ class Namespace:
     def submit(self, name: str = "demo", **spec: Any) -> Wire:
         """Create a FineTuneJob for two CPU pods."""
         return self.create(FINETUNEJOBS, manifest(name, **spec))
+
+    def begin(self, name: str = "demo", **spec: Any) -> Wire:
+        """Create a FineTuneJob, and have its data prepared."""
+        submitted = self.submit(name, **spec)
+        # Pods of a deleted namesake are gone by then.
+        self.in_phase("Preparing", name)
+        [pod] = self.pods(name, count=1, attempt=names.PREPARATION)
+        self.end_pod(pod, 0, found().to_termination_message())
+        return submitted
 
     def job(self, name: str = "demo") -> Wire:
         return self.get(FINETUNEJOBS, name)

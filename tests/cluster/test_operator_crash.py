@@ -17,11 +17,11 @@ from finetune_operator.cluster import Cluster, Key
 from finetune_operator.controller import Controller
 from finetune_operator.metrics import Metrics
 from finetune_operator.observed import GangJob, Received, Subject
+from finetune_operator.pods import Manifest
 from finetune_operator.queue import TryAgainError
 from finetune_operator.reports import Reports
 from finetune_operator.transitions import Event
-from finetune_operator.pods import Manifest
-from world import INSTALLATION, OUTPUT, START, checkpoint, report
+from world import INSTALLATION, OUTPUT, START, checkpoint, found, report
 
 
 class DiedError(Exception):
@@ -60,7 +60,10 @@ class MortalCluster(Cluster):
 
 
 class Life:
-    """One FineTuneJob's life: two attempts, the first fails; its operator is replaced when it dies."""
+    """One FineTuneJob's life: its data are prepared, and of two attempts the first fails.
+
+    Its operator is replaced when it dies.
+    """
 
     def __init__(self, api: Api, namespace: Namespace, writes_to_live: int) -> None:
         self.api = api
@@ -97,7 +100,8 @@ class Life:
             for job in self.namespace.all(JOBS):
                 self.gangs.setdefault(job["metadata"]["name"], set()).add(job["metadata"]["uid"])
             status = self.namespace.status()
-            if status.get("phase") == phase and status["attempts"][-1]["number"] == attempt:
+            attempts = status.get("attempts", [])
+            if status.get("phase") == phase and len(attempts) == attempt:
                 return
             await asyncio.sleep(0.02)
 
@@ -105,12 +109,16 @@ class Life:
         # The trainer reports on, whoever listens.
         for job in self.namespace.all(JOBS):
             if job["metadata"]["name"] == f"demo-{attempt}" and self.training == attempt:
-                self.reports.put(self.key, Received(report(attempt), job["metadata"]["uid"], self.clock()))
+                uid = job["metadata"]["uid"]
+                self.reports.put(self.key, Received(report(attempt), uid, "rank-0", self.clock()))
 
     training = 0
 
     async def live(self) -> None:
         self.namespace.submit()
+        await self.until("Preparing", 0)
+        [pod] = self.namespace.pods(count=1, attempt=0)
+        self.namespace.end_pod(pod, 0, found().to_termination_message())
         await self.until("Starting", 1)
         await self.train(1)
         for pod in self.namespace.pods(attempt=1):
@@ -158,9 +166,14 @@ def check(life: Life) -> None:
         (2, "Completed", False),
     ]
     assert (status["restarts"], status["output"]["path"]) == (1, "demo/output")
-    assert {name: len(uids) for name, uids in life.gangs.items()} == {"demo-1": 1, "demo-2": 1}
-    assert [job["metadata"]["name"] for job in life.namespace.all(JOBS)] == ["demo-2"]
-    assert len(life.namespace.all(PODS)) == 2
+    assert status["dataset"]["samples"] == 100
+    assert {name: len(uids) for name, uids in life.gangs.items()} == {
+        "demo-prepare": 1,
+        "demo-1": 1,
+        "demo-2": 1,
+    }
+    assert {job["metadata"]["name"] for job in life.namespace.all(JOBS)} == {"demo-prepare", "demo-2"}
+    assert len(life.namespace.all(PODS)) == 3
     events = life.namespace.events()
     assert len(events) == len(set(events)) + (events.count("Started") == 2)
 
@@ -169,7 +182,7 @@ async def test_death_before_any_write_loses_nothing_and_doubles_nothing(api: Api
     undisturbed = await lived(api, kube, -1)
     writes = undisturbed.cluster.writes
     assert writes[0] == "status Pending"
-    assert len(writes) > 15
+    assert len(writes) > 20
     for point, write in enumerate(writes):
         life = await lived(api, kube, point)
         assert life.deaths == 1, write
@@ -197,6 +210,10 @@ async def test_a_job_that_only_has_the_name_is_not_deleted(api: Api, namespace: 
 def test_the_process_is_killed_again_and_again(namespace: Namespace, operator: Operator) -> None:
     """The same with the real process, at less exact moments."""
     namespace.submit()
+    [preparing] = namespace.pods(count=1, attempt=0)
+    operator.kill()
+    namespace.end_pod(preparing, 0, found().to_termination_message())
+    operator.start()
     pods = namespace.pods()
     operator.kill()
     namespace.run_pods(pods)
@@ -230,7 +247,7 @@ def test_two_operators_at_once_do_no_harm(namespace: Namespace, operator: Operat
     second.start()
     try:
         for name in ("a", "b", "c"):
-            namespace.submit(name)
+            namespace.begin(name)
         for name in ("a", "b", "c"):
             for pod in namespace.pods(name):
                 namespace.end_pod(pod, 1)
@@ -243,7 +260,7 @@ def test_two_operators_at_once_do_no_harm(namespace: Namespace, operator: Operat
                 (2, "Completed"),
             ]
             assert status["restarts"] == 1
-        assert len(namespace.all(PODS)) == 6
+        assert len(namespace.all(PODS)) == 9
     finally:
         assert second.stop() == 0
     for log in (operator.log, second.log):

@@ -16,8 +16,8 @@ from cluster.kube import (
     eventually,
 )
 from cluster.operators import Operator
-from finetune_api.report import Failure, Report, Stage
-from world import OUTPUT, checkpoint, report
+from finetune_api.report import Failure, Preparation, Report, Stage
+from world import INLINE, OUTPUT, checkpoint, found, report
 
 pytestmark = pytest.mark.usefixtures("operator")
 
@@ -30,6 +30,13 @@ def finished(attempt: int = 1) -> Report:
 def failed(message: str) -> str:
     failure = Failure(exit_code=65, reason="InvalidData", message=message)
     return report(step=None, stage=Stage.FAILED, failure=failure).to_termination_message()
+
+
+def names(namespace: Namespace) -> list[str]:
+    """What there is of the demo job besides pods, without the digests of contents."""
+    return sorted(
+        entry.rsplit("-run-")[0] for entry in namespace.belongings() if not entry.startswith("pods/")
+    )
 
 
 def running(namespace: Namespace, operator: Operator, attempt: int = 1) -> list[str]:
@@ -46,10 +53,20 @@ def running(namespace: Namespace, operator: Operator, attempt: int = 1) -> list[
 def test_from_submission_to_success(namespace: Namespace, operator: Operator) -> None:
     before = operator.writes()
     namespace.submit()
-    status = namespace.in_phase("Starting")
+    status = namespace.in_phase("Preparing")
     assert status["observedGeneration"] == 1
-    names = {entry.rsplit("-run-")[0] for entry in namespace.belongings() if not entry.startswith("pods/")}
-    assert names == {"jobs/demo-1", "services/demo-gang", "configmaps/demo", "networkpolicies/demo-gang"}
+    assert names(namespace) == ["configmaps/demo", "jobs/demo-prepare"]
+
+    [pod] = namespace.pods(count=1, attempt=0)
+    namespace.run_pods([pod])
+    namespace.end_pod(pod, 0, found().to_termination_message())
+    status = namespace.in_phase("Starting")
+    assert (status["plan"]["totalSteps"], status["dataset"]["samples"]) == (36, 100)
+    assert namespace.condition("Prepared")["status"] == "True"
+    assert names(namespace) == [
+        *["configmaps/demo"] * 2,
+        *("jobs/demo-1", "jobs/demo-prepare", "networkpolicies/demo-gang", "services/demo-gang"),
+    ]
 
     pods = running(namespace, operator)
     assert namespace.status()["progress"]["summary"] == "1/36 (2%)"
@@ -61,19 +78,19 @@ def test_from_submission_to_success(namespace: Namespace, operator: Operator) ->
     assert status["progress"]["summary"] == "36/36 (100%)"
     assert [c["step"] for c in status["checkpoints"]] == [18, 36]
     assert namespace.condition("Succeeded")["status"] == namespace.condition("Ready")["status"] == "True"
-    expected = ["Accepted", "Started", "CheckpointSaved", "CheckpointSaved", "Succeeded"]
+    expected = ["Accepted", "Prepared", "Started", "CheckpointSaved", "CheckpointSaved", "Succeeded"]
     assert eventually(lambda: namespace.events() == expected) or namespace.events() == expected
-    assert len(namespace.all(PODS)) == 2, "completed pods stay for their logs"
+    assert len(namespace.all(PODS)) == 3, "completed pods stay for their logs"
 
     after = operator.writes()
     spent = {key: count - before.get(key, 0) for key, count in after.items() if count != before.get(key, 0)}
-    created = {f"patch {kind}": 1 for kind in ("configmaps", "services", "networkpolicies", "jobs")}
-    assert spent.pop("patch finetunejobs") <= 6
-    assert spent == created | {"post events": 5, "post tokenreviews": 1}
+    created = {"patch configmaps": 2, "patch services": 1, "patch networkpolicies": 1, "patch jobs": 2}
+    assert spent.pop("patch finetunejobs") <= 9
+    assert spent == created | {"post events": 6, "post tokenreviews": 1}
 
 
 def test_the_user_s_object_is_never_written(namespace: Namespace, operator: Operator) -> None:
-    submitted = namespace.submit()
+    submitted = namespace.begin()
     running(namespace, operator)
     found = namespace.job()
     assert found["spec"] == submitted["spec"]
@@ -91,12 +108,14 @@ def test_pods_meet_the_restricted_standard_of_this_api_server(namespace: Namespa
         {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}},
         "application/merge-patch+json",
     )
-    namespace.submit()
+    namespace.begin()
     assert len(namespace.pods()) == 2
+    [prepared] = namespace.pods(count=1, attempt=0)
+    assert namespace.get(PODS, prepared)
 
 
 def test_what_the_kubelet_says_is_shown(namespace: Namespace) -> None:
-    namespace.submit()
+    namespace.begin()
     pods = namespace.pods()
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "trainer"'}}
     namespace.set_pod(pods[1], "Pending", waiting)
@@ -105,20 +124,21 @@ def test_what_the_kubelet_says_is_shown(namespace: Namespace) -> None:
 
 
 def test_a_permanent_failure_says_why_and_leaves_no_pod(namespace: Namespace, operator: Operator) -> None:
-    namespace.submit()
+    namespace.begin()
     pods = running(namespace, operator)
     namespace.end_pod(pods[0], 65, failed("spec.dataset.train: no-such/typo.jsonl does not exist"))
     status = namespace.in_phase("Failed")
     assert "no-such/typo.jsonl" in namespace.condition("Stalled")["message"]
     assert (status["attempts"][0]["exitCode"], status["attempts"][0]["reason"]) == (65, "InvalidData")
-    eventually(lambda: not namespace.all(PODS) and not namespace.all(JOBS))
+    eventually(lambda: [job["metadata"]["name"] for job in namespace.all(JOBS)] == ["demo-prepare"])
+    eventually(lambda: len(namespace.all(PODS)) == 1)
     assert eventually(lambda: "Failed" in namespace.events())
     time.sleep(1)
     assert namespace.status() == status
 
 
 def test_a_failed_pod_takes_the_whole_gang_with_it(namespace: Namespace, operator: Operator) -> None:
-    namespace.submit()
+    namespace.begin()
     first = running(namespace, operator)
     namespace.end_pod(first[1], 200)
     second = namespace.pods(attempt=2)
@@ -140,7 +160,7 @@ def test_the_next_gang_waits_until_every_pod_is_gone(namespace: Namespace, opera
     node = f"node-{namespace.name}"
     namespace.kube.request("POST", "/api/v1/nodes", {"metadata": {"name": node}})
     try:
-        namespace.submit(failurePolicy={"gracePeriodSeconds": 600})
+        namespace.begin(failurePolicy={"gracePeriodSeconds": 600})
         for pod in namespace.pods():
             binding = {"metadata": {"name": pod}, "target": {"kind": "Node", "name": node}}
             namespace.kube.request("POST", namespace.path(PODS, pod) + "/binding", binding)
@@ -148,12 +168,16 @@ def test_the_next_gang_waits_until_every_pod_is_gone(namespace: Namespace, opera
         namespace.end_pod(pods[0], 143)
         namespace.in_phase("Restarting")
         eventually(
-            lambda: all("deletionTimestamp" in pod["metadata"] for pod in namespace.all(PODS)), seconds=60
+            lambda: all(
+                "deletionTimestamp" in pod["metadata"]
+                for pod in namespace.all(PODS, labelSelector="finetune.dev/attempt=1")
+            ),
+            seconds=60,
         )
         time.sleep(11)
-        assert {job["metadata"]["name"] for job in namespace.all(JOBS)} == {"demo-1"}
+        assert {job["metadata"]["name"] for job in namespace.all(JOBS)} == {"demo-prepare", "demo-1"}
         assert len(namespace.status()["attempts"]) == 1
-        [left] = namespace.all(PODS)
+        [left] = namespace.all(PODS, labelSelector="finetune.dev/attempt=1")
         assert left["metadata"]["name"] == pods[1], "the other one had ended before"
         namespace.end_pod(pods[1], 143)
         namespace.delete(PODS, pods[1], gracePeriodSeconds=0)
@@ -164,7 +188,7 @@ def test_the_next_gang_waits_until_every_pod_is_gone(namespace: Namespace, opera
 
 
 def test_an_evicted_pod_costs_nothing(namespace: Namespace, operator: Operator) -> None:
-    namespace.submit(failurePolicy={"maxRestarts": 0})
+    namespace.begin(failurePolicy={"maxRestarts": 0})
     pods = running(namespace, operator)
     target = {
         "type": "DisruptionTarget",
@@ -182,7 +206,7 @@ def test_an_evicted_pod_costs_nothing(namespace: Namespace, operator: Operator) 
 def test_success_is_seen_by_an_operator_that_was_away_all_the_time(
     namespace: Namespace, operator: Operator
 ) -> None:
-    namespace.submit()
+    namespace.begin()
     pods = namespace.pods()
     operator.kill()
     try:
@@ -198,7 +222,7 @@ def test_success_is_seen_by_an_operator_that_was_away_all_the_time(
 
 
 def test_deletion_leaves_nothing(namespace: Namespace, operator: Operator) -> None:
-    namespace.submit()
+    namespace.begin()
     running(namespace, operator)
     namespace.delete(FINETUNEJOBS, "demo")
     eventually(lambda: not namespace.belongings())
@@ -207,10 +231,10 @@ def test_deletion_leaves_nothing(namespace: Namespace, operator: Operator) -> No
 
 
 def test_a_job_made_again_under_the_same_name_starts_afresh(namespace: Namespace, operator: Operator) -> None:
-    old = namespace.submit()
+    old = namespace.begin()
     running(namespace, operator)
     namespace.delete(FINETUNEJOBS, "demo")
-    new = namespace.submit()
+    new = namespace.begin()
     assert new["metadata"]["uid"] != old["metadata"]["uid"]
     namespace.in_phase("Starting")
     assert len(namespace.status()["attempts"]) == 1
@@ -231,7 +255,7 @@ def test_somebody_else_s_object_is_left_alone(
     namespace: Namespace, template: str, body: dict[str, object]
 ) -> None:
     theirs = namespace.create(template, body)
-    namespace.submit()
+    namespace.submit(dataset=INLINE)
     eventually(lambda: namespace.condition("Stalled")["status"] == "True")
     stalled = namespace.condition("Stalled")
     assert stalled["reason"] == "NameConflict"
@@ -262,11 +286,11 @@ def test_a_quota_is_told_in_the_api_server_s_words(namespace: Namespace) -> None
     eventually(lambda: namespace.condition("Stalled")["reason"] == "Refused")
     assert "exceeded quota: none" in namespace.condition("Stalled")["message"]
     namespace.delete(path, "none")
-    namespace.in_phase("Starting")
+    namespace.in_phase("Preparing")
 
 
 def test_an_idle_job_is_not_written_to(namespace: Namespace, operator: Operator) -> None:
-    namespace.submit()
+    namespace.begin()
     pods = running(namespace, operator)
     everywhere = "/apis/finetune.dev/v1alpha1/finetunejobs"
     eventually(lambda: len(namespace.kube.request("GET", everywhere)["items"]) == 1)
@@ -281,9 +305,98 @@ def test_an_idle_job_is_not_written_to(namespace: Namespace, operator: Operator)
 
 
 def test_the_config_map_of_a_gang_holds_what_its_trainer_needs(namespace: Namespace) -> None:
-    namespace.submit()
+    namespace.submit(dataset=INLINE)
     namespace.in_phase("Starting")
-    [found] = namespace.all(CONFIGMAPS, labelSelector="finetune.dev/job=demo")
-    assert set(found["data"]) == {"run.json", "ca.crt"}
-    assert found["immutable"] is True
-    assert found["data"]["ca.crt"].startswith("-----BEGIN CERTIFICATE-----")
+    [config] = namespace.all(CONFIGMAPS, labelSelector="finetune.dev/job=demo")
+    assert set(config["data"]) == {"run.json", "ca.crt"}
+    assert config["immutable"] is True
+    assert config["data"]["ca.crt"].startswith("-----BEGIN CERTIFICATE-----")
+
+
+# The preparation
+
+
+def refused(*rows: str) -> str:
+    failure = Failure(exit_code=65, reason="InvalidData", message="2 rows have no role", details=list(rows))
+    return report(0, 9, None, stage=Stage.FAILED, failure=failure).to_termination_message()
+
+
+def prepares(namespace: Namespace) -> str:
+    """The pod that prepares the demo job's data, running."""
+    [pod] = namespace.pods(count=1, attempt=0)
+    namespace.run_pods([pod])
+    return pod
+
+
+def test_the_pod_that_prepares_tells_how_far_it_is(namespace: Namespace, operator: Operator) -> None:
+    namespace.submit()
+    token = namespace.token(prepares(namespace))
+    under_way = report(
+        0, 1, None, stage=Stage.PREPARING, plan=None, preparation=Preparation(rows=41000, percent=34)
+    )
+    assert operator.post(namespace.name, "demo", under_way, token=token)[0] == 200
+    expected = "the data are being prepared: 41,000 rows, 34 %"
+    eventually(lambda: namespace.condition("Ready")["message"] == expected)
+    assert namespace.condition("Prepared")["status"] == "Unknown"
+    assert operator.post(namespace.name, "demo", report(1), token=token)[0] == 403, "it is no gang's pod"
+
+
+def test_bad_rows_fail_the_job_at_once_and_nothing_of_a_gang_ever_exists(
+    namespace: Namespace, operator: Operator
+) -> None:
+    namespace.submit()
+    pod = prepares(namespace)
+    rows = ["line 3: messages[1].role: is missing", "line 7: is no JSON"]
+    namespace.end_pod(pod, 65, refused(*rows))
+    status = namespace.in_phase("Failed")
+    assert status["attempts"] == []
+    prepared = namespace.condition("Prepared")
+    assert (prepared["status"], prepared["reason"]) == ("False", "InvalidData")
+    assert prepared["message"].splitlines() == [f"{pod}: 2 rows have no role", *rows]
+    assert eventually(lambda: namespace.events() == ["Accepted", "Failed"])
+    time.sleep(1)
+    assert names(namespace) == ["configmaps/demo", "jobs/demo-prepare"]
+    assert [found["metadata"]["name"] for found in namespace.all(PODS)] == [pod], "its log is wanted now"
+    assert namespace.status() == status
+    conditions = {c["type"] for c in namespace.get(JOBS, "demo-prepare")["status"]["conditions"]}
+    assert "Failed" in conditions
+
+
+def test_the_job_controller_tries_again_what_may_go_well(namespace: Namespace) -> None:
+    namespace.submit(failurePolicy={"maxRestarts": 1})
+    first = prepares(namespace)
+    namespace.end_pod(first, 1, "connection reset")
+    eventually(lambda: namespace.condition("Ready")["reason"] == "Retrying")
+    assert "connection reset" in namespace.condition("Ready")["message"]
+    pods = eventually(lambda: set(namespace.pods(count=2, attempt=0)), seconds=60)
+    [second] = pods - {first}
+    # What ends it from outside is not charged.
+    namespace.end_pod(second, 143)
+    [third] = eventually(lambda: set(namespace.pods(count=3, attempt=0)) - pods, seconds=60)
+    namespace.end_pod(third, 0, found().to_termination_message())
+    assert namespace.in_phase("Starting")["dataset"]["samples"] == 100
+
+
+def test_when_the_job_controller_gives_up_the_job_has_failed(namespace: Namespace) -> None:
+    namespace.submit(failurePolicy={"maxRestarts": 0})
+    namespace.end_pod(prepares(namespace), 1, "connection reset")
+    namespace.in_phase("Failed")
+    assert "connection reset" in namespace.condition("Prepared")["message"]
+    assert "spec.failurePolicy.maxRestarts is 0" in namespace.condition("Prepared")["message"]
+
+
+def test_too_little_memory_is_not_tried_again(namespace: Namespace) -> None:
+    namespace.submit()
+    namespace.end_pod(prepares(namespace), 137, reason="OOMKilled")
+    namespace.in_phase("Failed")
+    assert namespace.condition("Prepared")["reason"] == "OOMKilled"
+    eventually(lambda: not namespace.all(PODS) and not namespace.all(JOBS))
+
+
+def test_the_preparation_s_name_may_be_taken_too(namespace: Namespace) -> None:
+    namespace.create(JOBS, BARE_JOB | {"metadata": {"name": "demo-prepare"}})
+    namespace.submit()
+    eventually(lambda: namespace.condition("Stalled")["reason"] == "NameConflict")
+    assert "Job demo-prepare" in namespace.condition("Stalled")["message"]
+    namespace.delete(JOBS, "demo-prepare", propagationPolicy="Background")
+    namespace.in_phase("Preparing")

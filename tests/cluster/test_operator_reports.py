@@ -11,7 +11,7 @@ import pytest
 from cluster.kube import PODS, Namespace, eventually
 from cluster.operators import Operator
 from finetune_api.report import MAX_REPORT_BYTES, ReportReply, Stage
-from world import checkpoint, report
+from world import INLINE, checkpoint, report
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Gang:
 
 @pytest.fixture
 def gang(namespace: Namespace, operator: Operator) -> Gang:
-    namespace.submit()
+    namespace.submit(dataset=INLINE)
     pods = namespace.pods()
     namespace.run_pods(pods)
     return Gang(namespace, operator, pods)

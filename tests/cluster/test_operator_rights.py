@@ -87,7 +87,7 @@ def test_the_rights_of_the_chart_suffice(plane: ControlPlane, tmp_path: Path) ->
 def a_whole_life(namespace: Namespace, operator: Operator) -> None:
     """Everything that the operator ever does."""
     namespace.create(SERVICES, {"metadata": {"name": "demo-gang"}, "spec": {"ports": [{"port": 80}]}})
-    namespace.submit()
+    namespace.begin()
     eventually(lambda: namespace.condition("Stalled")["reason"] == "NameConflict")
     namespace.delete(SERVICES, "demo-gang")
     for attempt in (1, 2):
@@ -102,7 +102,9 @@ def a_whole_life(namespace: Namespace, operator: Operator) -> None:
     namespace.end_pod(pods[1], 0)
     namespace.in_phase("Succeeded")
     eventually(lambda: "Succeeded" in namespace.events())
-    namespace.submit("doomed")
+    namespace.begin("doomed")
     namespace.end_pod(namespace.pods("doomed")[0], 65)
     namespace.in_phase("Failed", "doomed")
-    eventually(lambda: not namespace.all(PODS, labelSelector="finetune.dev/job=doomed"))
+    eventually(
+        lambda: not namespace.all(PODS, labelSelector="finetune.dev/job=doomed,finetune.dev/attempt=1")
+    )

@@ -15,6 +15,7 @@ from cluster.operators import write_certificate
 from clusters.ports import free_ports
 from finetune_operator.main import run
 from finetune_operator.settings import Settings
+from world import INLINE
 
 PATROL_SECONDS, TOLERANCE_SECONDS = 0.5, 3.0
 
@@ -81,7 +82,7 @@ def here(kube: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def submitted(namespace: Namespace) -> None:
-    namespace.submit()
+    namespace.submit(dataset=INLINE)
     namespace.in_phase("Starting")
 
 

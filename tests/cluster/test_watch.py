@@ -11,7 +11,7 @@ import pytest
 
 from cluster.kube import FINETUNEJOBS, MERGE, Kube, Namespace
 from clusters.local import ControlPlane
-from world import OUTPUT, World, checkpoint, report
+from world import INLINE, OUTPUT, World, checkpoint, report
 
 FINETUNE = str(Path(sys.executable).with_name("finetune"))
 PATIENCE = 60
@@ -58,7 +58,7 @@ def words(lines: list[str]) -> list[str]:
 def test_what_happens_is_told_as_it_happens_and_success_exits_0(namespace: Namespace) -> None:
     namespace.submit("good")
     watching = watch(namespace, "good")
-    world = World()
+    world = World(spec={"dataset": INLINE})
     world.settle()
     write(namespace, "good", world)
     # Each is read before the next status is written: the job is followed, not summed up at the end.
@@ -81,7 +81,7 @@ def test_what_happens_is_told_as_it_happens_and_success_exits_0(namespace: Names
 
 def test_failure_exits_1_with_its_cause(namespace: Namespace) -> None:
     namespace.submit("bad")
-    world = World()
+    world = World(spec={"dataset": INLINE})
     world.settle()
     world.run_pods()
     world.fail_pod(0, exit_code=78, message="no file train.jsonl on claim data")
@@ -101,7 +101,7 @@ def test_a_job_that_is_not_there_exits_1(namespace: Namespace) -> None:
 
 def test_a_job_that_is_deleted_exits_1(namespace: Namespace) -> None:
     namespace.submit("fleeting")
-    world = World()
+    world = World(spec={"dataset": INLINE})
     world.settle()
     write(namespace, "fleeting", world)
     watching = watch(namespace, "fleeting")
@@ -113,7 +113,7 @@ def test_a_job_that_is_deleted_exits_1(namespace: Namespace) -> None:
 
 def test_ctrl_c_exits_130_and_the_timeout_124(namespace: Namespace) -> None:
     namespace.submit("slow")
-    world = World()
+    world = World(spec={"dataset": INLINE})
     world.settle()
     write(namespace, "slow", world)
     interrupted, impatient = watch(namespace, "slow"), watch(namespace, "slow", "--timeout=1s")
