@@ -19,11 +19,11 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch._C._profiler import _ExtraFields_Allocation, _ProfilerEvent
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.functional import linear
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.profiler import ProfilerActivity, profile
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from finetune_api.architecture import from_config
@@ -34,7 +34,7 @@ from finetune_api.recipe import Recipe
 from finetune_api.spec import Checkpoints
 from finetune_api.trained_weights import trainable_parameters, unfrozen_rank
 from finetune_trainer.attention import PER_SAMPLE
-from finetune_trainer.model import TrainableModel, exchange_gradients
+from finetune_trainer.model import TrainableModel, exchange_gradients, shard
 
 # How far an estimate may be from what is measured.
 TOLERANCE = 0.05
@@ -305,44 +305,42 @@ def test_a_step_of_lora(family: str, lora: Lora, tokens: int) -> None:
 
 
 @pytest.fixture
-def alone() -> Iterator[DeviceMesh]:
-    """A gang of one process."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield init_device_mesh("cpu", (1,))
+def gang(size: int) -> Iterator[DeviceMesh]:
+    """A process of a gang of that size. What it allocates is the same when nothing is exchanged."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=size)
+    yield init_device_mesh("cpu", (size,))
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("mode", [Mode(*choices) for choices in product((False, True), repeat=2)], ids=str)
+MODES = [Mode(*choices) for choices in product((False, True), repeat=2)]
+
+
 @pytest.mark.parametrize(
-    ("family", "shape", "tokens"),
+    ("family", "shape", "tokens", "size", "mode"),
     [
-        ("llama", {"vocab_size": 4000}, 512),
-        ("llama", {"vocab_size": 500}, 1536),
-        ("qwen2", {"vocab_size": 4000, "tie_word_embeddings": True}, 512),
-        ("gpt2", {"vocab_size": 500}, 512),
+        *(("llama", {"vocab_size": 500}, 1536, 1, mode) for mode in MODES if not mode.accumulate_locally),
+        *(("llama", {"vocab_size": 4000, "num_hidden_layers": 8}, 256, 4, mode) for mode in MODES),
+        *(("qwen2", {"vocab_size": 4000, "tie_word_embeddings": True}, 512, 4, mode) for mode in MODES),
+        *(("gemma3_text", {"vocab_size": 1000}, 512, 4, mode) for mode in MODES),
+        *(("gpt2", {"vocab_size": 500}, 512, 4, mode) for mode in MODES if not mode.accumulate_locally),
     ],
+    ids=str,
 )
 def test_a_step_as_a_gpu_takes_it(
-    alone: DeviceMesh, family: str, shape: dict[str, Any], tokens: int, mode: Mode
+    gang: DeviceMesh, family: str, shape: dict[str, Any], tokens: int, size: int, mode: Mode
 ) -> None:
-    """FSDP2 with bf16, in every mode: here on the CPU."""
+    """FSDP2 with bf16: here on the CPU."""
 
     def sharded(config: Any) -> TrainableModel:
         model = trainable(config)
         if mode.activation_checkpointing:
             model.hf.activation_checkpointing_enable({"use_reentrant": False})
-        precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        options: dict[str, Any] = {"mesh": alone, "reshard_after_forward": True, "mp_policy": precision}
-        for module in list(model.modules()):
-            if type(module).__name__ in (model.hf._no_split_modules or ()):
-                fully_shard(module, **options)
-        fully_shard(model, **options)
+        shard(model, gang, on_gpu=True)
         return model
 
     config = config_of(family, attn_pdrop=0.0, **shape)
     peak = measured_peak(sharded, config, tokens, locally=mode.accumulate_locally)
-    found = estimated(replace(SFT, gpus_per_node=1), config, tokens, mode=mode)
-    print("MODE", mode, family, tokens, found/peak)
+    found = estimated(replace(SFT, gpus_per_node=size), config, tokens, mode=mode)
     assert found == pytest.approx(peak, rel=0.1)
 
 

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
@@ -165,17 +166,7 @@ def distribute(
         model.hf.activation_checkpointing_enable({"use_reentrant": False})
     if whole:
         return model
-    precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    options: dict[str, Any] = {
-        "mesh": gang.mesh(),
-        # Weights gathered once serve a whole step where memory is not what is short.
-        "reshard_after_forward": on_gpu,
-    } | ({"mp_policy": precision} if on_gpu else {})
-    layers = set(model.hf._no_split_modules or ())
-    for module in list(model.modules()):
-        if type(module).__name__ in layers:
-            fully_shard(module, **options)
-    fully_shard(model, **options)
+    shard(model, gang.mesh(), on_gpu=on_gpu)
     model.to_empty(device=gang.device)
     weights = {f"hf.{name}": value for name, value in loaded.state_dict().items()} if loaded else {}
     set_model_state_dict(
@@ -188,6 +179,23 @@ def distribute(
             buffer.copy_(source[name])
         dist.broadcast(buffer, src=0)
     return model
+
+
+def shard(model: TrainableModel, mesh: DeviceMesh, *, on_gpu: bool) -> None:
+    """Divide the fp32 weights of a model among the processes of a mesh, by FSDP2.
+
+    GPUs compute in bf16, add gradients up in fp32, and hold the weights of a block no longer than it computes. On the
+    CPU memory is not what is short: weights gathered once serve a whole step.
+    """
+    precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    options: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": on_gpu}
+    if on_gpu:
+        options["mp_policy"] = precision
+    layers = set(model.hf._no_split_modules or ())
+    for module in list(model.modules()):
+        if type(module).__name__ in layers:
+            fully_shard(module, **options)
+    fully_shard(model, **options)
 
 
 def exchange_gradients(model: TrainableModel, *, now: bool) -> None:

@@ -104,6 +104,10 @@ class PlanView:
         table.add_row("processes", number(plan.world_size))
         table.add_row("steps", self._steps())
         table.add_row("micro-batches", _micro_batches(plan.micro_batches_per_step))
+        table.add_row("activations", "recomputed" if plan.activation_checkpointing else "kept")
+        if plan.world_size > 1:
+            once = "once per step" if plan.accumulate_locally else "with each micro-batch"
+            table.add_row("gradients exchanged", once)
         trained = plan.trainable_parameters
         if trained is not None:
             table.add_row("trained weights", number(trained))
