@@ -69,7 +69,9 @@ def conditions(
     if dataset is not None:
         told[PREPARED] = ("True", DATA_KNOWN, found(dataset))
     elif faults:
-        told[PREPARED] = (standing.truths[PREPARED], reason, "\n".join([message, *faults]))
+        # A single fault is in the message already.
+        more = [fault for fault in faults if fault not in message]
+        told[PREPARED] = (standing.truths[PREPARED], reason, "\n".join([message, *more]))
     return [
         Condition(
             type=type_,

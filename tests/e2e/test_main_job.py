@@ -102,6 +102,38 @@ def test_the_status_tells_the_whole_story(finished: Namespace) -> None:
     assert ("weights", 2) in kinds
 
 
+def test_the_data_were_prepared_on_a_pod_of_their_own_before_the_gang_was_made(finished: Namespace) -> None:
+    [preparing] = finished.get("pods", "-l", "finetune.dev/job=two,finetune.dev/attempt=0")["items"]
+    assert preparing["status"]["phase"] == "Succeeded"
+    [container] = preparing["status"]["containerStatuses"]
+    gang = finished.get("pods", "-l", "finetune.dev/job=two,finetune.dev/attempt=1")["items"]
+    assert len(gang) == 2
+    assert all(
+        pod["metadata"]["creationTimestamp"] >= container["state"]["terminated"]["finishedAt"] for pod in gang
+    )
+    [config] = [
+        json.loads(found["data"]["run.json"])
+        for found in finished.get("configmaps", "-l", "finetune.dev/job=two")["items"]
+        if "prepared" in json.loads(found["data"]["run.json"])
+    ]
+    dataset = status(finished, "two")["dataset"]
+    assert config["prepared"] == dataset["digest"]
+    prepared = {c["type"]: c for c in status(finished, "two")["conditions"]}["Prepared"]
+    assert prepared["status"] == "True"
+    assert prepared["message"].startswith("19 samples of ")
+    assert "1 too long" in prepared["message"]
+
+
+def test_both_jobs_share_one_prepared_data_set_that_others_can_open(finished: Namespace) -> None:
+    import datasets
+
+    places = {status(finished, job)["dataset"]["path"] for job in ("two", "one")}
+    [place] = places
+    found = datasets.load_from_disk(str(finished.claim("runs") / place))
+    assert found.column_names == ["input_ids", "labels", "sample"]
+    assert len(found) == status(finished, "two")["dataset"]["samples"]
+
+
 def test_an_over_long_sample_is_counted_as_dropped(finished: Namespace) -> None:
     dataset = status(finished, "two")["dataset"]
     assert (dataset["samples"], dataset["dropped"]) == (19, 1)
@@ -151,7 +183,7 @@ def test_events_tell_of_checkpoints_and_the_end(finished: Namespace) -> None:
     events = finished.kubectl(
         "get", "events", "--output", "jsonpath={range .items[*]}{.reason} {end}"
     ).split()
-    assert {"Started", "CheckpointSaved", "Succeeded"} <= set(events)
+    assert {"Prepared", "Started", "CheckpointSaved", "Succeeded"} <= set(events)
 
 
 def test_a_wrong_data_path_fails_at_once_naming_it_and_leaves_no_pod(inputs: Namespace) -> None:
@@ -161,22 +193,75 @@ def test_a_wrong_data_path_fails_at_once_naming_it_and_leaves_no_pod(inputs: Nam
     assert found["phase"] == "Failed"
     [message] = [c["message"] for c in found["conditions"] if c["type"] == "Stalled"]
     assert "no-such/typo.jsonl" in message
-    assert len(found["attempts"]) == 1
-    poll(lambda: not inputs.get("pods", "--selector", "finetune.dev/job=typo")["items"], seconds=60)
+    assert found["attempts"] == []
+    expect_nothing_but_the_preparation(inputs, "typo")
+
+
+def expect_nothing_but_the_preparation(namespace: Namespace, job: str) -> None:
+    """One pod, which has ended, and no sign of a gang: the one Service or Job that there was would be there still."""
+    found = namespace.get("jobs,services,networkpolicies,pods", "--selector", f"finetune.dev/job={job}")
+    kinds = sorted(
+        (item["kind"], item["metadata"]["labels"]["finetune.dev/attempt"]) for item in found["items"]
+    )
+    assert kinds == [("Job", "0"), ("Pod", "0")]
+    [pod] = [item for item in found["items"] if item["kind"] == "Pod"]
+    assert pod["status"]["phase"] == "Failed"
+
+
+def faulty(namespace: Namespace, *rows: str) -> None:
+    """Good rows and, from line 4 on, these."""
+    good = (namespace.claim("data") / "train.jsonl").read_text().splitlines()[:12]
+    (namespace.claim("data") / "faulty.jsonl").write_text("\n".join([*good[:3], *rows, *good[3:]]) + "\n")
+
+
+NO_ROLE = '{"messages": [{"role": "user", "content": "hi"}, {"content": "hello"}]}'
+
+
+def test_a_row_with_a_missing_role_fails_within_a_minute_and_no_training_pod_ever_exists(
+    inputs: Namespace,
+) -> None:
+    faulty(inputs, NO_ROLE)
+    started = time.monotonic()
+    inputs.apply(manifest("faulty", nodes=2, data="faulty.jsonl"))
+    inputs.wait("faulty", "condition=Stalled", seconds=60)
+    assert time.monotonic() - started < 60
+    found = status(inputs, "faulty")
+    assert (found["phase"], found["attempts"]) == ("Failed", [])
+    told = {c["type"]: c for c in found["conditions"]}
+    assert (told["Prepared"]["status"], told["Prepared"]["reason"]) == ("False", "InvalidData")
+    for type_ in ("Prepared", "Ready"):
+        assert '"faulty.jsonl" on claim "data"' in told[type_]["message"]
+        assert "line 4: messages[1].role: " in told[type_]["message"]
+    assert "faulty.jsonl" in inputs.kubectl("get", "ftj", "faulty", "--output", "wide")
+    expect_nothing_but_the_preparation(inputs, "faulty")
+    assert "line 4" in inputs.kubectl("logs", "job/faulty-prepare")
+
+
+def test_faulty_rows_are_left_out_and_counted_where_the_spec_says_so(inputs: Namespace) -> None:
+    faulty(inputs, NO_ROLE, "no JSON at all")
+    job = manifest("lenient", nodes=1, data="faulty.jsonl")
+    job["spec"]["dataset"]["invalidRows"] = "Drop"
+    inputs.apply(job)
+    inputs.wait("lenient", "condition=Succeeded", seconds=PATIENCE)
+    found = status(inputs, "lenient")
+    assert found["dataset"]["samples"] + found["dataset"]["dropped"] == 12
+    assert found["dataset"]["invalid"] == 2
+    [prepared] = [c["message"] for c in found["conditions"] if c["type"] == "Prepared"]
+    assert "2 invalid" in prepared
 
 
 def test_killing_the_operator_in_the_middle_of_training_loses_nothing(inputs: Namespace) -> None:
     inputs.apply(manifest("survivor", nodes=2, numEpochs=60))
     inputs.wait("survivor", "jsonpath={.status.phase}=Running", seconds=PATIENCE)
-    pods = {pod["metadata"]["uid"] for pod in inputs.get("pods", "-l", "finetune.dev/job=survivor")["items"]}
+    gang = ("pods", "-l", "finetune.dev/job=survivor,finetune.dev/attempt=1")
+    pods = {pod["metadata"]["uid"] for pod in inputs.get(*gang)["items"]}
     operator = ("-n", OPERATOR_NAMESPACE, "-l", f"app.kubernetes.io/instance={RELEASE}")
     run("hack/cluster", "kubectl", "delete", "pod", *operator, "--grace-period=0", "--force", "--wait=false")
     inputs.wait("survivor", "condition=Succeeded", seconds=PATIENCE)
     found = status(inputs, "survivor")
     assert [attempt["number"] for attempt in found["attempts"]] == [1]
     assert found["progress"]["step"] == found["plan"]["totalSteps"] == 240
-    left = {pod["metadata"]["uid"] for pod in inputs.get("pods", "-l", "finetune.dev/job=survivor")["items"]}
-    assert left == pods
+    assert {pod["metadata"]["uid"] for pod in inputs.get(*gang)["items"]} == pods
     # More checkpoints than a status lists: the newest are shown, and the result is not lost among them.
     assert found["checkpoints"][-1]["epoch"] == 60
     assert found["output"]["path"] == "survivor/output"
@@ -187,7 +272,8 @@ def test_an_evicted_pod_costs_no_work(inputs: Namespace) -> None:
     inputs.apply(manifest("drained", nodes=2, numEpochs=60))
     inputs.wait("drained", "jsonpath={.status.phase}=Running", seconds=PATIENCE)
     poll(lambda: status(inputs, "drained")["progress"].get("step", 0) > 4, seconds=PATIENCE)
-    victim = inputs.get("pods", "-l", "finetune.dev/job=drained")["items"][1]["metadata"]["name"]
+    gang = ("pods", "-l", "finetune.dev/job=drained,finetune.dev/attempt=1")
+    victim = inputs.get(*gang)["items"][1]["metadata"]["name"]
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": victim}}
     path = f"/api/v1/namespaces/{inputs.name}/pods/{victim}/eviction"
     inputs.kubectl("create", "--raw", path, "--filename", "-", stdin=json.dumps(eviction))

@@ -103,6 +103,7 @@ def test_a_failure_before_the_data_were_known_tells_every_fault_that_has_room() 
     found = prepared(Standing.FAILED, faults=faults)
     assert (found.status, found.reason) == ("False", "Reason")
     assert found.message == "\n".join(["message", *faults])
+    assert prepared(Standing.FAILED, faults=["message", "line 9"]).message == "message\nline 9"
 
 
 def test_a_newer_generation_changes_nothing_else() -> None:
