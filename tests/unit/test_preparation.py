@@ -205,6 +205,15 @@ def test_what_the_last_words_had_no_room_for_was_posted() -> None:
     assert (world.status.plan, world.status.dataset) == (PLAN, DATASET)
 
 
+def test_a_plan_that_was_cut_short_does_not_replace_the_whole_one() -> None:
+    whole = PLAN.model_copy(update={"assumptions": ["something"]})
+    world = running()
+    world.post(found(plan=whole))
+    world.succeed(found(10))
+    world.turn()
+    assert world.status.plan == whole
+
+
 def test_an_operator_that_missed_every_word_goes_on_and_the_gang_tells_again() -> None:
     world = World()
     world.prepare(found(plan=None, dataset=None))
@@ -404,6 +413,9 @@ def test_an_operator_that_does_not_support_the_job_does_not_touch_its_preparatio
 
 def test_a_report_of_somebody_else_tells_nothing() -> None:
     world = running()
-    stranger = Received(preparing(9, preparation=Preparation(rows=1, percent=99)), "another", "x", START)
-    outcome = reconcile(world.subject, replace(world.observed, report=stranger), world.now, INSTALLATION)
-    assert outcome.status is None
+    told = preparing(9, preparation=Preparation(rows=1, percent=99))
+    [job], [pod] = world.jobs.values(), world.pods
+    for job_uid, sender in (("another", pod), (job.uid, "another")):
+        stranger = Received(told, job_uid, sender, START)
+        outcome = reconcile(world.subject, replace(world.observed, report=stranger), world.now, INSTALLATION)
+        assert outcome.status is None
