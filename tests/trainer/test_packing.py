@@ -6,16 +6,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from finetune_api.memory.phases import LOSS_CHUNK
-from finetune_trainer import loss, model
-from finetune_trainer.attention import PER_SAMPLE
+from finetune_trainer import attention, loss, model
+from finetune_trainer.attention import PER_SAMPLE, Choice, Kernel, choose
 from finetune_trainer.errors import InvalidConfigurationError
 from finetune_trainer.inputs import assemble
 from finetune_trainer.loss import summed_cross_entropy
 from finetune_trainer.model import TrainableModel
-from finetune_trainer.prepare.arrow import Samples, SampleWriter
+from finetune_trainer.prepare.arrow import Part, Samples, SampleWriter
 from finetune_trainer.prepare.encode import MASKED, Encoded
 
 SIZES: dict[str, Any] = {
@@ -30,27 +32,29 @@ SIZES: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-# What is special in each: grouped queries; biases; sliding windows, in all layers and in every second; scaled logits.
+GEMMA = {"sliding_window": 6, "head_dim": 8, "query_pre_attn_scalar": 8}
+# What is special in each: grouped queries; biases; norms of queries; sliding windows, in all layers and in every
+# second; soft caps and scales of logits; joint projections; learned positions.
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {"head_dim": 8},
     "mistral": {"sliding_window": 6},
-    "gemma3_text": {
-        "sliding_window": 6,
-        "head_dim": 8,
-        "query_pre_attn_scalar": 8,
-        "sliding_window_pattern": 2,
-    },
+    "gemma2": GEMMA | {"attn_logit_softcapping": None, "final_logit_softcapping": 5.0},
+    "gemma3_text": GEMMA | {"sliding_window_pattern": 2},
     "granite": {"logits_scaling": 3.0},
+    "phi3": {"sliding_window": 6},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
 }
-LENGTHS = [5, 21, 1, 12]
+# Some alike, and some of those side by side.
+LENGTHS = [5, 12, 12, 21, 1, 12]
 
 
-def build(family: str, attention: str = PER_SAMPLE, **extra: Any) -> PreTrainedModel:
+def build(family: str, **extra: Any) -> PreTrainedModel:
     torch.manual_seed(0)
     config = CONFIG_MAPPING[family](**{**SIZES, **FAMILIES.get(family, {}), **extra})
     hf: PreTrainedModel = AutoModelForCausalLM.from_config(
-        config, dtype=torch.float32, attn_implementation=attention
+        config, dtype=torch.float32, attn_implementation=PER_SAMPLE
     )
     # Large enough for an attention that went wrong to be seen.
     with torch.no_grad():
@@ -69,17 +73,155 @@ def packed(lengths: list[int] = LENGTHS) -> tuple[Tensor, tuple[Tensor, list[int
     return ids, (positions, lengths, torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_logits_of_packed_samples_are_those_of_each_alone(family: str) -> None:
-    ours = TrainableModel(build(family))
+def check_against_each_alone(ours: TrainableModel) -> None:
+    """Logits and gradients of packed samples are those of each alone, by the model's own plain attention."""
     ids, places = packed()
-    with torch.no_grad():
-        found = ours.head(ours.hidden(ids, *places))
-        ours.hf.set_attn_implementation("eager")
-        alone = [ours.hf(part, use_cache=False).logits for part in ids.split(LENGTHS, dim=1)]
-    expected = torch.cat(alone, dim=1)
-    assert expected.abs().max() > 1
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    loss_at = torch.arange(sum(LENGTHS)) % 3 > 0
+    loss_at[torch.tensor(LENGTHS).cumsum(0) - 1] = False  # nothing follows that could be predicted
+    [predicting] = loss_at.nonzero(as_tuple=True)
+    ours(ids, *places, predicting, ids[0, predicting + 1]).backward()
+    found = ours.head(ours.hidden(ids, *places)), gradients(ours)
+
+    ours.zero_grad()
+    ours.hf.set_attn_implementation("eager")
+    alone = [ours.hf(part, use_cache=False).logits[0] for part in ids.split(LENGTHS, dim=1)]
+    chosen = torch.cat(alone)[predicting]
+    functional.cross_entropy(chosen, ids[0, predicting + 1], reduction="sum").backward()
+    expected = torch.cat(alone)[None], gradients(ours)
+
+    assert expected[0].abs().max() > 1
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def gradients(ours: TrainableModel) -> dict[str, Tensor]:
+    return {name: w.grad.clone() for name, w in ours.named_parameters() if w.grad is not None}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_samples_are_what_each_is_alone(family: str) -> None:
+    check_against_each_alone(TrainableModel(build(family)))
+
+
+def documented(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    enable_gqa: bool = False,
+) -> Tensor:
+    """What torch's varlen_attn, which needs a GPU, is documented to do."""
+    assert cu_seq_q is cu_seq_k
+    assert cu_seq_q.dtype == torch.int32
+    lengths = cu_seq_q.diff()
+    assert max_q == max_k == lengths.max()
+    sample, (left, right) = torch.arange(len(lengths)).repeat_interleave(lengths), window_size
+    distance = torch.arange(len(query))[:, None] - torch.arange(len(key))
+    sees = (sample[:, None] == sample) & (distance >= -right)
+    if left >= 0:
+        sees &= distance <= left
+    q, k, v = (states.transpose(0, 1)[None] for states in (query, key, value))
+    output = functional.scaled_dot_product_attention(q, k, v, sees, scale=scale, enable_gqa=enable_gqa)
+    return output[0].transpose(0, 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_kernel_for_all_samples_at_once_gets_what_it_is_documented_to_take(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "choose", lambda *_: Choice(Kernel.VARIABLE_LENGTH, "the test wants it"))
+    monkeypatch.setattr(attention, "varlen_attn", documented)
+    check_against_each_alone(TrainableModel(build(family)))
+
+
+class Grouped(torch.nn.Module):
+    """What transformers asks an attention layer for."""
+
+    def __init__(self, queries_per_key: int) -> None:
+        super().__init__()
+        self.num_key_value_groups = queries_per_key
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("sliding_window", [None, 6])
+@pytest.mark.parametrize(("kv_heads", "head_size"), [(4, 64), (2, 128), (1, 256)])
+def test_both_kernels_agree_on_a_gpu(sliding_window: int | None, kv_heads: int, head_size: int) -> None:
+    torch.manual_seed(0)
+    _, (_, lengths, boundaries) = packed()
+    query, key, value = (
+        torch.randn(
+            1, heads, sum(lengths), head_size, device="cuda", dtype=torch.bfloat16, requires_grad=True
+        )
+        for heads in (4, kv_heads, kv_heads)
+    )
+
+    def outcome(output: Tensor) -> list[Tensor]:
+        return [output, *torch.autograd.grad(output.float().square().sum(), [query, key, value])]
+
+    scale = head_size**-0.5
+    module = Grouped(4 // kv_heads)
+    by_sample = attention._sample_by_sample(
+        module, query, key, value, lengths, sliding_window, {"scaling": scale}
+    )
+    at_once = attention._all_at_once(query, key, value, lengths, boundaries.to("cuda"), sliding_window, scale)
+    torch.testing.assert_close(outcome(at_once), outcome(by_sample), atol=0.03, rtol=0.03)
+
+
+def test_flash_attention_where_the_gpu_and_the_model_allow_it() -> None:
+    options = {
+        "scaling": 0.1,
+        "dropout": 0.0,
+        "softcap": None,
+        "position_ids": torch.zeros(3),
+        "is_causal": True,
+    }
+    assert choose((9, 0), torch.bfloat16, 128, options).kernel is Kernel.VARIABLE_LENGTH
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "head_size", "options", "reason"),
+    [
+        (None, torch.bfloat16, 128, {}, "no GPU"),
+        ((7, 5), torch.float16, 128, {}, "7.5; FlashAttention needs 8.0"),
+        ((9, 0), torch.float32, 128, {}, "torch.float32"),
+        ((9, 0), torch.bfloat16, 300, {}, "heads of 300"),
+        ((9, 0), torch.bfloat16, 36, {}, "heads of 36"),
+        ((9, 0), torch.bfloat16, 128, {"dropout": 0.1}, "no dropout"),
+        ((9, 0), torch.bfloat16, 128, {"softcap": 50.0}, "softcap"),
+        ((9, 0), torch.bfloat16, 128, {"s_aux": torch.zeros(4)}, "s_aux"),
+        ((9, 0), torch.bfloat16, 128, {"position_bias": torch.zeros(1, 4, 3, 3)}, "position_bias"),
+        ((9, 0), torch.bfloat16, 128, {"is_causal": False}, "not causal"),
+    ],
+)
+def test_whatever_it_does_not_do_goes_sample_by_sample(
+    capability: tuple[int, int] | None,
+    dtype: torch.dtype,
+    head_size: int,
+    options: dict[str, Any],
+    reason: str,
+) -> None:
+    choice = choose(capability, dtype, head_size, options)
+    assert choice.kernel is Kernel.SAMPLE_BY_SAMPLE
+    assert reason in choice.reason
+
+
+def test_samples_of_equal_length_side_by_side_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+
+    def noting(module: torch.nn.Module, query: Tensor, *others: Any, **options: Any) -> Any:
+        shapes.append((query.shape[0], query.shape[2]))
+        return sdpa_attention_forward(module, query, *others, **options)
+
+    monkeypatch.setattr(attention, "sdpa_attention_forward", noting)
+    ours = TrainableModel(build("llama", num_hidden_layers=1))
+    ids, places = packed()
+    ours.hidden(ids, *places)
+    assert shapes == [(1, 5), (2, 12), (1, 21), (1, 1), (1, 12)]
 
 
 def test_loss_and_gradients_are_those_of_plain_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,18 +231,18 @@ def test_loss_and_gradients_are_those_of_plain_cross_entropy(monkeypatch: pytest
     predicting = torch.tensor([0, 1, 3, 6, 7, 8, 9, 20, 24, 30, 37])
     targets = ids[0, predicting + 1]
 
-    def gradients(total: Tensor) -> dict[str, Tensor]:
+    def gradients_of(total: Tensor) -> dict[str, Tensor]:
         ours.zero_grad()
         (total * 0.37).backward()
-        return {name: w.grad.clone() for name, w in ours.named_parameters() if w.grad is not None}
+        return gradients(ours)
 
-    plain = torch.nn.functional.cross_entropy(
+    plain = functional.cross_entropy(
         ours.head(ours.hidden(ids, *places))[0, predicting], targets, reduction="sum"
     )
-    expected = gradients(plain)
+    expected = gradients_of(plain)
     total = ours(ids, *places, predicting, targets)
     torch.testing.assert_close(total, plain.detach(), atol=1e-5, rtol=1e-6)
-    found = gradients(total)
+    found = gradients_of(total)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
@@ -109,18 +251,19 @@ def test_loss_and_gradients_are_those_of_plain_cross_entropy(monkeypatch: pytest
 @pytest.fixture
 def samples(tmp_path: Path) -> Samples:
     """Samples of LENGTHS with loss on their second half."""
-    with SampleWriter(tmp_path / "samples.arrow") as writer:
-        for number, ids in enumerate(packed()[0][0].split(LENGTHS)):
-            half = len(ids) // 2
-            labels = [MASKED] * half + ids[half:].tolist()
-            writer.write(Encoded(ids.tolist(), labels), sample=number)
-    return Samples(tmp_path / "samples.arrow")
+    halves = []
+    for number, ids in enumerate(packed()[0][0].split(LENGTHS)):
+        half = len(ids) // 2
+        halves.append((number, Encoded(ids.tolist(), [MASKED] * half + ids[half:].tolist())))
+    with SampleWriter(tmp_path, "halves") as writer:
+        writer.write(Part.of(halves))
+    return Samples(tmp_path)
 
 
 def test_the_loss_of_a_micro_batch_is_the_sum_over_its_samples_alone(samples: Samples) -> None:
     ours = TrainableModel(build("llama"))
     with torch.no_grad():
-        together = ours(**assemble(samples, [3, 1, 2, 0], torch.device("cpu")))
+        together = ours(**assemble(samples, [3, 1, 2, 0, 4, 5], torch.device("cpu")))
         ours.hf.set_attn_implementation("eager")
         alone = []
         for input_ids, labels in (samples[number] for number in range(len(samples))):
@@ -130,13 +273,13 @@ def test_the_loss_of_a_micro_batch_is_the_sum_over_its_samples_alone(samples: Sa
             )
             count = (targets[0, 1:] != MASKED).sum()
             alone.append(ours.hf(ids, labels=targets, use_cache=False).loss * count if count else 0)
-    assert samples.loss_tokens.tolist() == [3, 11, 0, 6]
+    assert samples.loss_tokens.tolist() == [3, 6, 6, 11, 0, 6]
     torch.testing.assert_close(together, torch.as_tensor(sum(alone)), atol=1e-4, rtol=1e-5)
 
 
 def test_positions_begin_anew_with_each_sample(samples: Samples) -> None:
-    positions = assemble(samples, [0, 2, 3], torch.device("cpu"))["position_ids"]
-    assert positions.tolist() == [[*range(5), *range(1), *range(12)]]
+    positions = assemble(samples, [0, 4, 3], torch.device("cpu"))["position_ids"]
+    assert positions.tolist() == [[*range(5), *range(1), *range(21)]]
 
 
 def test_a_micro_batch_without_a_sample_is_one_token_without_loss(samples: Samples) -> None:
@@ -181,16 +324,13 @@ def test_recomputing_activations_changes_nothing() -> None:
     ours = TrainableModel(build("llama")).train()
     ids, places = packed()
     predicting = torch.arange(4)
-
-    def gradients() -> list[Tensor]:
+    outcomes = []
+    for _ in range(2):
         ours.zero_grad()
         ours(ids, *places, predicting, ids[0, predicting + 1]).backward()
-        return [weight.grad.clone() for weight in ours.parameters() if weight.grad is not None]
-
-    expected = gradients()
-    ours.hf.activation_checkpointing_enable({"use_reentrant": False})
-    for found, gradient in zip(gradients(), expected, strict=True):
-        torch.testing.assert_close(found, gradient, atol=0, rtol=0)
+        outcomes.append(gradients(ours))
+        ours.hf.activation_checkpointing_enable({"use_reentrant": False})
+    torch.testing.assert_close(*outcomes, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -203,7 +343,7 @@ def test_families_that_can_be_packed_pass_the_proof(family: str) -> None:
     [
         ("mamba", {}, "logits differ"),
         ("gpt_oss", {"num_local_experts": 4, "head_dim": 8}, "logits differ"),
-        ("gemma2", {"head_dim": 8, "query_pre_attn_scalar": 8}, "softcap"),
+        ("gemma2", {"attn_logit_softcapping": 50.0}, "softcap"),
     ],
 )
 def test_families_that_would_be_trained_wrongly_are_refused(

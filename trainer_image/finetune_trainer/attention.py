@@ -33,8 +33,8 @@ PER_SAMPLE = "per_sample"
 _LEAST_CAPABILITY = (8, 0)
 # Sizes of heads that it has a backward pass for, on every such GPU; multiples of 8.
 _HEAD_SIZES = (*range(8, 193, 8), 256)
-# What transformers hands on that changes nothing about attention.
-_IRRELEVANT = frozenset({"position_ids", "use_cache", "cache_position"})
+# What transformers hands on that is seen to, or changes nothing about attention.
+_UNDERSTOOD = frozenset({"scaling", "dropout", "is_causal", "position_ids", "use_cache", "cache_position"})
 
 
 class Kernel(Enum):
@@ -69,11 +69,11 @@ def choose(
         return Choice(Kernel.SAMPLE_BY_SAMPLE, f"FlashAttention does not compute in {dtype}")
     if head_size not in _HEAD_SIZES:
         return Choice(Kernel.SAMPLE_BY_SAMPLE, f"FlashAttention does not do heads of {head_size} numbers")
-    asked = {name: value for name, value in options.items() if name not in _IRRELEVANT}
-    asked.pop("scaling", None)
-    if asked.pop("is_causal", None) is False:
+    if options.get("is_causal") is False:
         return Choice(Kernel.SAMPLE_BY_SAMPLE, "the model's attention is not causal")
-    if more := sorted(name for name, value in asked.items() if value not in (None, False, 0)):
+    if options.get("dropout"):
+        return Choice(Kernel.SAMPLE_BY_SAMPLE, "FlashAttention for several samples has no dropout")
+    if more := sorted(name for name in options.keys() - _UNDERSTOOD if options[name] is not None):
         return Choice(Kernel.SAMPLE_BY_SAMPLE, f"FlashAttention does not do {', '.join(more)}")
     return Choice(Kernel.VARIABLE_LENGTH, "the GPU and the model allow it")
 
