@@ -1,13 +1,19 @@
-"""Where the assistant speaks, in text that a template made; templates here are plain functions."""
+"""Where the model would have written, in text that a template made; templates here are plain functions."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-from finetune_trainer.prepare.encode import MASKED, encode
-from finetune_trainer.prepare.render import Message, Rendered, TemplateError, after_answer, render
+from finetune_trainer.prepare.encode import MASKED, Encoded, encode
+from finetune_trainer.prepare.messages import Message
+from finetune_trainer.prepare.render import Rendered, Template, UnclearError, after_words, render
+from finetune_trainer.prepare.rows import Conversation
 
-ROLES = {"u": "user", "a": "assistant", "s": "system"}
+ROLES = {"u": "user", "a": "assistant", "s": "system", "t": "tool"}
+Tools = list[dict[str, Any]] | None
 
 
 def chat(*turns: str) -> list[Message]:
@@ -15,105 +21,214 @@ def chat(*turns: str) -> list[Message]:
     return [{"role": ROLES[turn[0]], "content": turn[2:]} for turn in turns]
 
 
-def chatml(messages: Sequence[Message]) -> str:
-    return "".join(f"<{m['role']}>\n{m['content']}<end>\n" for m in messages)
+def plain(words: Callable[[str], str] = str, header: str = "") -> Template:
+    """A template that writes `<role>words<end>`, with `header` in the prompt alone."""
+
+    def template(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
+        text = "".join(f"<{message['role']}>{words(message['content'])}<end>\n" for message in messages)
+        return text + (f"<assistant>{header}" if prompt else "")
+
+    return template
 
 
-def trimming(messages: Sequence[Message]) -> str:
-    return "".join(f"<{m['role']}>{m['content'].strip()}<end>" for m in messages)
-
-
-def spoken(messages: list[Message], template: object = chatml) -> list[str]:
-    found = render(messages, template)  # type: ignore[arg-type]
+def spoken(messages: list[Message], template: Template, *, unmask: bool = False) -> list[str]:
+    found = render(Conversation(messages, None, unmask), template, ["<end>"], unmask=unmask)
+    assert found.text == template(messages, None, prompt=False)
     return [found.text[start:end] for start, end in found.spans]
 
 
 def test_each_turn_of_the_assistant_is_found() -> None:
-    assert spoken(chat("s:be good", "u:hi", "a:hello", "u:bye", "a:so long")) == ["hello", "so long"]
+    messages = chat("s:be good", "u:hi", "a:hello", "u:bye", "a:so long")
+    assert spoken(messages, plain()) == ["hello<end>", "so long<end>"]
+    assert spoken(messages, plain(), unmask=True) == ["hi", "hello<end>", "bye", "so long<end>"]
 
 
-def test_words_that_occur_elsewhere_too_are_no_trap() -> None:
-    messages = chat("u:yes", "a:yes", "u:<assistant>\nyes<end>", "a:yes")
-    found = render(messages, chatml)
-    assert [found.text[s:e] for s, e in found.spans] == ["yes", "yes"]
-    assert found.spans[0][0] > found.text.index("<assistant>")
-    assert found.spans[1][1] == len(found.text) - len("<end>\n")
-
-
-def test_a_template_may_trim() -> None:
-    assert spoken(chat("u:hi", "a:  hello \n"), trimming) == ["hello"]
-
-
-def test_a_template_may_treat_reasoning_apart() -> None:
-    def reasoning(messages: Sequence[Message]) -> str:
-        text = ""
-        for index, message in enumerate(messages):
-            said, is_last = message["content"], index == len(messages) - 1
-            if message["role"] == "assistant":
-                thought, _, said = said.rpartition("</think>")
-                thought = thought.removeprefix("<think>")
-                if is_last:
-                    said = f"<think>\n{thought}\n</think>\n{said}"
-            text += f"<{message['role']}>\n{said}<end>\n"
-        return text
-
-    # Earlier reasoning is not shown, so it is not learned; what is shown of the last answer is.
-    assert spoken(chat("u:q", "a:<think>t1</think>one", "u:q", "a:<think>t2</think>two"), reasoning) == [
-        "one",
-        "t2\n</think>\ntwo",
+def test_the_assistant_may_speak_first_and_twice() -> None:
+    assert spoken(chat("a:welcome", "a:well?", "u:hi", "a:so"), plain()) == [
+        "welcome<end>",
+        "well?<end>",
+        "so<end>",
     ]
 
 
-def test_a_template_that_hides_repeats_or_changes_an_answer_is_refused() -> None:
-    def hiding(messages: Sequence[Message]) -> str:
-        return "".join(m["content"] for m in messages if m["role"] == "user")
-
-    def repeating(messages: Sequence[Message]) -> str:
-        return chatml(messages) + messages[-1]["content"]
-
-    def shouting(messages: Sequence[Message]) -> str:
-        return chatml(messages).upper()
-
-    for template, said in ((hiding, "0 times"), (repeating, "2 times"), (shouting, "as it is")):
-        with pytest.raises(TemplateError, match=said):
-            render(chat("u:hi", "a:hello"), template)
+def test_words_that_occur_elsewhere_too_are_no_trap() -> None:
+    messages = chat("u:yes", "a:yes", "u:<assistant>yes<end>", "a:yes")
+    found = render(Conversation(messages, None, False), plain(), ["<end>"], unmask=False)
+    assert [found.text[start:end] for start, end in found.spans] == ["yes<end>", "yes<end>"]
+    assert found.spans[0][1] < found.text.index("<user><assistant>")
+    assert found.spans[1][1] == len(found.text) - 1
 
 
-def test_what_ends_an_answer_is_what_the_template_puts_after_it() -> None:
-    assert after_answer(chatml) == "<end>\n"
+def test_an_end_that_is_typed_is_not_the_end() -> None:
+    assert spoken(chat("u:hi", "a:<end> and <end>"), plain()) == ["<end> and <end><end>"]
 
 
-def labelled(rendered: Rendered, tokens: list[str]) -> list[str]:
-    """Token texts that loss is taken on; each token's id is its place, that of <end> is 99."""
-    offsets, ids, at = [], [], 0
-    for index, token in enumerate(tokens):
-        offsets.append((at, at + len(token)))
-        ids.append(99 if token == "<end>" else index)
-        at += len(token)
-    assert at == len(rendered.text)
-    encoded = encode(rendered, ids, offsets, 99)
-    assert all(label in (MASKED, token) for label, token in zip(encoded.labels, ids, strict=True))
-    return [token for token, label in zip(tokens, encoded.labels, strict=True) if label != MASKED]
+@pytest.mark.parametrize("words", [str.strip, str.upper, str.lstrip, lambda text: text.replace("l", "L")])
+def test_a_template_may_change_words(words: Callable[[str], str]) -> None:
+    messages = chat("u: hi ", "a:  hello \n", "u:hi", "a: \t l")
+    assert spoken(messages, plain(words)) == [words("  hello \n") + "<end>", words(" \t l") + "<end>"]
 
 
-def test_loss_is_taken_on_the_answer_and_the_token_that_ends_it() -> None:
-    rendered = render(chat("u:hi", "a:hello you", "u:x", "a:y"), chatml)
-    tokens = ["<user>", "\n", "hi", "<end>", "\n", "<assistant>", "\n", "hel", "lo", " you", "<end>", "\n"]
-    tokens += ["<user>", "\n", "x", "<end>", "\n", "<assistant>", "\n", "y", "<end>", "\n"]
-    assert labelled(rendered, tokens) == ["hel", "lo", " you", "<end>", "y", "<end>"]
+def test_what_the_prompt_writes_is_not_learned_where_it_is_shown() -> None:
+    """The prompt begins thoughts, which the template shows of nobody."""
+    assert spoken(chat("u:hi", "a: hello", "u:hi", "a:yes"), plain(header="<think>\n")) == [
+        " hello<end>",
+        "yes<end>",
+    ]
+    assert spoken(chat("u:hi", "a:<think>\nhello"), plain(header="<think>\n")) == ["hello<end>"]
 
 
-def test_a_token_that_reaches_over_the_edge_is_the_assistant_s() -> None:
-    rendered = Rendered("A: hello <end>", [(3, 8)])
-    assert labelled(rendered, ["A:", " hello", " ", "<end>"]) == [" hello", "<end>"]
+def test_text_of_the_template_that_follows_the_prompt_is_the_model_s() -> None:
+    def answering(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
+        def words(message: Message) -> str:
+            return (
+                f"<answer>{message['content']}</answer>"
+                if message["role"] == "assistant"
+                else message["content"]
+            )
+
+        text = "".join(f"<{message['role']}>{words(message)}<end>" for message in messages)
+        return text + ("<assistant>" if prompt else "")
+
+    assert spoken(chat("u:hi", "a:hello"), answering) == ["<answer>hello</answer><end>"]
 
 
-def test_a_later_end_is_not_this_turn_s() -> None:
-    rendered = Rendered("hello next<end>", [(0, 5)])
-    assert labelled(rendered, ["hello", " next", "<end>"]) == ["hello"]
+def test_a_turn_without_its_end_ends_with_its_words() -> None:
+    def last_only(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
+        text = "".join(f"\n<{message['role']}>{message['content']}" for message in messages)
+        return text + ("\n<assistant>" if prompt else "<end>")
+
+    assert spoken(chat("u:hi", "a:hello ", "u:hi", "a:yes"), last_only) == ["hello", "yes<end>"]
+
+
+def test_a_template_that_looks_at_words_is_not_misled_by_marks() -> None:
+    def looking(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
+        seen = "".join("!" for message in messages if message["content"].startswith("<b>"))
+        return seen + plain()(messages, tools, prompt=prompt)
+
+    assert spoken(chat("u:<b>hi</b>", "a:<b>hello</b> you"), looking) == ["<b>hello</b> you<end>"]
+
+
+def hiding(role: str) -> Template:
+    def template(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
+        return plain()([message for message in messages if message["role"] != role], tools, prompt=prompt)
+
+    return template
+
+
+def repeating(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
+    return plain()([*messages, messages[1]], tools, prompt=prompt)
+
+
+def measuring(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
+    return f"{len(messages[-1]['content'])}" + plain()(messages, tools, prompt=prompt)
+
+
+def refusing(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
+    raise UnclearError("no")
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (hiding("assistant"), "does not show messages[1]"),
+        (hiding("user"), "does not show messages[0]"),
+        (repeating, "shows messages[1] 2 times"),
+        (measuring, "treats marked words in another way"),
+        (plain(lambda text: re.sub("[^a-z]", "", text)), "does not show messages[0]"),
+        (refusing, "no"),
+    ],
+)
+def test_where_it_cannot_be_told_who_speaks_the_reason_is(template: Template, said: str) -> None:
+    with pytest.raises(UnclearError, match=re.escape(said)):
+        render(Conversation(chat("u:hi", "a:hello", "u:bye"), None, False), template, ["<end>"], unmask=False)
+
+
+def test_a_message_without_words_need_not_be_shown() -> None:
+    assert spoken(chat("s: ", "u:hi", "a:hello"), hiding("system")) == ["hello<end>"]
+    with pytest.raises(UnclearError, match=r"does not show messages\[0\]"):
+        spoken(chat("s:be good", "u:hi", "a:hello"), hiding("system"))
+
+
+def test_private_characters_may_be_used() -> None:
+    one, other = chr(0x100000), chr(0xF0000)
+    assert spoken(chat(f"u:{one}", f"a:{one}hello"), plain()) == [f"{one}hello<end>"]
+    with pytest.raises(UnclearError, match="all planes"):
+        spoken(chat(f"u:{one}", f"a:{other}"), plain())
+
+
+def test_there_are_marks_for_many_messages_but_not_for_any_number() -> None:
+    many = chat(*["u:hi", "a:yes"] * 8192)
+    with pytest.raises(UnclearError, match="more than 16383 messages"):
+        spoken(many, plain())
+
+
+def test_what_follows_words_up_to_the_next() -> None:
+    assert after_words(chat("u:x", "a:y"), plain()) == ["<end>\n<assistant>", "<end>\n"]
+    with pytest.raises(UnclearError, match="does not show every message"):
+        after_words(chat("u:x", "a:y"), hiding("user"))
+
+
+TOKENS = [
+    "hel",
+    "lo",
+    " you",
+    "<end>",
+    "<user>",
+    "<assistant>",
+    "\n",
+    "hi",
+    "x",
+    "y",
+    " hello",
+    " ",
+    "A:",
+    "é",
+    "<a> ",
+]
+
+
+def labelled(rendered: Rendered, *, special: Sequence[str] = ()) -> list[str]:
+    """Token texts that loss is taken on, with a tokenizer whose tokens are TOKENS."""
+    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(TOKENS)}))
+    pattern = "|".join(re.escape(token) for token in sorted(TOKENS, key=len, reverse=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+    encoding = tokenizer.encode(rendered.text)
+    assert "".join(encoding.tokens) == rendered.text
+    encoded = encode(rendered, encoding, {TOKENS.index(token) for token in special})
+    assert encoded.input_ids.tolist() == encoding.ids  # type: ignore[union-attr]
+    return [token for token, label in zip(encoding.tokens, encoded.labels, strict=True) if label != MASKED]
+
+
+def test_loss_is_taken_on_the_tokens_of_what_is_learned() -> None:
+    rendered = render(
+        Conversation(chat("u:hi", "a:hello you", "u:x", "a:y"), None, False), plain(), ["<end>"], unmask=False
+    )
+    assert labelled(rendered) == ["hel", "lo", " you", "<end>", "y", "<end>"]
+
+
+def test_a_token_that_reaches_over_the_edge_is_the_model_s_but_for_special_ones() -> None:
+    assert labelled(Rendered("A: hello<end>", [(3, 13)])) == [" hello", "<end>"]
+    rendered = Rendered("<a>  hello<end>", [(3, 15)])
+    assert labelled(rendered, special=["<a> "]) == [" hello", "<end>"]
+    assert labelled(rendered) == ["<a> ", " hello", "<end>"]
+
+
+def test_all_tokens_of_a_character_are_learned() -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    encoded = encode(Rendered("é🙂é", [(1, 2)]), tokenizer.encode("é🙂é"), ())
+    assert [label != MASKED for label in encoded.labels] == [False] * 2 + [True] * 4 + [False] * 2
+
+
+def test_a_span_of_characters_that_the_tokenizer_drops_has_no_tokens() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1}))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    encoded = encode(Rendered("a  b", [(1, 3)]), tokenizer.encode("a  b"), ())
+    assert list(encoded.labels) == [MASKED, MASKED]
 
 
 def test_the_first_token_of_a_sequence_is_never_predicted() -> None:
-    encoded = encode(Rendered("ab", [(0, 2)]), [1, 2], [(0, 1), (1, 2)], 99)
-    assert encoded.labels == [1, 2]
-    assert encoded.loss_tokens == 1
+    assert Encoded([1, 2], [1, 2]).loss_tokens == 1
+    assert Encoded([1, 2, 3], [1, MASKED, 3]).loss_tokens == 1

@@ -4,13 +4,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune_trainer.prepare.messages import Message
 
 # Planes 16 and 15 of Unicode are for private use: hardly any text has their characters, least of all both.
 _SIZE = 0xFFFE
-_PLANES = {base: re.compile(f"[{chr(base)}-{chr(base + _SIZE - 1)}]") for base in (0x100000, 0xF0000)}
+_PLANES = {base: re.compile(f"([{chr(base)}-{chr(base + _SIZE - 1)}])") for base in (0x100000, 0xF0000)}
 # What templates look for in an answer to take it apart: <think>, </think>, [THINK].
 _TAG = r"</?[\w:-]+>|\[/?[A-Z_]+\]"
 
@@ -49,8 +49,10 @@ STYLES = (
 )
 
 
-@dataclass(frozen=True)
-class Mark:
+_KINDS = tuple(Kind)
+
+
+class Mark(NamedTuple):
     """A mark that was found."""
 
     message: int
@@ -62,7 +64,7 @@ class Mark:
     @property
     def opens(self) -> bool:
         """Whether words begin here."""
-        return self.kind in (Kind.OPEN, Kind.CALL_OPEN)
+        return self.kind is Kind.OPEN or self.kind is Kind.CALL_OPEN
 
 
 class Marker:
@@ -76,8 +78,8 @@ class Marker:
         base = next((base for base in _PLANES if text.isascii() or not _PLANES[base].search(text)), None)
         if base is None:
             raise ValueError("it uses all planes of Unicode that are for private use")
-        if len(Kind) * len(messages) > _SIZE:
-            raise ValueError(f"it has more than {_SIZE // len(Kind)} messages")
+        if len(_KINDS) * len(messages) > _SIZE:
+            raise ValueError(f"it has more than {_SIZE // len(_KINDS)} messages")
         self._base, self._pattern = base, _PLANES[base]
         self._tag = re.compile(f"(?!{'|'.join(map(re.escape, ends))})(?:{_TAG})" if ends else _TAG)
 
@@ -91,14 +93,17 @@ class Marker:
 
     def find(self, rendered: str) -> tuple[str, list[Mark]]:
         """The text of a rendered conversation without its marks, and the marks in their order."""
-        marks = []
-        for count, match in enumerate(self._pattern.finditer(rendered)):
-            message, kind = divmod(ord(match.group()) - self._base, len(Kind))
-            marks.append(Mark(message, Kind(kind), match.start() - count))
-        return self._pattern.sub("", rendered), marks
+        text, *pairs = self._pattern.split(rendered)
+        parts, marks, position = [text], [], len(text)
+        for character, text in zip(pairs[::2], pairs[1::2], strict=True):
+            message, kind = divmod(ord(character) - self._base, len(_KINDS))
+            marks.append(Mark(message, _KINDS[kind], position))
+            parts.append(text)
+            position += len(text)
+        return "".join(parts), marks
 
     def _message(self, index: int, message: Message, style: Style) -> Message:
-        first = self._base + len(Kind) * index
+        first = self._base + len(_KINDS) * index
         opening, closing = chr(first + Kind.OPEN), chr(first + Kind.CLOSE)
 
         def words(text: str) -> str:

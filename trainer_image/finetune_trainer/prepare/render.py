@@ -119,7 +119,10 @@ class _Turns:
         for index, shown in enumerate(self._shown):
             role = self._conversation.messages[shown.message]["role"]
             if role == "assistant":
-                spans.append((self._start(index), self._end(index, ends)))
+                start = self._start(index)
+                if not self._text[start : shown.end].strip():  # thoughts that are left out, and nothing else
+                    raise UnclearError(f"the chat template shows nothing of messages[{shown.message}]")
+                spans.append((start, self._end(index, ends)))
             elif unmask and role != "system":
                 if not shown.marks[0].opens:
                     raise UnclearError(f"it cannot be told where messages[{shown.message}] begins")
