@@ -53,6 +53,10 @@ crds: setup ## Generate the CustomResourceDefinition from finetune_api.
 docs: setup ## Generate docs/hyperparameters.md from finetune_api and its rules.
 	@$(RUN) hack/generate_docs.py
 
+.PHONY: bench-planner
+bench-planner: setup ## Measure the planner of micro-batches; writes benchmarks/results/planner.md.
+	@$(RUN) --group peers python -m benchmarks.planner
+
 .PHONY: deploy
 deploy: setup ## Build the images, load them into the cluster and install the chart.
 	@$(RUN) hack/deploy.py

@@ -27,9 +27,14 @@ STEPS = 2 * SCHEDULE.steps_per_epoch
 
 
 def encoded(sample: int) -> Encoded:
-    """A sample whose tokens tell which one it is; loss on every token but the first two."""
+    """A sample whose tokens tell which one it is; loss on every token, or on every one but the first two."""
     ids = [100 * sample + token for token in range(LENGTHS[sample])]
-    return Encoded(ids, [MASKED] * min(2, len(ids)) + ids[2:])
+    return Encoded(ids, ids if sample % 2 else [MASKED] * min(2, len(ids)) + ids[2:])
+
+
+def predicted(sample: int) -> int:
+    """Tokens of a sample that loss is taken on: nothing predicts the first one."""
+    return max(0, LENGTHS[sample] - (1 if sample % 2 else 2))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +120,7 @@ def test_figures_of_a_step_are_those_of_all_processes_but_the_padding(samples: S
             chosen = SCHEDULE.batch(step.index).samples
             assert (step.batch.samples == chosen).all()
             assert step.tokens == sum(LENGTHS[sample] for sample in chosen)
-            assert step.loss_tokens == sum(max(0, LENGTHS[sample] - 2) for sample in chosen)
+            assert step.loss_tokens == sum(map(predicted, chosen))
             # Three samples at most for four processes: this one never has any.
             assert step.padding == len(step.micro_batches) == 1
             [inputs] = step.micro_batches
@@ -132,7 +137,7 @@ def test_targets_are_what_the_hidden_states_before_them_predict(samples: Samples
         for inputs in micro_batches:
             ids, at = inputs["input_ids"][0], inputs["predicting"]
             assert (ids[at + 1] == inputs["targets"]).all()
-            assert at.numel() == sum(max(0, length - 2) for length in inputs["sample_lengths"])
+            assert at.numel() == sum(map(predicted, members(inputs)))
             assert {tensor.dtype for tensor in (ids, at, inputs["targets"])} == {torch.int64}
             assert inputs["boundaries"].dtype == torch.int32
 

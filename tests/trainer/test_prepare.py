@@ -15,7 +15,8 @@ from finetune_api.runconfig import RunConfig
 from finetune_api.sources import Columns
 from finetune_trainer.errors import InvalidDataError
 from finetune_trainer.prepare import pipeline
-from finetune_trainer.prepare.pipeline import Prepared, open_prepared
+from finetune_trainer.prepare.arrow import Prepared
+from finetune_trainer.prepare.pipeline import open_prepared
 from tiny import conversation, save_tiny_model
 from trainer.gangs import config
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from finetune_api.status import DatasetStatus
 from finetune_trainer.prepare.encode import Encoded
 
 _DATA = "data-00000-of-00001.arrow"
@@ -161,6 +162,14 @@ class Samples:
         row = place - self._starts[batch]
         own = slice(offsets[row], offsets[row + 1])
         return input_ids[own], labels[own]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Prepared data, open for reading."""
+
+    samples: Samples
+    status: DatasetStatus
 
 
 def _joined(arrays: Iterable[npt.ArrayLike]) -> Ids:

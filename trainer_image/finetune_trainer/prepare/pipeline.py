@@ -17,7 +17,7 @@ from finetune_api.status import DatasetStatus, Lengths
 from finetune_trainer import commit
 from finetune_trainer.errors import InvalidDataError
 from finetune_trainer.prepare import read
-from finetune_trainer.prepare.arrow import Ids, Part, Samples, SampleWriter
+from finetune_trainer.prepare.arrow import Ids, Part, Prepared, Samples, SampleWriter
 from finetune_trainer.prepare.blocks import Blocks
 from finetune_trainer.prepare.convert import (
     Rows,
@@ -41,14 +41,6 @@ _WORTH_OTHER_PROCESSES = 8 << 20
 _FAULTS_IN_MESSAGE = 3
 
 Progress = Callable[[Preparation], None]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Prepared data, open for reading."""
-
-    samples: Samples
-    status: DatasetStatus
 
 
 def prepare(config: RunConfig, context_length: int, progress: Progress) -> Prepared:
