@@ -93,6 +93,25 @@ def test_text_of_the_template_that_follows_the_prompt_is_the_model_s() -> None:
     assert spoken(chat("u:hi", "a:hello"), answering) == ["<answer>hello</answer><end>"]
 
 
+def test_the_name_of_a_tool_at_its_result_is_not_the_call_s() -> None:
+    """Templates look up whose result it is."""
+
+    def naming(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
+        text, name = "", ""
+        for message in messages:
+            said = message["content"]
+            for call in message.get("tool_calls", []):
+                name = call["function"]["name"]
+                said += f" {name}({call['function']['arguments']})"
+            text += f"<{name if message['role'] == 'tool' else message['role']}>{said}<end>\n"
+        return text + ("<assistant>" if prompt else "")
+
+    call = {"function": {"name": "look", "arguments": {}}}
+    messages = [*chat("u:hi", "a:", "t:a wall", "a:so"), *chat("u:hi", "a:wait", "t:a door", "a:so")]
+    messages[1]["tool_calls"] = messages[5]["tool_calls"] = [call]
+    assert spoken(messages, naming) == [" look({})<end>", "so<end>", "wait look({})<end>", "so<end>"]
+
+
 def test_a_turn_without_its_end_ends_with_its_words() -> None:
     def last_only(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
         text = "".join(f"\n<{message['role']}>{message['content']}" for message in messages)
@@ -158,8 +177,8 @@ def test_private_characters_may_be_used() -> None:
 
 
 def test_there_are_marks_for_many_messages_but_not_for_any_number() -> None:
-    many = chat(*["u:hi", "a:yes"] * 8192)
-    with pytest.raises(UnclearError, match="more than 16383 messages"):
+    many = chat(*["u:hi", "a:yes"] * 16384)
+    with pytest.raises(UnclearError, match="more than 32767 messages"):
         spoken(many, plain())
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, auto
 from typing import Any, NamedTuple
 
 from finetune_trainer.prepare.messages import Message
@@ -15,17 +15,15 @@ _PLANES = {base: re.compile(f"([{chr(base)}-{chr(base + _SIZE - 1)}])") for base
 _TAG = r"</?[\w:-]+>|\[/?[A-Z_]+\]"
 
 
-class Kind(IntEnum):
-    """What a mark says."""
+class Kind(Enum):
+    """What marks are around."""
 
-    OPEN = 0
-    """Words begin."""
-    CLOSE = 1
-    """Words end."""
-    CALL_OPEN = 2
-    """The name or an argument of a tool call begins."""
-    CALL_CLOSE = 3
-    """And ends."""
+    WORDS = auto()
+    """Content and reasoning."""
+    ARGUMENTS = auto()
+    """Strings among the arguments of tool calls."""
+    NAME = auto()
+    """The name of a tool that is called."""
 
 
 @dataclass(frozen=True)
@@ -49,22 +47,16 @@ STYLES = (
 )
 
 
-_KINDS = tuple(Kind)
-
-
 class Mark(NamedTuple):
     """A mark that was found."""
 
     message: int
     """Index of the message whose words it is at."""
     kind: Kind
+    opens: bool
+    """Whether words begin here; otherwise they end."""
     position: int
     """Characters before it, without marks."""
-
-    @property
-    def opens(self) -> bool:
-        """Whether words begin here."""
-        return self.kind is Kind.OPEN or self.kind is Kind.CALL_OPEN
 
 
 class Marker:
@@ -75,13 +67,22 @@ class Marker:
         are no tags. Raises ValueError if there are not enough characters that do not occur in it.
         """
         self._messages = messages
+        self._tag = re.compile(f"(?!{'|'.join(map(re.escape, ends))})(?:{_TAG})" if ends else _TAG)
         base = next((base for base in _PLANES if text.isascii() or not _PLANES[base].search(text)), None)
         if base is None:
             raise ValueError("it uses all planes of Unicode that are for private use")
-        if len(_KINDS) * len(messages) > _SIZE:
-            raise ValueError(f"it has more than {_SIZE // len(_KINDS)} messages")
         self._base, self._pattern = base, _PLANES[base]
-        self._tag = re.compile(f"(?!{'|'.join(map(re.escape, ends))})(?:{_TAG})" if ends else _TAG)
+        # Of what a pair of marks is; those of a message one behind the other.
+        self._pairs: list[tuple[int, Kind]] = []
+        self._first: list[int] = []
+        for index, message in enumerate(messages):
+            self._first.append(len(self._pairs))
+            self._pairs.append((index, Kind.WORDS))
+            if calls := message.get("tool_calls"):
+                self._pairs.append((index, Kind.ARGUMENTS))
+                self._pairs += [(index, Kind.NAME)] * len(calls)
+        if 2 * len(self._pairs) > _SIZE:
+            raise ValueError(f"it has more than {_SIZE // 2} messages and tool calls")
 
     def mark(self, style: Style) -> list[Message]:
         """The messages with marks in them. Blank words stay as they are: templates ask whether there are any."""
@@ -89,35 +90,45 @@ class Marker:
 
     def plain(self, index: int) -> str:
         """Marked words that could be any message's, as those of message `index`."""
-        return str(self._message(index, {"content": "words"}, Style())["content"])
+        return self._around(self._first[index])("words")
 
     def find(self, rendered: str) -> tuple[str, list[Mark]]:
-        """The text of a rendered conversation without its marks, and the marks in their order."""
-        text, *pairs = self._pattern.split(rendered)
+        """The text of a rendered conversation without its marks, and the marks in their order.
+
+        Of each name of a tool the first is taken: templates may name it again where its result is shown.
+        """
+        text, *rest = self._pattern.split(rendered)
         parts, marks, position = [text], [], len(text)
-        for character, text in zip(pairs[::2], pairs[1::2], strict=True):
-            message, kind = divmod(ord(character) - self._base, len(_KINDS))
-            marks.append(Mark(message, _KINDS[kind], position))
+        named = set()
+        for character, text in zip(rest[::2], rest[1::2], strict=True):
+            pair, closes = divmod(ord(character) - self._base, 2)
+            message, kind = self._pairs[pair]
+            if kind is not Kind.NAME or character not in named:
+                marks.append(Mark(message, kind, not closes, position))
+            if kind is Kind.NAME:
+                named.add(character)
             parts.append(text)
             position += len(text)
         return "".join(parts), marks
 
+    def _around(self, pair: int) -> Callable[[str], str]:
+        opening, closing = chr(self._base + 2 * pair), chr(self._base + 2 * pair + 1)
+        return lambda text: _wrapped(text, opening, closing)
+
     def _message(self, index: int, message: Message, style: Style) -> Message:
-        first = self._base + len(_KINDS) * index
-        opening, closing = chr(first + Kind.OPEN), chr(first + Kind.CLOSE)
+        pair = self._first[index]
+        around = self._around(pair)
 
         def words(text: str) -> str:
-            if not style.between_tags:
-                return _wrapped(text, opening, closing)
-            return _between(self._tag, text, lambda part: _wrapped(part, opening, closing))
+            return _between(self._tag, text, around) if style.between_tags else around(text)
 
         marked = {**message, "content": words(message["content"])}
         if reasoning := message.get("reasoning_content"):
             marked["reasoning_content"] = words(reasoning)
         if calls := message.get("tool_calls"):
-            opening, closing = chr(first + Kind.CALL_OPEN), chr(first + Kind.CALL_CLOSE)
             marked["tool_calls"] = [
-                _call(call, style, lambda text: _wrapped(text, opening, closing)) for call in calls
+                _call(call, style, name=self._around(pair + 2 + number), arguments=self._around(pair + 1))
+                for number, call in enumerate(calls)
             ]
         return marked
 
@@ -141,14 +152,16 @@ def _between(tag: re.Pattern[str], text: str, wrapped: Callable[[str], str]) -> 
     return "".join([*parts, wrapped(text[end:])])
 
 
-def _call(call: dict[str, Any], style: Style, wrapped: Callable[[str], str]) -> dict[str, Any]:
+def _call(
+    call: dict[str, Any], style: Style, *, name: Callable[[str], str], arguments: Callable[[str], str]
+) -> dict[str, Any]:
     if "function" in call:
-        return {**call, "function": _call(call["function"], style, wrapped)}
+        return {**call, "function": _call(call["function"], style, name=name, arguments=arguments)}
     marked = dict(call)
     if style.names:
-        marked["name"] = wrapped(call["name"])
+        marked["name"] = name(call["name"])
     if style.arguments:
-        marked["arguments"] = _deep(call["arguments"], wrapped)
+        marked["arguments"] = _deep(call["arguments"], arguments)
     return marked
 
 

@@ -135,7 +135,7 @@ class _Turns:
         called = set()
         for shown in self._shown:
             times[shown.message] += 1
-            if any(mark.kind is Kind.CALL_OPEN for mark in shown.marks):
+            if any(mark.kind is not Kind.WORDS for mark in shown.marks):
                 called.add(shown.message)
         for index, message in enumerate(self._conversation.messages):
             if message.get("tool_calls") and index not in called:
@@ -157,7 +157,7 @@ class _Turns:
         instead = [*asked, plain, *self._marked[shown.message + 1 :]]
         if (start := self._after(self._header(instead, shown.message, prompt=False), index)) is not None:
             return start
-        if shown.marks[0].kind is not Kind.OPEN:
+        if shown.marks[0].kind is not Kind.WORDS or not shown.marks[0].opens:
             raise UnclearError(f"it cannot be told where messages[{shown.message}] begins")
         return shown.start
 
