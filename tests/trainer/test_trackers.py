@@ -26,6 +26,12 @@ from trainer.gangs import config
 SECONDS = StepSeconds(data=0.25, compute=0.5, communication=0.125)
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine takes its time to import and start things; an attempt here is over before they have."""
+    monkeypatch.setattr("finetune_trainer.trackers._CLOSE_SECONDS", 120.0)
+
+
 def run(directory: Path, attempt: int = 1) -> Run:
     stated = config(directory, name="job", learningRate=1e-3, maxSteps=7)
     plan = Plan(learning_rate=1e-3, num_epochs=1, world_size=attempt, total_steps=7)

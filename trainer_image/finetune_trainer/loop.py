@@ -2,11 +2,11 @@
 
 import logging
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,13 +20,16 @@ from finetune_trainer.batches import Batch, Schedule
 from finetune_trainer.checkpoint import Checkpoints, State
 from finetune_trainer.distributed import Gang
 from finetune_trainer.errors import LossNotFiniteError, TerminatedError
-from finetune_trainer.inputs import assemble
+from finetune_trainer.feed import Feed, Step
 from finetune_trainer.model import TrainableModel, exchange_gradients
 from finetune_trainer.optimization import make_optimizer, make_scheduler
-from finetune_trainer.packing import pack
-from finetune_trainer.planning import ExactPlan
+from finetune_trainer.peak import peak_memory
+from finetune_trainer.planning import ExactPlan, model_facts
 from finetune_trainer.prepare.arrow import Samples
 from finetune_trainer.reporter import Reporter
+from finetune_trainer.stopwatch import Stopwatch
+from finetune_trainer.throughput import peak_flops, step_flops, utilization
+from finetune_trainer.trackers import Trackers
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +48,8 @@ class Measured:
     stop: bool
     """Whether some process was asked to stop."""
     peak_memory: int
+    padding: int
+    """Tokens computed for nothing."""
 
 
 @dataclass
@@ -58,6 +63,7 @@ class Loop:
     model: TrainableModel
     checkpoints: Checkpoints
     reporter: Reporter
+    trackers: Trackers
     stop_requested: Callable[[], bool]
 
     def __post_init__(self) -> None:
@@ -65,6 +71,10 @@ class Loop:
         optimizer = make_optimizer(self.model, stated, self.plan)
         self._state = State(self.model, optimizer, make_scheduler(optimizer, stated, self.plan))
         self._schedule = Schedule(len(self.samples), self.plan.effective_batch_size, stated.seed)
+        self._facts = model_facts(Path(self.config.locations.model))
+        on_gpu = self.gang.device.type == "cuda"
+        self._peak_flops = peak_flops(torch.cuda.get_device_name(self.gang.device)) if on_gpu else None
+        self._mean_seconds: float | None = None
         self._last_logged = -math.inf
 
     def run(self) -> None:
@@ -72,48 +82,44 @@ class Loop:
 
         Raises TerminatedError once the state is saved, when any process was asked to stop; LossNotFiniteError.
         """
-        step = self.checkpoints.restore(self._state)
-        self.reporter.stage(Stage.TRAINING, resumed_from_step=step or None)
-        mean_duration: float | None = None
-        while step < self.plan.total_steps:
-            began = time.perf_counter()
-            batch = self._schedule.batch(step)
-            rate = float(self._state.scheduler.get_last_lr()[0])
-            measured = self._step(step, batch)
-            step += 1
-            if not (math.isfinite(measured.loss) and math.isfinite(measured.grad_norm)):
-                raise LossNotFiniteError(
-                    f"the loss is {measured.loss} and the gradient norm {measured.grad_norm} in step {step}, at a "
-                    f"learning rate of {rate:.3g}"
-                )
-            duration = time.perf_counter() - began
-            mean_duration = (
-                duration if mean_duration is None else mean_duration + _NEWEST * (duration - mean_duration)
-            )
-            self._report(step, batch, rate, measured, duration, mean_duration)
-            self._keep(step, batch, stop=measured.stop)
+        first, last = self.checkpoints.restore(self._state), self.plan.total_steps
+        self.reporter.stage(Stage.TRAINING, resumed_from_step=first or None)
+        with closing(self._feed(first, last)) as feed:
+            stopwatch = Stopwatch(self.model, self.gang, feed)
+            for step in feed:
+                rate = float(self._state.scheduler.get_last_lr()[0])
+                measured = self._step(step, stopwatch)
+                self._report(step, rate, measured, stopwatch)
+                self._keep(step.index + 1, step.batch, stop=measured.stop)
+                stopwatch.start()
         self.reporter.stage(Stage.SAVING)
-        self.checkpoints.save_output(self.model, step, self._epoch(step))
+        self.checkpoints.save_output(self.model, last, self._epoch(last))
 
-    def _step(self, step: int, batch: Batch) -> Measured:
-        # Random numbers (dropout, in models that have it) follow from the step, so a resumed run draws the same.
-        torch.manual_seed(hash((self.config.hyperparameters.seed, step, self.gang.rank)) & 0x7FFFFFFF)
-        device = self.gang.device
-        micro_batches = pack(
-            batch.samples,
-            self.samples.lengths,
+    def _feed(self, first: int, last: int) -> Feed:
+        return Feed(
+            self.samples,
+            self._schedule,
             budget=self.plan.max_tokens_per_gpu,
+            rank=self.gang.rank,
             world_size=self.gang.world_size,
-        )[self.gang.rank]
-        # The whole step's tokens, over all processes: a token counts the same wherever it lies. FSDP takes the
-        # mean over processes, so the sum needs their number.
-        loss_tokens = int(self.samples.loss_tokens[batch.samples].sum())
+            device=self.gang.device,
+            first=first,
+            last=last,
+        )
+
+    def _step(self, step: Step, stopwatch: Stopwatch) -> Measured:
+        # Random numbers (dropout, in models that have it) follow from the step, so a resumed run draws the same.
+        torch.manual_seed(hash((self.config.hyperparameters.seed, step.index, self.gang.rank)) & 0x7FFFFFFF)
+        # The whole step's tokens, over all processes: a token counts the same wherever it lies. A step without any
+        # has a loss of zero and changes nothing but what weight decay and momentum do.
+        loss_tokens = max(1, step.loss_tokens)
+        # FSDP takes the mean over processes, so the sum needs their number.
         scale = self.gang.world_size / loss_tokens
-        loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        for index, members in enumerate(micro_batches):
-            last = index == len(micro_batches) - 1
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.gang.device)
+        for number, inputs in enumerate(step.micro_batches, start=1):
+            last = number == len(step.micro_batches)
             exchange_gradients(self.model, now=last or not self.plan.accumulate_locally)
-            loss: Tensor = self.model(**assemble(self.samples, members, device))
+            loss: Tensor = self.model(**inputs)
             (loss * scale).backward()
             loss_sum += loss.detach()
         norm = clip_grad_norm_(self.model.parameters(), self.config.hyperparameters.max_grad_norm)
@@ -122,43 +128,59 @@ class Loop:
         self._state.optimizer.step()
         self._state.scheduler.step()
         self._state.optimizer.zero_grad()
-        mine = torch.stack(
-            [loss_sum, loss_sum.new_tensor(self.stop_requested()), loss_sum.new_tensor(_peak_memory(device))]
-        )
+        known = [self.stop_requested(), peak_memory(self.gang.device), step.padding]
+        mine = torch.cat([loss_sum[None], loss_sum.new_tensor(known)])
+        with stopwatch.communicating():
+            everyone = self.gang.gather(mine)
         # The step's one wait for the device.
-        *values, grad_norm = torch.cat([self.gang.gather(mine), norm.double()[None]]).tolist()
+        *values, grad_norm = torch.cat([everyone, norm.double()[None]]).tolist()
         return Measured(
-            loss=sum(values[0::3]) / loss_tokens,
+            loss=sum(values[0::4]) / loss_tokens,
             grad_norm=grad_norm,
-            stop=any(values[1::3]),
-            peak_memory=int(max(values[2::3])),
+            stop=any(values[1::4]),
+            peak_memory=int(max(values[2::4])),
+            padding=int(sum(values[3::4])),
         )
 
-    def _epoch(self, step: int) -> float:
-        return self._schedule.samples_before(step) / self._schedule.samples
+    def _epoch(self, steps: int) -> float:
+        return self._schedule.samples_before(steps) / self._schedule.samples
 
-    def _report(
-        self, step: int, batch: Batch, rate: float, measured: Measured, duration: float, mean_duration: float
-    ) -> None:
+    def _report(self, step: Step, rate: float, measured: Measured, stopwatch: Stopwatch) -> None:
+        """Tell everyone what a step showed. Raises LossNotFiniteError."""
+        seconds, parts = stopwatch.stop()
+        done = step.index + 1
+        if not (math.isfinite(measured.loss) and math.isfinite(measured.grad_norm)):
+            raise LossNotFiniteError(
+                f"the loss is {measured.loss} and the gradient norm {measured.grad_norm} in step {done}, at a "
+                f"learning rate of {rate:.3g}"
+            )
         metrics = Metrics(
-            step=step,
-            epoch=self._epoch(step),
+            step=done,
+            epoch=self._epoch(done),
             loss=measured.loss,
             learning_rate=rate,
             grad_norm=measured.grad_norm,
-            tokens_per_second=int(self.samples.lengths[batch.samples].sum()) / duration,
-            samples_seen=self._schedule.samples_before(step),
+            tokens_per_second=step.tokens / seconds,
+            samples=len(step.batch.samples),
+            samples_seen=self._schedule.samples_before(done),
+            micro_batches=len(step.micro_batches),
+            padding=measured.padding / (step.tokens + measured.padding),
+            seconds=parts,
             peak_memory=measured.peak_memory,
+            mfu=self._utilization(step, seconds),
         )
-        changes: dict[str, Any] = {"initial_loss": measured.loss} if step == 1 else {}
-        remaining = (self.plan.total_steps - step) * mean_duration
+        mean = self._mean_seconds or seconds
+        self._mean_seconds = mean + _NEWEST * (seconds - mean)
+        remaining = (self.plan.total_steps - done) * self._mean_seconds
+        changes: dict[str, Any] = {"initial_loss": measured.loss} if done == 1 else {}
         self.reporter.update(metrics=metrics, seconds_remaining=remaining, **changes)
+        self.trackers.log(metrics)
         now = time.monotonic()
         if self.gang.is_first and now - self._last_logged >= _LOG_SECONDS:
             self._last_logged = now
             _log.info(
                 "step %d/%d, epoch %.2f: loss %.4f, learning rate %.3g, gradient norm %.3g, %.0f tokens/s",
-                step,
+                done,
                 self.plan.total_steps,
                 metrics.epoch,
                 measured.loss,
@@ -167,8 +189,15 @@ class Loop:
                 metrics.tokens_per_second,
             )
 
+    def _utilization(self, step: Step, seconds: float) -> float | None:
+        if self._peak_flops is None or self._facts is None:
+            return None
+        lengths = self.samples.lengths[step.batch.samples]
+        flops = step_flops(self._facts.architecture, lengths, step.loss_tokens)
+        return utilization(flops, seconds, self.gang.world_size, self._peak_flops)
+
     def _keep(self, step: int, batch: Batch, *, stop: bool) -> None:
-        """Save what is due after a step, and go if that was asked for."""
+        """Save what is due after so many steps, and go if that was asked for."""
         epoch = self._epoch(step)
         is_last = step == self.plan.total_steps
         if batch.ends_epoch and self.config.checkpoints.every_epoch:
@@ -183,11 +212,3 @@ class Loop:
             self.gang.meet()
             raise TerminatedError(f"asked to stop; the state after step {step} is saved")
         self.reporter.stage(Stage.TRAINING)
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in KiB, macOS in bytes.
-    return peak if sys.platform == "darwin" else peak * 1024

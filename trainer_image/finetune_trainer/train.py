@@ -16,9 +16,12 @@ from finetune_trainer.methods import sft
 from finetune_trainer.model import load_config, stored_dtype
 from finetune_trainer.planning import ExactPlan, context_length, gather, make_plan
 from finetune_trainer.post import Poster
-from finetune_trainer.prepare.pipeline import Prepared, open_prepared, prepare
+from finetune_trainer.prepare.arrow import Prepared
+from finetune_trainer.prepare.pipeline import open_prepared, prepare
 from finetune_trainer.reporter import Reporter
 from finetune_trainer.storage import Storage
+from finetune_trainer.trackers import tracking
+from finetune_trainer.trackers.tracker import Run
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +66,11 @@ def train(
     )
     model = sft.build(base, model_config, gang, activation_checkpointing=plan.activation_checkpointing)
     begin()
-    Loop(config, plan, prepared.samples, gang, model, checkpoints, reporter, stop_requested).run()
+    run = Run.of(config, plan, storage, attempt) if gang.is_first else None
+    with tracking(run) as trackers:
+        Loop(
+            config, plan, prepared.samples, gang, model, checkpoints, reporter, trackers, stop_requested
+        ).run()
     if gang.is_first:
         output = history.finished_output(storage)
         assert output is not None
