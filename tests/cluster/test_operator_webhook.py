@@ -216,7 +216,7 @@ def test_without_the_webhook_the_status_tells_every_fault(kubectl: Kubectl, name
     message = rejected(namespace, "Invalid")
     assert all(fault in message for fault in FAULTS)
     namespace.patch(FINETUNEJOBS, "demo", {"spec": GOOD})
-    namespace.in_phase("Starting")
+    namespace.in_phase("Preparing")
     assert namespace.condition("Accepted")["status"] == "True"
     assert len(namespace.pods()) == 2
 
@@ -237,7 +237,7 @@ def test_what_cannot_be_trained_yet_is_said_at_once_and_in_the_status(
     assert any(line.startswith("Warning: spec.method: this version plans method osft") for line in lines)
     assert "spec.method: this version plans method osft" in rejected(namespace, "NotSupported")
     assert kubectl.apply()[0] == 0
-    namespace.in_phase("Starting")
+    namespace.in_phase("Preparing")
     assert namespace.condition("Accepted")["status"] == "True"
     assert namespace.condition("Stalled")["status"] == "False"
 
