@@ -4,7 +4,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from finetune_api.failure import ExitCode
@@ -50,11 +53,12 @@ def test_it_finds_what_training_finds_and_leaves_nothing_behind(tmp_path: Path) 
 
 def test_faults_of_the_data_are_named_as_in_training(tmp_path: Path) -> None:
     save_tiny_model(tmp_path / "model")
-    (tmp_path / "train.jsonl").write_text('{"messages": []}\n')
+    (tmp_path / "train.jsonl").write_text('{"messages": []}\n' * 5)
     (tmp_path / "run.json").write_text(config(tmp_path).to_json())
     done = measure(tmp_path / "run.json")
     assert done.returncode == ExitCode.INVALID_DATA
-    assert "line 1" in done.stderr
+    for line in range(1, 6):
+        assert done.stderr.count(f"line {line}: messages: must be a list of at least one message") == 1
     assert done.stdout == ""
 
 
@@ -76,26 +80,43 @@ def test_what_is_missing_is_named(tmp_path: Path, missing: str, said: str) -> No
     assert done.stderr.count("\n") == 1
 
 
-def test_the_command_line_plans_with_what_is_measured(tmp_path: Path) -> None:
-    save_tiny_model(tmp_path / "model")
-    save_chat_data(tmp_path / "train.jsonl", samples=50, overlong=2)
-    job = manifest(hyperparameters={"maxSeqLen": 128, "maxTokensPerGpu": 128, "effectiveBatchSize": 8})
-    (tmp_path / "job.json").write_text(json.dumps(job))
+def planned(directory: Path, data: Path, **spec: Any) -> "subprocess.CompletedProcess[str]":
+    """What the command line plans with the trainer beside it, for the model in the directory."""
+    (directory / "job.json").write_text(json.dumps(manifest(**spec)))
     command = [
         str(Path(sys.executable).with_name("finetune")),
         "plan",
-        str(tmp_path / "job.json"),
+        str(directory / "job.json"),
         "-o",
         "json",
     ]
-    options = ["--model-config", str(tmp_path / "model"), "--dataset", str(tmp_path / "train.jsonl")]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    options = ["--model-config", str(directory / "model"), "--dataset", str(data)]
+    return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+
+
+def test_the_command_line_plans_with_what_is_measured(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "model")
+    data = tmp_path / "train.jsonl"
+    save_chat_data(data, samples=50, overlong=2)
+    stated = {"maxSeqLen": 128, "maxTokensPerGpu": 128, "effectiveBatchSize": 8}
+    done = planned(tmp_path, data, hyperparameters=stated)
     assert done.returncode == 0, done.stderr
-    [planned] = json.loads(done.stdout)["jobs"]
+    [job] = json.loads(done.stdout)["jobs"]
     # 50 samples, for two are too long; lengths are known, so micro-batches are counted and have a mean.
-    assert (planned["plan"]["stepsPerEpoch"], planned["plan"]["totalSteps"]) == (7, 14)
-    assert planned["plan"]["microBatchesPerStep"]["mean"] > 1
-    (tmp_path / "train.jsonl").write_text('{"messages": 1}\n')
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert (job["plan"]["stepsPerEpoch"], job["plan"]["totalSteps"]) == (7, 14)
+    assert job["plan"]["microBatchesPerStep"]["mean"] > 1
+    data.write_text('{"messages": 1}\n')
+    done = planned(tmp_path, data, hyperparameters=stated)
     assert done.returncode == 1
     assert "line 1: messages" in done.stderr
+
+
+def test_the_command_line_measures_documents_of_a_table(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "model")
+    # The tokenizer knows bytes only: 10 documents of 31 tokens and their end are 5 blocks of 64.
+    pq.write_table(pa.table({"text": ["x" * 31] * 10 + [" "]}), tmp_path / "train.parquet")
+    stated = {"pretraining": {"blockSize": 64, "documentColumnName": "text"}, "effectiveBatchSize": 2}
+    done = planned(tmp_path, tmp_path / "train.parquet", hyperparameters=stated)
+    assert done.returncode == 0, done.stderr
+    [job] = json.loads(done.stdout)["jobs"]
+    assert job["plan"]["stepsPerEpoch"] == 3

@@ -284,6 +284,12 @@ def test_long_values_and_names_are_cut() -> None:
     assert "..., ..." in many
 
 
+def test_what_cannot_be_printed_is_shown_by_its_number() -> None:
+    assert complaint(row({"role": "a\ud800"})).endswith('not "a\\ud800"')
+    assert complaint({"a\ud800": 1}).startswith("has neither messages, nor")
+    assert complaint(row(ASKED | {"\udfff": 1})).startswith("messages[0].\\udfff: is not supported")
+
+
 def test_what_is_nested_too_deeply_is_a_fault() -> None:
     deep: Any = {}
     for _ in range(100_000):
@@ -375,7 +381,8 @@ def test_faults_of_the_documentation_are_what_is_said(place: str, line: dict[str
 
 NAMES = ("messages", "tools", "prompt", "completion", "instruction", "input", "output", "system", "unmask")
 KEYS = ("role", "content", "tool_calls", "reasoning_content", "name", "tool_call_id", "function", "arguments")
-TEXT = st.text(st.characters(), max_size=5)
+# Half of a surrogate pair is what JSON can say and nobody can print.
+TEXT = st.text(st.characters() | st.sampled_from("\ud800\udfff"), max_size=5)
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),

@@ -1,5 +1,6 @@
 """A run's data, prepared and measured as for training, without training."""
 
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +18,8 @@ def measure(file: Path) -> int:
 
     The RunConfig's storage is not touched, and the model's weights need not be there.
     """
+    # What the preparation logs of faulty rows stands in its error, too.
+    logging.disable()
     try:
         config = checks.load(file)
         checks.check_inputs(config, weights=False)
@@ -31,7 +34,9 @@ def measure(file: Path) -> int:
     except TrainerError as error:
         sys.stderr.write(f"finetune-trainer: {error}\n")
         for detail in error.details:
-            sys.stderr.write(f"  {detail}\n")
+            # The first ones stand in the message.
+            if detail not in str(error):
+                sys.stderr.write(f"  {detail}\n")
         return error.exit_code
     sys.stdout.write(facts.measured.model_dump_json(by_alias=True, exclude_none=True) + "\n")
     return ExitCode.SUCCESS
