@@ -15,7 +15,7 @@ RUN := $(UV) run --frozen --all-extras
 
 .PHONY: help
 help: ## Show what can be made.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## Make the Python environment .venv from uv.lock.
@@ -52,6 +52,17 @@ crds: setup ## Generate the CustomResourceDefinition from finetune_api.
 .PHONY: docs
 docs: setup ## Generate docs/hyperparameters.md from finetune_api and its rules.
 	@$(RUN) hack/generate_docs.py
+
+.PHONY: test-peers
+test-peers: setup ## Compare masks and packing with the reference implementations.
+	@$(RUN) --group peers python -m pytest tests/peers -m peers
+
+.PHONY: bench
+bench: bench-planner bench-trainer ## Run all benchmarks.
+
+.PHONY: bench-trainer
+bench-trainer: setup ## Measure the trainer beside its peers; writes benchmarks/results/trainer.md.
+	@$(RUN) --group bench python -m benchmarks.trainer
 
 .PHONY: bench-planner
 bench-planner: setup ## Measure the planner of micro-batches; writes benchmarks/results/planner.md.

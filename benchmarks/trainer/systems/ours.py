@@ -1,0 +1,98 @@
+"""finetune-trainer: a whole training process, as torchrun starts it, without torchrun."""
+
+import os
+import socket
+import time
+from pathlib import Path
+
+from benchmarks.trainer.job import configuration
+from benchmarks.trainer.systems import Preparation, Prepared, Run, Trained
+from finetune_api import names
+from finetune_api.report import Report
+from finetune_trainer import checks
+from finetune_trainer.batches import Schedule
+from finetune_trainer.prepare.pipeline import open_prepared, prepare
+from finetune_trainer.train import train
+
+
+class Ours:
+    """This repository's trainer."""
+
+    def train(self, run: Run) -> Trained:
+        """Train, as one process of a gang of one."""
+        step_ends: list[float] = []
+
+        def clock() -> bool:
+            # Every step asks once whether it was told to stop.
+            step_ends.append(time.perf_counter())
+            return False
+
+        config = configuration(
+            model=run.model,
+            data=run.data,
+            storage=run.scratch / "run",
+            use_gpu=run.use_gpu,
+            hyperparameters={
+                "learningRate": run.learning_rate,
+                "effectiveBatchSize": run.batch_size,
+                "numEpochs": 1,
+                "maxSeqLen": run.max_length,
+                "maxTokensPerGpu": run.token_budget,
+                "lrScheduler": "constant",
+                "seed": run.seed,
+            },
+        )
+        os.environ |= {
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+        }
+        checks.check(config, node=0)
+        nowhere = run.scratch / "none"
+        train(config, attempt=1, ca=nowhere, token=nowhere, begin=lambda: None, stop_requested=clock)
+        reports = _reports(run.scratch / "run")
+        steps = {report.metrics.step: report.metrics for report in reports if report.metrics}
+        assert len(steps) == len(step_ends) == run.steps, (len(steps), len(step_ends), run.steps)
+        assert reports[-1].dataset is not None
+        prepared = open_prepared(config, reports[-1].dataset.digest)
+        assert prepared is not None
+        schedule = Schedule(len(prepared.samples), run.batch_size, run.seed)
+        lengths = [prepared.samples.lengths[schedule.batch(step).samples] for step in range(run.steps)]
+        losses = [steps[step].loss for step in sorted(steps)]
+        return Trained(
+            losses=[loss for loss in losses if loss is not None],
+            step_ends=step_ends,
+            tokens=[int(of_step.sum()) for of_step in lengths],
+            padding=0.0,
+        )
+
+    def prepare(self, preparation: Preparation) -> Prepared:
+        """Run the preparation stage: read, validate, render, mask, tokenise, measure, store and seal."""
+        config = configuration(
+            model=preparation.model,
+            data=preparation.data,
+            storage=preparation.scratch / "run",
+            hyperparameters={"maxSeqLen": preparation.max_length},
+        )
+        began = time.perf_counter()
+        status = prepare(config, preparation.max_length, lambda _: None).status
+        return Prepared(
+            seconds=time.perf_counter() - began,
+            rows=status.samples,
+            tokens=status.tokens,
+            loss_tokens=status.loss_tokens,
+        )
+
+
+def _reports(storage: Path) -> list[Report]:
+    lines = (storage / names.METRICS_FILE).read_text().splitlines()
+    return [Report.model_validate_json(line) for line in lines]
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
