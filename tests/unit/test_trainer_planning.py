@@ -1,0 +1,169 @@
+"""The plan of a run: exact before any GPU is there, and counted once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from finetune_api.runconfig import RunConfig
+from finetune_api.status import DatasetStatus, Lengths, MicroBatches
+from finetune_trainer import planning
+from finetune_trainer.batches import Schedule
+from finetune_trainer.errors import InvalidConfigurationError
+from finetune_trainer.packing import pack
+from finetune_trainer.planning import Facts, gather, make_plan
+from finetune_trainer.prepare.arrow import Part, Prepared, Samples, SampleWriter
+from tiny import CONTEXT, save_tiny_model
+from trainer.gangs import config
+
+SAMPLES, BATCH_SIZE, BUDGET = 50, 8, 128
+STATED = {"effective_batch_size": BATCH_SIZE, "max_seq_len": 100, "max_tokens_per_gpu": BUDGET}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    save_tiny_model(tmp_path / "model")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    directory = tmp_path_factory.mktemp("prepared")
+    lengths = np.random.default_rng(0).integers(10, 100, SAMPLES, np.int32)
+    tokens = np.zeros(lengths.sum(), np.int32)
+    with SampleWriter(directory, "samples") as writer:
+        writer.write(Part(tokens, tokens, lengths, lengths - 1, np.arange(SAMPLES)))
+    status = DatasetStatus(
+        samples=SAMPLES,
+        dropped=0,
+        tokens=len(tokens),
+        loss_tokens=len(tokens) - SAMPLES,
+        longest=int(lengths.max()),
+        lengths=Lengths(p50=50, p95=95, p99=98, max=int(lengths.max())),
+        digest="digest-of-samples",
+    )
+    return Prepared(Samples(directory), status)
+
+
+def run(base: Path, *, nodes: int = 2, **hyperparameters: Any) -> RunConfig:
+    """A run whose samples are cut as STATED, changed as told."""
+    return config(base, nodes=nodes, **(STATED | hyperparameters))
+
+
+def gathered(config: RunConfig, prepared: Prepared, keep: Path | None = None) -> Facts:
+    """The facts of a run."""
+    return gather(config, prepared, CONTEXT, lambda: None, keep=keep)
+
+
+def expected(
+    prepared: Prepared, *, world_size: int = 2, budget: int = BUDGET, seed: int = 42
+) -> MicroBatches:
+    """Micro-batches, step by step as training packs them."""
+    schedule = Schedule(SAMPLES, BATCH_SIZE, seed)
+    counts = [
+        len(
+            pack(
+                schedule.batch(step).samples, prepared.samples.lengths, budget=budget, world_size=world_size
+            )[0]
+        )
+        for step in range(schedule.steps_per_epoch)
+    ]
+    return MicroBatches(min=min(counts), mean=sum(counts) / len(counts), max=max(counts))
+
+
+def uncounted(*_: object) -> MicroBatches:
+    """In the place of counting, where nobody may count."""
+    raise AssertionError("counted again")
+
+
+def test_the_plan_is_exact_without_the_model_itself(base: Path, prepared: Prepared) -> None:
+    plan = make_plan(gathered(run(base, num_epochs=3), prepared))
+    assert (plan.steps_per_epoch, plan.total_steps) == (7, 21)
+    assert plan.micro_batches_per_step == expected(prepared)
+    weights = load_file(base / "model" / "model.safetensors")
+    assert plan.trainable_parameters == sum(weight.size for weight in weights.values())
+    # Training knows better, for it has counted.
+    assert make_plan(gathered(run(base), prepared), 12345).trainable_parameters == 12345
+
+
+def test_a_family_whose_shapes_nobody_knows_is_planned_without_them(base: Path, prepared: Prepared) -> None:
+    file = base / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "from-the-future"}))
+    plan = make_plan(gathered(run(base), prepared))
+    assert plan.trainable_parameters is None
+    assert plan.micro_batches_per_step == expected(prepared)
+
+
+def test_what_the_preparation_has_counted_the_gang_does_not_count_again(
+    base: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = base / "plan.json"
+    first = gathered(run(base), prepared, keep)
+    monkeypatch.setattr(planning, "count", uncounted)
+    assert gathered(run(base), prepared, keep) == first
+    # What does not decide it may differ.
+    again = gathered(run(base, learning_rate=1e-3, num_epochs=5), prepared, keep)
+    assert again.measured == first.measured
+    assert list(base.glob("plan*")) == [keep]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nodes": 3},
+        {"effective_batch_size": 9},
+        {"max_tokens_per_gpu": 200},
+        {"seed": 43},
+        {"digest": "other"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_it_is_counted_anew_where_anything_that_decides_it_differs(
+    base: Path, prepared: Prepared, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = base / "plan.json"
+    gathered(run(base), prepared, keep)
+    other = prepared
+    if "digest" in change:
+        other = Prepared(prepared.samples, prepared.status.model_copy(update=change))
+        change = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(planning, "count", uncounted)
+        with pytest.raises(AssertionError, match="counted again"):
+            gathered(run(base, **change), other, keep)
+    facts = gathered(run(base, **change), other, keep)
+    monkeypatch.setattr(planning, "count", uncounted)
+    assert gathered(run(base, **change), other, keep) == facts
+
+
+def test_another_number_of_processes_is_packed_for(base: Path, prepared: Prepared) -> None:
+    keep = base / "plan.json"
+    for nodes in (2, 1, 4):
+        found = gathered(run(base, nodes=nodes), prepared, keep).measured.micro_batches
+        assert found == expected(prepared, world_size=nodes)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"packing": {}}'])
+def test_a_damaged_count_is_counted_anew(base: Path, prepared: Prepared, text: str) -> None:
+    keep = base / "plan.json"
+    keep.write_text(text)
+    assert gathered(run(base), prepared, keep).measured.micro_batches == expected(prepared)
+    assert json.loads(keep.read_text())["packing"]["digest"] == "digest-of-samples"
+
+
+def test_nothing_is_written_where_nothing_is_to_be_kept(base: Path, prepared: Prepared) -> None:
+    before = sorted(base.rglob("*"))
+    gathered(run(base), prepared)
+    assert sorted(base.rglob("*")) == before
+
+
+def test_a_budget_that_does_not_hold_the_longest_sample_is_refused(base: Path, prepared: Prepared) -> None:
+    """Such a sample must be neither cut nor left out in silence: the user decides."""
+    longest = prepared.status.longest
+    with pytest.raises(
+        InvalidConfigurationError, match=f"{longest - 1} tokens do not hold the longest sample"
+    ):
+        gathered(run(base, max_seq_len=longest - 1, max_tokens_per_gpu=longest - 1), prepared)
