@@ -354,6 +354,21 @@ def test_arguments_are_given_as_text_to_templates_that_join_them(chats: dict[str
     assert given == called("I look"), "what was given is as it was"
 
 
+def test_a_template_of_its_own_for_tools_is_used_where_there_are_tools(tmp_path: Path) -> None:
+    style = BY_NAME["llama3"]
+    file = save_style(tmp_path, style, BY_NAME["chatml"].template) / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    default = config["chat_template"].replace("im_start", "start_header_id").replace("im_end", "eot_id")
+    templates = {"default": default, "tool_use": style.template}
+    config["chat_template"] = [{"name": name, "template": text} for name, text in templates.items()]
+    file.write_text(json.dumps(config))
+    chat = ChatTokenizer(tmp_path)
+    assert learned(chat, [user("hi"), said(" yes")]) == [" yes<|eot_id|>"]
+    found = learned(chat, [user("hi"), called(), result("x"), said(" yes")], tools=TOOLS)
+    assert found[0].endswith("}<|eom_id|>")
+    assert found[1] == "yes<|eot_id|>"
+
+
 @pytest.mark.parametrize(
     "question", ["<tool_response>\nhi\n</tool_response>", "<think>", "</think> no <think>"]
 )

@@ -8,6 +8,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from finetune_trainer.prepare.encode import MASKED, Encoded, encode
+from finetune_trainer.prepare.ends import find_ends
 from finetune_trainer.prepare.messages import Message
 from finetune_trainer.prepare.render import Rendered, Template, UnclearError, after_words, render
 from finetune_trainer.prepare.rows import Conversation
@@ -183,9 +184,51 @@ def test_there_are_marks_for_many_messages_but_not_for_any_number() -> None:
 
 
 def test_what_follows_words_up_to_the_next() -> None:
-    assert after_words(chat("u:x", "a:y"), plain()) == ["<end>\n<assistant>", "<end>\n"]
+    messages = chat("u:x", "a:y")
+    assert after_words(Conversation(messages, None, False), plain()) == ["<end>\n<assistant>", "<end>\n"]
     with pytest.raises(UnclearError, match="does not show every message"):
-        after_words(chat("u:x", "a:y"), hiding("user"))
+        after_words(Conversation(messages, None, False), hiding("user"))
+
+
+def specials(text: str) -> list[str]:
+    return re.findall("<[a-z/]+>", text)
+
+
+def ending(user: str, answer: str, last: str, header: str = "<header>") -> Template:
+    def template(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
+        text = ""
+        for index, message in enumerate(messages):
+            is_last = index == len(messages) - 1
+            end = user if message["role"] == "user" else last if is_last else answer
+            text += f"{header}{message['role']}\n{message['content']}{end}"
+        return text + (f"{header}assistant\n" if prompt else "")
+
+    return template
+
+
+@pytest.mark.parametrize(
+    ("template", "eos", "ends"),
+    [
+        (ending("<e>\n", "<e>\n", "<e>"), None, ["<e>"]),
+        # Nothing ends the user's turn.
+        (ending("", "<e>", "<e>"), None, ["<e>"]),
+        # Another token ends the text.
+        (ending("<u>", "<e>\n", "<e>\n<eos>"), "<eos>", ["<u>", "<eos>", "<e>"]),
+        # The answer has a bracket of its own inside of the turn.
+        (ending("<e>", "</answer><e>", "</answer><e>"), None, ["<e>"]),
+        (ending("", "</answer><e>", "</answer><e>"), None, ["<e>"]),
+        # The last answer ends in another way than the others; only the last ends.
+        (ending("<e>", "<e>", "<return>"), "<return>", ["<e>", "<return>"]),
+        (ending("", "\n", "<e>"), None, ["<e>"]),
+    ],
+)
+def test_tokens_that_end_a_turn_are_found(template: Template, eos: str | None, ends: list[str]) -> None:
+    assert find_ends(template, specials, eos) == ends
+
+
+def test_an_answer_that_does_not_end_is_of_no_use() -> None:
+    with pytest.raises(UnclearError, match="the model would never learn to stop"):
+        find_ends(ending("<e>", "<e>", "\n"), specials, "<eos>")
 
 
 TOKENS = [

@@ -84,11 +84,12 @@ def render(conversation: Conversation, template: Template, ends: Sequence[str], 
     raise unclear
 
 
-def after_words(messages: Sequence[Message], template: Template) -> list[str]:
+def after_words(conversation: Conversation, template: Template) -> list[str]:
     """What the template puts after the words of each message, up to the words of the next. Raises UnclearError."""
-    text = template(messages, None, prompt=False)
+    messages, tools = conversation.messages, conversation.tools
+    text = template(messages, tools, prompt=False)
     marker = Marker(messages, text, ())
-    found, marks = marker.find(template(marker.mark(STYLES[0]), None, prompt=False))
+    found, marks = marker.find(template(marker.mark(STYLES[0]), tools, prompt=False))
     shown = _grouped(marks)
     if found != text or [each.message for each in shown] != list(range(len(messages))):
         raise UnclearError("the chat template does not show every message as it is, once and in order")

@@ -1,10 +1,9 @@
 """The model's own tokenizer and chat template."""
 
 import dataclasses
-import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from finetune_trainer.errors import InvalidConfigurationError
 from finetune_trainer.prepare.encode import Encoded, encode
+from finetune_trainer.prepare.ends import find_ends, find_ends_of_call
 from finetune_trainer.prepare.messages import Message
-from finetune_trainer.prepare.render import Rendered, UnclearError, after_words, render
+from finetune_trainer.prepare.render import Rendered, UnclearError, render
 from finetune_trainer.prepare.rows import Conversation
 
 # What a tokenizer and its chat template are made of, as patterns of file names.
@@ -54,10 +54,9 @@ class ChatTokenizer:
         self._special = frozenset(self.tokenizer.all_special_ids) | frozenset(added)
         texts = {*self.tokenizer.all_special_tokens, *(token.content for token in added.values())}
         self._special_text = re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))))
-        # Some templates (DeepSeek's) join the arguments of calls to other text, and take no objects.
-        self._arguments_as_text = False
-        self.ends = self._find_ends()
-        """Texts of the tokens that may end a turn."""
+        self._ends: list[str]
+        self._ready: Callable[[Message], Message]
+        self._find_ends()
 
     def encode(self, conversations: Sequence[Conversation], *, unmask: bool) -> list[Encoded | str]:
         """Token ids and labels of conversations, or why one cannot be trained on.
@@ -74,11 +73,14 @@ class ChatTokenizer:
         ]
 
     def _render(self, conversation: Conversation, unmask: bool) -> Rendered | str:
-        if self._arguments_as_text:
-            messages = [_with_text_arguments(message) for message in conversation.messages]
-            conversation = dataclasses.replace(conversation, messages=messages)
+        messages = [self._ready(message) for message in conversation.messages]
         try:
-            return render(conversation, self._template, self.ends, unmask=unmask)
+            return render(
+                dataclasses.replace(conversation, messages=messages),
+                self._template,
+                self._ends,
+                unmask=unmask,
+            )
         except UnclearError as error:
             return str(error)
 
@@ -98,52 +100,19 @@ class ChatTokenizer:
             raise UnclearError(f"the chat template refuses it: {error}") from error
         return rendered[0][0]
 
-    def _find_ends(self) -> list[str]:
-        """The tokens that end a turn are not written down anywhere, but templates write them."""
-        asked, answered = {"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}
+    def _find_ends(self) -> None:
         try:
-            after_user = self._specials(after_words([asked], self._template)[0])
-            last = after_words([asked, answered], self._template)[1]
+            self._ends = find_ends(self._template, self._specials, self.tokenizer.eos_token)
         except UnclearError as error:
             raise InvalidConfigurationError(f"spec.model: the chat template is of no use: {error}") from error
-        try:
-            earlier = after_words([asked, answered, asked, answered], self._template)[1]
-        except UnclearError:  # one question and its answer is all that it takes
-            earlier = last
-        # Both users and the assistant end with the same in most templates.
-        ends = after_user[:1]
-        if eos := self.tokenizer.eos_token:
-            ends.append(eos)
-        # What follows an answer wherever it stands is its own: not the next header, and not the end of the text.
-        pairs = zip(self._specials(earlier), self._specials(last), strict=False)
-        ends += [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)][-1:]
-        if not any(end in last for end in ends):
-            ends += self._specials(last)[:1]
-        if not any(end in last for end in ends):
-            raise InvalidConfigurationError(
-                f"spec.model: the chat template ends an answer with {last!r}, which has no special token: the model "
-                "would never learn to stop"
-            )
-        after_call = self._after_call(asked)
-        if after_call is not None and not any(end in after_call for end in ends):
-            ends += self._specials(after_call)[-1:]
-        return list(dict.fromkeys(ends))
-
-    def _after_call(self, asked: Message) -> str | None:
-        """What the template puts after a turn that calls a tool; None where it shows no calls."""
-        function = {"name": "look", "arguments": {"where": "here"}}
-        call = {"id": "call00001", "type": "function", "function": function}
-        calling = {"role": "assistant", "content": "", "tool_calls": [call]}
-        for as_text in (False, True):
+        for self._ready in (_as_it_is, _with_text_arguments):
             try:
-                found = after_words(
-                    [asked, _with_text_arguments(calling) if as_text else calling], self._template
-                )
-            except UnclearError:  # not every model calls tools
+                self._ends += find_ends_of_call(self._template, self._specials, self._ends, ready=self._ready)
+                return
+            except UnclearError:
                 continue
-            self._arguments_as_text = as_text
-            return found[1]
-        return None
+        # Not every template shows calls of tools; why not, it says of those.
+        self._ready = _as_it_is
 
     def _specials(self, text: str) -> list[str]:
         return [match.group() for match in self._special_text.finditer(text)]
@@ -176,8 +145,12 @@ class DocumentTokenizer:
         ]
 
 
+def _as_it_is(message: Message) -> Message:
+    return message
+
+
 def _with_text_arguments(message: Message) -> Message:
-    """A message whose tool calls have JSON text as arguments, if it has tool calls."""
+    """As some templates (DeepSeek's) want it: they join the arguments of calls to other text, and take no objects."""
     if "tool_calls" not in message:
         return message
     calls = []
