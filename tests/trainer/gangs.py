@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from finetune_api import names
 from finetune_api.report import MAX_TERMINATION_BYTES, Metrics, Report
@@ -186,6 +189,19 @@ def manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a complete directory."""
     value: dict[str, Any] = json.loads((directory / "manifest.json").read_text())
     return value
+
+
+def small_volume(directory: Path, size: str) -> list[str]:
+    """A command that runs another with an empty volume of that size mounted at a directory."""
+    directory.mkdir()
+    script = f'mount -t tmpfs -o size={size} tmpfs "$0" && exec "$@"'
+    return ["unshare", "--map-root-user", "--mount", "sh", "-c", script, str(directory)]
+
+
+needs_mount = pytest.mark.skipif(
+    shutil.which("unshare") is None or bool(os.system("unshare --map-root-user --mount true")),
+    reason="this system lets nobody mount a volume of his own",
+)
 
 
 def _children(pid: int) -> list[int]:

@@ -1,9 +1,7 @@
 """How training ends when it cannot go on: the exit code, the sentence, and what is left alone."""
 
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 from finetune_api.failure import ExitCode
 from finetune_api.report import Stage
 from tiny import conversation, poison, save_chat_data, save_tiny_model
-from trainer.gangs import End, config, run, running
+from trainer.gangs import End, config, needs_mount, run, running, small_volume
 
 HYPERPARAMETERS: dict[str, Any] = {"learningRate": 1e-3, "effectiveBatchSize": 2, "maxSeqLen": 128}
 
@@ -98,19 +96,9 @@ def faulty(base: Path) -> dict[str, End]:
         return {"diverging": one.wait()[0], "invalid": other.wait()[0]}
 
 
-def small_volume(directory: Path, size: str) -> list[str]:
-    """A command that runs another with an empty volume of that size mounted at a directory."""
-    directory.mkdir()
-    script = f'mount -t tmpfs -o size={size} tmpfs "$0" && exec "$@"'
-    return ["unshare", "--map-root-user", "--mount", "sh", "-c", script, str(directory)]
-
-
-@pytest.mark.skipif(
-    shutil.which("unshare") is None or bool(os.system("unshare --map-root-user --mount true")),
-    reason="this system lets nobody mount a volume of his own",
-)
+@needs_mount
 def test_a_full_volume_is_told_as_such(base: Path) -> None:
-    # Room for the prepared data and the model of the first epoch, not for the state.
+    # Room for the model of the first epoch, not for the state.
     inside = small_volume(base / "full", "250k")
     with running(config(base, name="full", maxSteps=200, **HYPERPARAMETERS), inside=inside) as gang:
         [end] = gang.wait()
@@ -133,7 +121,9 @@ def test_invalid_rows_end_it_before_anything_is_trained(faulty: dict[str, End]) 
     assert end.exit_code == ExitCode.INVALID_DATA, end.output
     assert end.report.stage is Stage.FAILED
     assert '"invalid.jsonl" on claim "data"' in end.reason
-    assert "has invalid rows, 31 in all: line 2: is not JSON" in end.reason
-    assert end.reason.endswith("; and 11 more")
+    assert "31 rows of 32 cannot be trained on: line 2: is not JSON" in end.reason
+    assert end.reason.endswith("; and 28 more")
+    assert end.report.failure is not None
+    assert end.report.failure.details[30].startswith("line 32: messages: must be a list")
     # The log has every row that the message had to leave out.
     assert "line 21: messages: must be a list" in end.output

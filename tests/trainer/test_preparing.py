@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from finetune_api.failure import ExitCode
 from finetune_api.report import MAX_DETAILS, Report, Stage
 from finetune_api.runconfig import RunConfig
 from tiny import conversation, save_chat_data, save_tiny_model
-from trainer.gangs import PATIENCE, config, reports
+from trainer.gangs import PATIENCE, config, needs_mount, reports, small_volume
 
 COMMAND = [sys.executable, "-m", "finetune_trainer", "prepare"]
 BAD = '{"messages": [{"content": "nobody said this"}]}\n'
@@ -152,21 +151,11 @@ def test_asked_to_stop_it_leaves_nothing_half_done(base: Path) -> None:
     assert not list(stage.prepared.glob("*uid-of-stopped*"))
 
 
-def volume(directory: Path, size: str) -> list[str]:
-    """A command that runs another with an empty volume of that size mounted at a directory."""
-    directory.mkdir()
-    script = f'mount -t tmpfs -o size={size} tmpfs "$0" && exec "$@"'
-    return ["unshare", "--map-root-user", "--mount", "sh", "-c", script, str(directory)]
-
-
-@pytest.mark.skipif(
-    shutil.which("unshare") is None or bool(os.system("unshare --map-root-user --mount true")),
-    reason="this system lets nobody mount a volume of his own",
-)
+@needs_mount
 def test_a_full_volume_is_told_as_such(base: Path) -> None:
     run = config(base, name="full")
     # Room for the log and the Reports, not for the data.
-    inside = volume(base / "small", "64k")
+    inside = small_volume(base / "small", "64k")
     locations = run.locations.model_copy(update={"storage": str(base / "small" / "full")})
     with preparing(run.model_copy(update={"locations": locations}), inside) as stage:
         code, report = stage.wait()

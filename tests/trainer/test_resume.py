@@ -2,6 +2,7 @@
 
 from safetensors import safe_open
 
+from finetune_api import names
 from finetune_api.failure import ExitCode
 from finetune_api.report import Stage
 from trainer.conftest import STEPS, STEPS_PER_EPOCH, Run
@@ -46,10 +47,21 @@ def test_the_result_is_the_same_to_the_last_bit(whole: Run, parts: Run) -> None:
         assert len(found.keys()) > 20
 
 
-def test_data_is_prepared_once(parts: Run) -> None:
-    assert len(list((parts.storage / "data").iterdir())) == 1
-    assert "prepared 590 samples" in parts.ends[0].output
-    assert "prepared earlier" in parts.ends[1].output
+def test_data_are_prepared_once_for_all_runs(whole: Run, parts: Run, two: Run) -> None:
+    [directory] = (parts.storage.parent / names.PREPARED_DATA_DIR).iterdir()
+    for run in (whole, parts, two):
+        dataset = run.ends[-1].report.dataset
+        assert dataset is not None
+        assert dataset.path == f"{names.PREPARED_DATA_DIR}/{directory.name}"
+
+
+def test_data_that_were_prepared_beforehand_are_not_read_again(parts: Run) -> None:
+    assert "prepared" not in parts.ends[1].output
+
+
+def test_data_that_were_prepared_beforehand_and_are_gone_are_prepared_anew(parts: Run) -> None:
+    assert "gone or damaged; they are prepared anew" in parts.ends[2].output
+    assert "prepared earlier" in parts.ends[2].output
 
 
 def test_state_for_restarts_is_gone_once_there_is_a_result(parts: Run) -> None:

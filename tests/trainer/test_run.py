@@ -109,8 +109,9 @@ def test_what_every_node_printed_is_kept(two: Run) -> None:
 
 
 def test_prepared_data_opens_with_the_datasets_library(whole: Run) -> None:
-    [directory] = (whole.storage / "data").iterdir()
-    found = datasets.Dataset.from_file(str(directory / "train.arrow"))
+    dataset = whole.ends[0].report.dataset
+    assert dataset is not None
+    found = datasets.load_from_disk(str(whole.storage.parent / str(dataset.path)))
     assert len(found) == SAMPLES
     assert {"input_ids", "labels", "sample"} <= set(found.column_names)
     # Numbers of the rows in the file, some of which were left out.

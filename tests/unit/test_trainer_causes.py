@@ -16,10 +16,11 @@ from finetune_trainer import causes
 def test_the_cause_is_found_among_its_consequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(causes.ENV_CAUSES, str(tmp_path))
     causes.leave("rank 1", ExitCode.COLLECTIVE_TIMEOUT, "rank 0 gave up")
-    causes.leave("rank 0", ExitCode.INVALID_DATA, "line 3 is bad")
+    causes.leave("rank 0", ExitCode.INVALID_DATA, "line 3 is bad", ["line 3", "line 4"])
     failure = causes.explain(causes.collect(tmp_path))
     assert failure is not None
     assert (failure.exit_code, failure.reason, failure.message) == (65, "InvalidData", "line 3 is bad")
+    assert failure.details == ["line 3", "line 4"]
 
 
 def test_of_equal_causes_the_earliest_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

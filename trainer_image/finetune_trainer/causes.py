@@ -3,7 +3,8 @@
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from finetune_api.failure import ExitCode, PodEnd, cause_of, culprit
@@ -21,12 +22,13 @@ class Cause:
     exit_code: int
     message: str
     time: float
+    details: list[str] = field(default_factory=list)
 
 
-def leave(process: str, exit_code: int, message: str) -> None:
+def leave(process: str, exit_code: int, message: str, details: Sequence[str] = ()) -> None:
     """Leave a cause for this node's first process. Does nothing where nobody will read it."""
     if directory := os.environ.get(ENV_CAUSES):
-        cause = Cause(process, exit_code, message, time.time())
+        cause = Cause(process, exit_code, message, time.time(), list(details))
         (Path(directory) / f"{process.replace(' ', '-')}.json").write_text(json.dumps(asdict(cause)))
 
 
@@ -44,7 +46,8 @@ def explain(causes: list[Cause]) -> Failure | None:
     end = culprit(told)
     assert end.exit_code is not None
     reason = cause_of(end.exit_code).reason
-    return Failure(exit_code=end.exit_code, reason=reason, message=end.message or reason)
+    details = causes[told.index(end)].details
+    return Failure(exit_code=end.exit_code, reason=reason, message=end.message or reason, details=details)
 
 
 def from_signal(number: int) -> ExitCode:

@@ -10,7 +10,7 @@ from finetune_api import names
 from finetune_api.failure import ExitCode
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import causes, checks
-from finetune_trainer.errors import TerminatedError
+from finetune_trainer.errors import TerminatedError, TrainerError
 from finetune_trainer.processes import die_with_parent
 
 _log = logging.getLogger(__name__)
@@ -55,7 +55,8 @@ def main() -> None:
             _log.info("%s", message)
         else:
             _log.exception("rank %d ends with exit code %d", rank, exit_code)
-        causes.leave(f"rank {rank}", exit_code, message)
+        details = error.details if isinstance(error, TrainerError) else ()
+        causes.leave(f"rank {rank}", exit_code, message, details)
         _leave(exit_code)
     _leave(ExitCode.SUCCESS)
 
