@@ -263,7 +263,7 @@ def samples(tmp_path: Path) -> Samples:
 def test_the_loss_of_a_micro_batch_is_the_sum_over_its_samples_alone(samples: Samples) -> None:
     ours = TrainableModel(build("llama"))
     with torch.no_grad():
-        together = ours(**assemble(samples, [3, 1, 2, 0, 4, 5], torch.device("cpu")))
+        together = ours(**assemble(samples, [3, 1, 2, 0, 4, 5]))
         ours.hf.set_attn_implementation("eager")
         alone = []
         for input_ids, labels in (samples[number] for number in range(len(samples))):
@@ -278,12 +278,12 @@ def test_the_loss_of_a_micro_batch_is_the_sum_over_its_samples_alone(samples: Sa
 
 
 def test_positions_begin_anew_with_each_sample(samples: Samples) -> None:
-    positions = assemble(samples, [0, 4, 3], torch.device("cpu"))["position_ids"]
+    positions = assemble(samples, [0, 4, 3])["position_ids"]
     assert positions.tolist() == [[*range(5), *range(1), *range(21)]]
 
 
 def test_a_micro_batch_without_a_sample_is_one_token_without_loss(samples: Samples) -> None:
-    inputs = assemble(samples, [], torch.device("cpu"))
+    inputs = assemble(samples, [])
     assert (inputs["input_ids"].shape, inputs["sample_lengths"]) == ((1, 1), [1])
     assert inputs["predicting"].numel() == inputs["targets"].numel() == 0
 

@@ -148,5 +148,5 @@ class Feed(Iterator[Step]):
             self._slots.acquire()
             if self._closed:
                 raise _ClosedError
-            inputs = assemble(self._samples, members, torch.device("cpu"))
+            inputs = assemble(self._samples, members)
             self._ready.put(pinned(inputs) if self._device.type == "cuda" else inputs)

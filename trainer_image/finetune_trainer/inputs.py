@@ -28,8 +28,8 @@ class Inputs(TypedDict):
     """Those tokens."""
 
 
-def assemble(samples: Samples, members: Iterable[int], device: torch.device) -> Inputs:
-    """The inputs of a micro-batch; one token without loss where it has no sample."""
+def assemble(samples: Samples, members: Iterable[int]) -> Inputs:
+    """The inputs of a micro-batch, in main memory; one token without loss where it has no sample."""
     found = [samples[int(member)] for member in members]
     if not found:
         found = [(np.zeros(1, np.int32), np.full(1, MASKED, np.int32))]
@@ -42,7 +42,7 @@ def assemble(samples: Samples, members: Iterable[int], device: torch.device) -> 
     labels = np.concatenate([labels for _, labels in found])
     labels[starts] = MASKED
     [labelled] = np.nonzero(labels != MASKED)
-    inputs: Inputs = {
+    return {
         "input_ids": torch.from_numpy(ids)[None],
         "position_ids": torch.from_numpy(positions)[None],
         "sample_lengths": lengths,
@@ -50,7 +50,6 @@ def assemble(samples: Samples, members: Iterable[int], device: torch.device) -> 
         "predicting": torch.from_numpy(labelled - 1),
         "targets": torch.from_numpy(labels[labelled].astype(np.int64)),
     }
-    return moved(inputs, device)
 
 
 def pinned(inputs: Inputs) -> Inputs:
