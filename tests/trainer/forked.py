@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.runconfig import RunConfig
-from finetune_trainer import storage
+from finetune_trainer import planning, storage
 from trainer.gangs import PATIENCE, free_port
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -51,12 +51,11 @@ def _take_part(config: str, environment: Mapping[str, str], planned: Mapping[str
 
     os.environ.update(environment)
     torch.set_num_threads(1)
-    make_plan = course.make_plan
 
-    def as_told(*args: Any) -> Any:
-        return make_plan(*args).model_copy(update=dict(planned))
+    def make_plan(*args: Any) -> planning.ExactPlan:
+        return planning.make_plan(*args).model_copy(update=dict(planned))
 
-    course.make_plan = as_told  # type: ignore[assignment]
+    vars(course)["make_plan"] = make_plan
     course.train(
         RunConfig.model_validate_json(config),
         attempt=1,
