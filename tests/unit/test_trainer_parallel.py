@@ -148,11 +148,31 @@ def test_workers_do_not_outlive_their_parent() -> None:
         time.sleep(0.05)
 
 
-def test_a_container_s_limit_of_cpu_time_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit = tmp_path / "cpu.max"
-    monkeypatch.setattr("finetune_trainer.prepare.parallel._CPU_LIMIT", limit)
+@pytest.mark.parametrize(
+    ("cpu", "memory", "left", "expected"),
+    [
+        ("max 100000", "max", 64, 16),
+        ("350000 100000", "max", 64, 3),
+        ("50000 100000", "max", 64, 1),
+        ("max 100000", str(5 << 30), 64, 5),
+        ("max 100000", "max", 7, 7),
+        ("max 100000", "max", 0, 1),
+        (None, None, 64, 16),
+    ],
+)
+def test_there_are_as_many_processes_as_there_is_cpu_time_and_memory_for(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cpu: str | None,
+    memory: str | None,
+    left: int,
+    expected: int,
+) -> None:
+    """`left` in GiB."""
+    contents = {"_CPU_LIMIT": cpu, "_MEMORY_LIMIT": memory, "_MEMORY": f"MemAvailable: {left << 20} kB\n"}
+    for name, text in contents.items():
+        monkeypatch.setattr(f"finetune_trainer.prepare.parallel.{name}", tmp_path / name)
+        if text is not None:
+            (tmp_path / name).write_text(text)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
-    assert available_processes() == 16
-    for text, expected in (("max 100000", 16), ("350000 100000", 3), ("50000 100000", 1)):
-        limit.write_text(text)
-        assert available_processes() == expected
+    assert available_processes() == expected

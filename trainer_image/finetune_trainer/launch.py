@@ -101,8 +101,6 @@ def _environment(config: RunConfig, base: Mapping[str, str], scratch: Path) -> d
         **base,
         **parent_environment(),
         causes.ENV_CAUSES: str(scratch),
-        # Inputs are local directories; nothing may be looked up elsewhere.
-        "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
     }
     # Threads that spin while they wait slow down whoever shares their cores: 5 times with two pods on two cores.

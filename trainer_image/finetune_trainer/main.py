@@ -1,6 +1,7 @@
 """The `finetune-trainer` command."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     _add_options(prepare)
     options = parser.parse_args(arguments)
+    # Inputs are local directories; nothing may be looked up elsewhere, by this process and those that it starts.
+    os.environ["HF_HUB_OFFLINE"] = "1"
     # Each command imports what it takes: the first process of a container reacts to signals before anything heavy.
     if options.command == "train":
         from finetune_trainer.entrypoint import train as train_node

@@ -5,6 +5,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -20,19 +21,29 @@ MAX_PROCESSES = 16
 # Results that wait for an earlier one, for each worker.
 _AHEAD = 4
 _FAREWELL_SECONDS = 5
-# The limit of a container's CPU time, as it sees it: "quota period" in microseconds, or "max period".
+# Libraries, a tokenizer of 256,000 tokens and a few hundred rows take less.
+_BYTES_PER_PROCESS = 1 << 30
+# A container's limits, as it sees them: "quota period" in microseconds, or "max period"; bytes, or "max".
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+# What the machine has left, in KiB.
+_MEMORY = Path("/proc/meminfo")
 
 
 def available_processes() -> int:
-    """As many processes as there are CPUs for, within reason."""
+    """As many processes as there are CPUs and memory for, within reason."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
+    limits = [cpus, MAX_PROCESSES]
+    # Where there is no limit, or another system, these say nothing.
+    with suppress(OSError, ValueError):
         quota, period = _CPU_LIMIT.read_text().split()
-        cpus = min(cpus, int(quota) // int(period))
-    except (OSError, ValueError):  # another system, or no limit
-        pass
-    return max(1, min(cpus, MAX_PROCESSES))
+        limits.append(int(quota) // int(period))
+    with suppress(OSError, ValueError):
+        limits.append(int(_MEMORY_LIMIT.read_text()) // _BYTES_PER_PROCESS)
+    with suppress(OSError, ValueError):
+        _, rest = _MEMORY.read_text().split("MemAvailable:")
+        limits.append(int(rest.split()[0]) * 1024 // _BYTES_PER_PROCESS)
+    return max(1, min(limits))
 
 
 def ordered(
