@@ -121,6 +121,33 @@ def test_a_turn_without_its_end_ends_with_its_words() -> None:
     assert spoken(chat("u:hi", "a:hello ", "u:hi", "a:yes"), last_only) == ["hello", "yes<end>"]
 
 
+def test_a_long_conversation_is_not_rendered_for_each_of_its_turns() -> None:
+    times = 0
+
+    def counted(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
+        nonlocal times
+        times += 1
+        return plain()(messages, tools, prompt=prompt)
+
+    assert spoken(chat(*["u:hi", "a: yes"] * 50), counted) == [" yes<end>"] * 50
+    assert times <= 2 + 2 + 1  # here to compare, as it is and marked, the first prompt and the last
+
+
+def test_a_prompt_that_depends_on_what_was_said_is_rendered_for_each_turn() -> None:
+    def thinking(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
+        said = "".join(message["content"] for message in messages)
+        header = "<think></think>" if "/quick" in said else ""
+        text = "".join(
+            f"<{m['role']}>{'<think></think>' if m['role'] == 'assistant' else ''}{m['content']}<end>"
+            for m in messages
+        )
+        return text + (f"<assistant>{header}" if prompt else "")
+
+    messages = chat("u:hi", "a:yes", "u:hi", "a:yes", "u:/quick", "a:yes", "u:hi", "a:yes")
+    slow = "<think></think>yes<end>"
+    assert spoken(messages, thinking) == [slow, slow, "yes<end>", "yes<end>"]
+
+
 def test_a_template_that_looks_at_words_is_not_misled_by_marks() -> None:
     def looking(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
         seen = "".join("!" for message in messages if message["content"].startswith("<b>"))

@@ -7,6 +7,7 @@ what it renders is given to the model, and the model writes the rest, down to th
 """
 
 import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -116,11 +117,12 @@ class _Turns:
 
     def spans(self, ends: Sequence[str], unmask: bool) -> list[tuple[int, int]]:
         """[start, end) in characters of what loss is taken on."""
+        starts = self._starts()
         spans = []
         for index, shown in enumerate(self._shown):
-            role = self._conversation.messages[shown.message]["role"]
+            role = self._role(index)
             if role == "assistant":
-                start = self._start(index)
+                start = starts[index]
                 if not self._text[start : shown.end].strip():  # thoughts that are left out, and nothing else
                     raise UnclearError(f"the chat template shows nothing of messages[{shown.message}]")
                 spans.append((start, self._end(index, ends)))
@@ -145,6 +147,36 @@ class _Turns:
                 raise UnclearError(f"the chat template does not show messages[{index}]")
             if times[index] > 1 and message["role"] != "system":
                 raise UnclearError(f"the chat template shows messages[{index}] {times[index]} times")
+
+    def _role(self, index: int) -> str:
+        return str(self._conversation.messages[self._shown[index].message]["role"])
+
+    def _before(self, index: int) -> int:
+        """Where the words before message `index` of those shown end."""
+        return self._shown[index - 1].end if index else 0
+
+    def _starts(self) -> dict[int, int]:
+        """Where the model begins to write each of its turns.
+
+        Prompts are as long as what they follow, so a long conversation would take time by the square of its length.
+        Of turns with the same text in front, after the same role, the first and the last are asked for; if they
+        begin alike, so do those between.
+        """
+        alike = defaultdict(list)
+        for index, shown in enumerate(self._shown):
+            if self._role(index) == "assistant":
+                after = self._role(index - 1) if index else None
+                alike[after, self._text[self._before(index) : shown.start]].append(index)
+        starts: dict[int, int] = {}
+        for turns in alike.values():
+            first, last = turns[0], turns[-1]
+            starts |= {index: self._start(index) for index in {first, last}}
+            header = starts[first] - self._before(first)
+            if header == starts[last] - self._before(last):
+                starts |= {index: self._before(index) + header for index in turns}
+            else:
+                starts |= {index: self._start(index) for index in turns[1:-1]}
+        return starts
 
     def _start(self, index: int) -> int:
         """Where the model begins to write a turn: after the prompt that it is given."""
@@ -180,9 +212,8 @@ class _Turns:
 
     def _after(self, header: tuple[int | None, str] | None, index: int) -> int | None:
         """Where a header ends in the text, if a turn begins with it."""
-        before = self._shown[index - 1] if index else None
-        start = before.end if before else 0
-        if header is None or header[0] != (before.message if before else None):
+        start = self._before(index)
+        if header is None or header[0] != (self._shown[index - 1].message if index else None):
             return None
         end = start + len(header[1])
         return end if self._text.startswith(header[1], start) and end <= self._shown[index].end else None
