@@ -101,6 +101,14 @@ def test_a_file_that_is_not_there_is_said_so_by_the_system(tmp_path: Path, name:
         list(rows(tmp_path / name, ORIGIN))
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet", "a.csv"])
+def test_a_disk_that_fails_is_no_fault_of_the_data(tmp_path: Path, name: str) -> None:
+    # Where nothing is mapped, reading fails as it does from a broken disk; and this file has no end to seek from.
+    (tmp_path / name).symlink_to("/proc/self/mem")
+    with pytest.raises(OSError, match=r"\[Errno \d+\]"):
+        list(rows(tmp_path / name, ORIGIN))
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 @pytest.mark.parametrize("content", ["", " \n\n", "\ufeff"])
 def test_nothing_has_no_rows(tmp_path: Path, name: str, content: str) -> None:
