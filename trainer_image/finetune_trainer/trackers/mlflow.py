@@ -39,6 +39,8 @@ class Mlflow:
     def begin(self, first_step: int) -> None:
         """Find the run of an earlier attempt, or make one. Steps that come again are there twice."""
         os.environ |= {name: value for name, value in _PATIENCE.items() if name not in os.environ}
+        # The address that it would print has the password, if the URI has one.
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
         # It logs every attempt at a connection; we say once that there is none.
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         # Takes seconds, and most runs do without.
