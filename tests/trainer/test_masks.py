@@ -439,6 +439,13 @@ def test_a_template_that_cannot_be_used_is_an_error_of_the_model(
     assert str(caught.value).startswith("spec.model: ")
 
 
+def test_a_tokenizer_without_special_tokens_ends_no_answer(tmp_path: Path) -> None:
+    file = save_style(tmp_path, Style("chatml", (), end="<|im_end|>")) / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token": None}))
+    with pytest.raises(InvalidConfigurationError, match="which has no special token"):
+        ChatTokenizer(tmp_path)
+
+
 # --- documents
 
 

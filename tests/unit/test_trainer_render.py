@@ -44,6 +44,17 @@ def test_each_turn_of_the_assistant_is_found() -> None:
     assert spoken(messages, plain(), unmask=True) == ["hi", "hello<end>", "bye", "so long<end>"]
 
 
+def test_what_the_assistant_says_in_a_prompt_is_not_learned_unless_everything_is() -> None:
+    messages = chat("u:hi", "a:hello", "u:bye", "a:so long")
+    for unmask, learned in (
+        (False, ["so long<end>"]),
+        (True, ["hi", "hello<end>", "bye", "so long<end>"]),
+    ):
+        conversation = Conversation(messages, None, unmask, context=3)
+        found = render(conversation, plain(), ["<end>"], unmask=unmask)
+        assert [found.text[start:end] for start, end in found.spans] == learned
+
+
 def test_the_assistant_may_speak_first_and_twice() -> None:
     assert spoken(chat("a:welcome", "a:well?", "u:hi", "a:so"), plain()) == [
         "welcome<end>",
@@ -77,6 +88,19 @@ def test_what_the_prompt_writes_is_not_learned_where_it_is_shown() -> None:
         "yes<end>",
     ]
     assert spoken(chat("u:hi", "a:<think>\nhello"), plain(header="<think>\n")) == ["hello<end>"]
+
+
+def test_words_begin_with_themselves_where_neither_the_prompt_nor_other_words_tell() -> None:
+    def thinking(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
+        def words(message: Message) -> str:
+            thought = message["role"] == "user" or "</think>" in message["content"]
+            return str(message["content"]) if thought else f"<think></think>{message['content']}"
+
+        text = "".join(f"<{message['role']}>{words(message)}<end>" for message in messages)
+        return text + ("<assistant><think>\n" if prompt else "")
+
+    messages = chat("u:hi", "a:yes", "u:hi", "a:<think>so</think> yes")
+    assert spoken(messages, thinking) == ["yes<end>", "<think>so</think> yes<end>"]
 
 
 def test_text_of_the_template_that_follows_the_prompt_is_the_model_s() -> None:

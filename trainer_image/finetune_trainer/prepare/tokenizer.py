@@ -1,5 +1,6 @@
 """The model's own tokenizer and chat template."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -53,9 +54,11 @@ class ChatTokenizer:
         added = self.tokenizer.added_tokens_decoder
         self._special = frozenset(self.tokenizer.all_special_ids) | frozenset(added)
         texts = {*self.tokenizer.all_special_tokens, *(token.content for token in added.values())}
-        self._special_text = re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))))
-        self._ends: list[str]
-        self._ready: Callable[[Message], Message]
+        # Without any special token, nothing matches.
+        either = "|".join(map(re.escape, sorted(texts, key=len, reverse=True)))
+        self._special_text = re.compile(either or "(?!)")
+        self._ends: list[str] = []
+        self._ready: Callable[[Message], Message] = _as_it_is
         self._find_ends()
 
     def encode(self, conversations: Sequence[Conversation], *, unmask: bool) -> list[Encoded | str]:
@@ -105,14 +108,13 @@ class ChatTokenizer:
             self._ends = find_ends(self._template, self._specials, self.tokenizer.eos_token)
         except UnclearError as error:
             raise InvalidConfigurationError(f"spec.model: the chat template is of no use: {error}") from error
-        for self._ready in (_as_it_is, _with_text_arguments):
-            try:
-                self._ends += find_ends_of_call(self._template, self._specials, self._ends, ready=self._ready)
-                return
-            except UnclearError:
-                continue
-        # Not every template shows calls of tools; why not, it says of those.
-        self._ready = _as_it_is
+        for ready in (_as_it_is, _with_text_arguments):
+            with contextlib.suppress(
+                UnclearError
+            ):  # not every template shows calls; why not, it says of those
+                self._ends += find_ends_of_call(self._template, self._specials, self._ends, ready=ready)
+                self._ready = ready
+                break
 
     def _specials(self, text: str) -> list[str]:
         return [match.group() for match in self._special_text.finditer(text)]
