@@ -274,11 +274,16 @@ def _one_shape_of_rows(spec: Wire) -> None:
             columns.pop(key, None)
 
 
+def _data_tell_their_format(spec: Wire) -> None:
+    volume = spec["dataset"]["train"]["volume"]
+    volume["path"] = f"{volume['path'][:500]}.jsonl"
+
+
 # What makes a spec that its schema allows a valid one, but for paths and quantities.
 _REPAIRS = (
     *(_one_method, _method_of_documents, _method_of_unmasking, _one_quantization, _split_over_one_node),
     *(_blocks_have_a_size, _documents_have_no_length, _documents_have_no_mask, _samples_fit),
-    _one_shape_of_rows,
+    *(_one_shape_of_rows, _data_tell_their_format),
 )
 
 
@@ -324,6 +329,7 @@ RULE_BREAKERS: tuple[Wire, ...] = (
     {"hyperparameters": {"pretraining": _PRETRAINING, "maxSeqLen": 128}},
     {"hyperparameters": {"pretraining": _PRETRAINING, "maxTokensPerGpu": 511}},
     {"hyperparameters": {"pretraining": {}}},
+    {"dataset": {"train": {"volume": {"claimName": "a", "path": "jsonl"}}}},
     {"dataset": _DATASET | {"columns": {"messages": "a", "output": "b"}}},
     {"dataset": _DATASET | {"columns": {"messages": "a", "system": "b"}}},
     {"storage": {"claimName": "a", "path": "../a"}},

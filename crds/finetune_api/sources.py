@@ -1,5 +1,6 @@
 """Where models, data and results lie, and how data are read."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -26,6 +27,7 @@ class ModelSource(SpecModel):
 
 # What the name of a file of data may end in: it tells how to read it.
 DATA_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+_TELLS_FORMAT = rf"(?i)({'|'.join(map(re.escape, DATA_SUFFIXES))})$"
 
 
 class DataSource(SpecModel):
@@ -33,6 +35,15 @@ class DataSource(SpecModel):
 
     volume: VolumeSource
     """A file whose name ends in .jsonl, .json, .parquet or .csv."""
+
+    rules = (
+        Rule(
+            cel=f"self.volume.path.matches(r'{_TELLS_FORMAT}')",
+            message="volume.path must end in .jsonl, .json, .parquet or .csv, which tells how to read the file: "
+            "rename or convert it, and set its new path",
+            holds=lambda source: re.search(_TELLS_FORMAT, source.volume.path) is not None,
+        ),
+    )
 
 
 Column = Annotated[str, Field(min_length=1, max_length=128)]

@@ -152,7 +152,7 @@ def test_a_prompt_and_its_completion_are_a_conversation(prompt: Any, completion:
 
 def test_a_prompt_may_be_a_conversation_with_tools() -> None:
     taken = conversation({"prompt": [ASKED, CALLED, TOLD], "completion": "hi", "tools": [NOW]}, USUAL)
-    assert taken == Conversation([ASKED, CALLED, TOLD, ANSWERED], [NOW], unmask=False)
+    assert taken == Conversation([ASKED, CALLED, TOLD, ANSWERED], [NOW], unmask=False, context=3)
 
 
 def test_columns_have_the_names_that_the_spec_says() -> None:

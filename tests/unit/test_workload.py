@@ -221,7 +221,7 @@ def test_claims_that_are_only_read_are_attached_read_only() -> None:
 def test_a_claim_that_serves_several_parts_is_one_volume() -> None:
     volumes, mounts = claims(
         model={"volume": {"claimName": "all", "path": "m"}},
-        dataset={"train": {"volume": {"claimName": "all", "path": "d"}}},
+        dataset={"train": {"volume": {"claimName": "all", "path": "d.csv"}}},
         storage={"claimName": "all"},
     )
     assert list(volumes.values()) == [{"claimName": "all"}]

@@ -121,7 +121,8 @@ class _Turns:
         spans = []
         for index, shown in enumerate(self._shown):
             role = self._role(index)
-            if role == "assistant":
+            given = shown.message < self._conversation.context and not unmask
+            if role == "assistant" and not given:
                 start = starts[index]
                 if not self._text[start : shown.end].strip():  # thoughts that are left out, and nothing else
                     raise UnclearError(f"the chat template shows nothing of messages[{shown.message}]")

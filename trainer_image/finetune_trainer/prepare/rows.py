@@ -35,6 +35,8 @@ class Conversation:
     """JSON schemas of what the assistant may call."""
     unmask: bool
     """Whether loss is taken on all messages but those of the system."""
+    context: int = 0
+    """So many messages at the beginning are a prompt: without `unmask`, no loss is taken on its answers either."""
 
 
 def conversation(row: Row, columns: Columns, *, unmask_messages: bool = False) -> Conversation:
@@ -44,7 +46,7 @@ def conversation(row: Row, columns: Columns, *, unmask_messages: bool = False) -
     which, the usual names do. With `unmask_messages` every row is unmasked. Raises FaultyRowError, and nothing else.
     """
     try:
-        found, schemas = _READERS[_shape(row, columns)](row, columns)
+        found, schemas, context = _READERS[_shape(row, columns)](row, columns)
         unmask = _unmask(row) or unmask_messages
     except RecursionError:
         raise FaultyRowError("", "is nested too deeply") from None
@@ -55,7 +57,7 @@ def conversation(row: Row, columns: Columns, *, unmask_messages: bool = False) -
     ):
         reason = "nobody but the system says anything" if unmask else "no message is of the assistant"
         raise FaultyRowError("", f"{reason}, so there is nothing to learn")
-    return Conversation(found, schemas, unmask)
+    return Conversation(found, schemas, unmask, context)
 
 
 def document(row: Row, column: str) -> str:
@@ -97,21 +99,26 @@ def _shape(row: Row, columns: Columns) -> str:
     )
 
 
-def _conversation(row: Row, columns: Columns) -> tuple[list[Message], list[dict[str, Any]] | None]:
+# Messages, what the assistant may call, and how many of the messages are a prompt.
+Parts = tuple[list[Message], list[dict[str, Any]] | None, int]
+
+
+def _conversation(row: Row, columns: Columns) -> Parts:
     column = columns.messages or "messages"
-    return messages(column, _required(row, column)), _tools(row, columns)
+    return messages(column, _required(row, column)), _tools(row, columns), 0
 
 
-def _completion(row: Row, columns: Columns) -> tuple[list[Message], list[dict[str, Any]] | None]:
+def _completion(row: Row, columns: Columns) -> Parts:
     prompt, completion = columns.prompt or "prompt", columns.completion or "completion"
     asked = _said(prompt, _required(row, prompt), "user")
     answered = _said(completion, _required(row, completion), "assistant")
     if not any(message["role"] == "assistant" for message in answered):
         raise FaultyRowError(completion, "has no message of the assistant, so there is nothing to learn")
-    return _system(row, columns, asked) + asked + answered, _tools(row, columns)
+    given = _system(row, columns, asked) + asked
+    return given + answered, _tools(row, columns), len(given)
 
 
-def _instruction(row: Row, columns: Columns) -> tuple[list[Message], list[dict[str, Any]] | None]:
+def _instruction(row: Row, columns: Columns) -> Parts:
     instruction, output = columns.instruction or "instruction", columns.output or "output"
     asked = _spoken(instruction, _required(row, instruction))
     context = columns.input or "input"
@@ -119,7 +126,7 @@ def _instruction(row: Row, columns: Columns) -> tuple[list[Message], list[dict[s
         asked = f"{asked}\n\n{about}"
     answered = _spoken(output, _required(row, output))
     said = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-    return _system(row, columns, said) + said, None
+    return _system(row, columns, said) + said, None, 0
 
 
 _READERS = {"messages": _conversation, "completion": _completion, "output": _instruction}
