@@ -212,8 +212,31 @@ def test_a_wrong_path_exits_1_with_a_message_that_names_it(folders: Folders) -> 
     assert failed.exit_code == 1
     assert "no-such.jsonl" in failed.stderr.split("Error: ")[1]
     status = failed.status
-    assert (status["phase"], status["attempts"][0]["exitCode"]) == ("Failed", 78)
-    assert len(status["attempts"]) == 1
+    assert (status["phase"], status["attempts"]) == ("Failed", [])
+    [prepared] = [c for c in status["conditions"] if c["type"] == "Prepared"]
+    assert (prepared["status"], prepared["reason"]) == ("False", "InvalidConfiguration")
+
+
+def test_a_bad_row_ends_the_run_before_any_node_is_started(folders: Folders) -> None:
+    good = (folders.root / "data" / "train.jsonl").read_text()
+    (folders.root / "data" / "bad.jsonl").write_text('{"messages": [{"content": "hi"}]}\n' + good)
+    bad = {"train": {"volume": {"claimName": "data", "path": "bad.jsonl"}}}
+    failed = end(folders.start(dataset=bad, storage={"claimName": "runs", "path": "bad"}))
+    assert failed.exit_code == 1
+    assert "line 1: messages[0].role: " in failed.stderr
+    assert (failed.status["phase"], failed.status["attempts"]) == ("Failed", [])
+    assert "Started" not in failed.stderr
+
+
+def test_ctrl_c_while_the_data_are_prepared_ends_it(folders: Folders) -> None:
+    process = folders.start(storage={"claimName": "runs", "path": "unprepared"})
+    wait_for(lambda: bool(folders.processes("finetune-trainer\0prepare")), process)
+    process.send_signal(signal.SIGINT)
+    ended = end(process)
+    assert (ended.exit_code, ended.stdout) == (130, "")
+    assert "the same command starts from the beginning" in ended.stderr
+    assert "Started" not in ended.stderr
+    folders.expect_no_processes()
 
 
 def test_two_runs_cannot_share_a_folder_and_a_second_ctrl_c_does_not_wait(folders: Folders) -> None:
