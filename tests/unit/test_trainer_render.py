@@ -103,6 +103,10 @@ def test_words_begin_with_themselves_where_neither_the_prompt_nor_other_words_te
     assert spoken(messages, thinking) == ["yes<end>", "<think>so</think> yes<end>"]
 
 
+def test_a_prompt_that_goes_beyond_the_words_is_not_what_the_turn_begins_with() -> None:
+    assert spoken(chat("u:hi", "a:yes"), plain(header="yes<end>")) == ["yes<end>"]
+
+
 def test_text_of_the_template_that_follows_the_prompt_is_the_model_s() -> None:
     def answering(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
         def words(message: Message) -> str:
