@@ -319,7 +319,7 @@ class FineTuneJobStatus(ApiModel):
     phase: Phase | None = None
     """Where the job stands."""
     conditions: Annotated[list[Condition], Field(max_length=16, json_schema_extra=_list_map("type"))] = []
-    """Accepted, Succeeded, Progressing, and Ready, Reconciling, Stalled as kstatus reads them."""
+    """Accepted, Prepared, Progressing, Succeeded, and Ready, Reconciling, Stalled as kstatus reads them."""
     plan: Plan | None = None
     """What is trained, in numbers."""
     dataset: DatasetStatus | None = None
@@ -340,6 +340,6 @@ class FineTuneJobStatus(ApiModel):
     output: Output | None = None
     """The result."""
     start_time: datetime | None = None
-    """When the first attempt began."""
+    """When the preparation of the data began, or else the first attempt. From then on the spec is fixed."""
     completion_time: datetime | None = None
     """When the job succeeded or failed."""
