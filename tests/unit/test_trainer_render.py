@@ -184,6 +184,16 @@ def test_a_template_that_looks_at_words_is_not_misled_by_marks() -> None:
     assert spoken(chat("u:<b>hi</b>", "a:<b>hello</b> you"), looking) == ["<b>hello</b> you<end>"]
 
 
+def test_an_end_that_looks_like_a_tag_and_is_typed_is_not_the_end() -> None:
+    def looking(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
+        seen = "".join("!" for message in messages if message["content"].startswith("<b>"))
+        text = "".join(f"[{message['role']}]{message['content']}</s>" for message in messages)
+        return seen + text + ("[assistant]" if prompt else "")
+
+    found = render(Conversation(chat("u:hi", "a:<b>yes</s>"), None, False), looking, ["</s>"], unmask=False)
+    assert [found.text[start:end] for start, end in found.spans] == ["<b>yes</s></s>"]
+
+
 def hiding(role: str) -> Template:
     def template(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
         return plain()([message for message in messages if message["role"] != role], tools, prompt=prompt)
