@@ -103,6 +103,20 @@ def test_words_begin_with_themselves_where_neither_the_prompt_nor_other_words_te
     assert spoken(messages, thinking) == ["yes<end>", "<think>so</think> yes<end>"]
 
 
+def test_reasoning_is_among_the_words() -> None:
+    def thinking(messages: Sequence[Message], tools: Tools, *, prompt: bool) -> str:
+        text = ""
+        for message in messages:
+            thought = message.get("reasoning_content")
+            shown = f"<thought>{thought}</thought>" if thought else "<nothing>"
+            text += f"<{message['role']}>{shown}{message['content']}<end>"
+        return text + ("<assistant><think>" if prompt else "")
+
+    messages = chat("u:hi", "a:yes")
+    messages[1]["reasoning_content"] = "so"
+    assert spoken(messages, thinking) == ["so</thought>yes<end>"]
+
+
 def test_a_prompt_that_goes_beyond_the_words_is_not_what_the_turn_begins_with() -> None:
     assert spoken(chat("u:hi", "a:yes"), plain(header="yes<end>")) == ["yes<end>"]
 
