@@ -45,7 +45,7 @@ def member(rank: int, world_size: int, port: int, into: str) -> None:
     gang = Gang(use_gpu=False)
     model: nn.Module = Slow(rank)
     if world_size > 1:
-        model = fully_shard(model, mesh=gang.mesh())
+        fully_shard(model, mesh=gang.mesh())
     feed = Waited()
     stopwatch = Stopwatch(model, gang, feed)  # type: ignore[arg-type]
     gang.meet()
