@@ -154,7 +154,8 @@ def _sample_by_sample(
     options: Mapping[str, Any],
 ) -> Tensor:
     outputs = []
-    parts = (_runs(states, sample_lengths) for states in (query, key, value))
+    runs = [(len(list(equals)), length) for length, equals in groupby(sample_lengths)]
+    parts = (_runs(states, runs) for states in (query, key, value))
     for q, k, v in zip(*parts, strict=True):
         window = _window(q.shape[2], sliding_window, q.device)
         output, _ = sdpa_attention_forward(module, q, k, v, window, **options)
@@ -162,13 +163,14 @@ def _sample_by_sample(
     return torch.cat(outputs)[None]
 
 
-def _runs(states: Tensor, sample_lengths: Sequence[int]) -> Iterator[Tensor]:
-    """Views [samples, heads, length, head_dim] of [1, heads, tokens, head_dim], neighbours of equal length together."""
-    start = 0
-    for length, equals in groupby(sample_lengths):
-        end = start + length * len(list(equals))
-        yield states[0, :, start:end].unflatten(1, (-1, length)).transpose(0, 1)
-        start = end
+def _runs(states: Tensor, runs: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+    """Views [samples, heads, length, head_dim] of [1, heads, tokens, head_dim] for each (samples, length).
+
+    Split at once: the gradient of a slice is as large as what it is cut from.
+    """
+    parts = states[0].split([samples * length for samples, length in runs], dim=1)
+    for (samples, length), part in zip(runs, parts, strict=True):
+        yield part.unflatten(1, (samples, length)).transpose(0, 1)
 
 
 def _window(tokens: int, size: int | None, device: torch.device) -> Tensor | None:
