@@ -274,6 +274,11 @@ def _one_shape_of_rows(spec: Wire) -> None:
             columns.pop(key, None)
 
 
+def _results_have_a_directory(spec: Wire) -> None:
+    if "path" in spec["storage"]:
+        spec["storage"]["path"] = f"{spec['storage']['path'][:500]}/job"
+
+
 def _data_tell_their_format(spec: Wire) -> None:
     volume = spec["dataset"]["train"]["volume"]
     volume["path"] = f"{volume['path'][:500]}.jsonl"
@@ -283,7 +288,7 @@ def _data_tell_their_format(spec: Wire) -> None:
 _REPAIRS = (
     *(_one_method, _method_of_documents, _method_of_unmasking, _one_quantization, _split_over_one_node),
     *(_blocks_have_a_size, _documents_have_no_length, _documents_have_no_mask, _samples_fit),
-    *(_one_shape_of_rows, _data_tell_their_format),
+    *(_one_shape_of_rows, _data_tell_their_format, _results_have_a_directory),
 )
 
 
@@ -333,6 +338,7 @@ RULE_BREAKERS: tuple[Wire, ...] = (
     {"dataset": _DATASET | {"columns": {"messages": "a", "output": "b"}}},
     {"dataset": _DATASET | {"columns": {"messages": "a", "system": "b"}}},
     {"storage": {"claimName": "a", "path": "../a"}},
+    {"storage": {"claimName": "a", "path": "./"}},
     {"resources": {"gpuMemory": "0Gi"}},
 )
 

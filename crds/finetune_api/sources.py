@@ -121,3 +121,14 @@ class Storage(SpecModel):
     """PersistentVolumeClaim to write to; ReadWriteMany when there is more than one node."""
     path: VolumePath | None = None
     """Directory for this job inside the volume; the job's name if left out. One job, one directory."""
+
+    rules = (
+        Rule(
+            cel="!has(self.path) || self.path.split('/').exists(part, part != '' && part != '.')",
+            message="path must be a directory inside the volume and not the volume's root, where what jobs share lies: "
+            "set another, or remove it",
+            holds=lambda storage: (
+                storage.path is None or any(part not in ("", ".") for part in storage.path.split("/"))
+            ),
+        ),
+    )

@@ -224,3 +224,13 @@ def test_what_the_command_line_does_not_take(
         main(["prepare", *options])
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_torch_is_not_needed(base: Path, tmp_path: Path) -> None:
+    # Anybody who imports it ends here, and so does every process that is started.
+    without = tmp_path / "torch.py"
+    without.write_text("raise SystemExit('torch is imported')")
+    found = os.environ | {"PYTHONPATH": str(tmp_path)}
+    options = ("--model", base / "model", "--data", base / "train.jsonl", "--output", tmp_path / "out")
+    done = subprocess.run([*COMMAND, *map(str, options)], env=found, capture_output=True, text=True, check=False)
+    assert (done.returncode, "torch" in done.stderr.lower()) == (0, False), done.stderr

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.sources import Columns
+from finetune_trainer.processes import leave_out_torch
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from finetune_trainer.entrypoint import train as train_node
 
         sys.exit(train_node(options.config))
+    leave_out_torch()
     if options.command == "measure":
         from finetune_trainer.measure import measure as measure_data
 

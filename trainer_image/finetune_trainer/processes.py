@@ -1,4 +1,4 @@
-"""Children that do not outlive their parent, so that nobody trains unsupervised."""
+"""What processes do for one another, and do without."""
 
 import ctypes
 import os
@@ -21,3 +21,21 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != int(os.environ[_ENV_PARENT]):  # it went before the system was asked
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave_out_torch() -> None:
+    """Have transformers' tokenizers do without torch in this process, unless it is there already.
+
+    They need it for nothing, and would spend seconds and half a GiB of every process on it.
+    """
+    if "torch" in sys.modules:
+        return
+    # What is None there counts as not installed. transformers looks once, and remembers; others must find it.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    try:
+        from transformers.utils import is_torch_available
+
+        is_torch_available()
+    finally:
+        del sys.modules["torch"]

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -9,9 +10,10 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from finetune_trainer.errors import WorkerDiedError
+from finetune_trainer.processes import leave_out_torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,7 +24,7 @@ MAX_PROCESSES = 16
 _AHEAD = 4
 _FAREWELL_SECONDS = 5
 # Libraries, a tokenizer of 256,000 tokens and a few hundred rows take less.
-_BYTES_PER_PROCESS = 1 << 30
+_BYTES_PER_PROCESS = 1 << 29
 # A container's limits, as it sees them: "quota period" in microseconds, or "max period"; bytes, or "max".
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 _MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -76,7 +78,9 @@ class _Worker(Generic[Item, Result]):
         # A forked copy of this process would inherit locks that other threads hold.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._process: SpawnProcess = context.Process(target=_work, args=(theirs, make), daemon=True)
+        # Made of it only when the process has left out what it does not need.
+        made = pickle.dumps(make)
+        self._process: SpawnProcess = context.Process(target=_work, args=(theirs, made), daemon=True)
         self._process.start()
         theirs.close()
         self.index: int | None = None
@@ -142,14 +146,15 @@ def _distribute(items: Iterable[Item], workers: list[_Worker[Item, Result]]) -> 
             taken += 1
 
 
-def _work(connection: Connection, make: Callable[[], Callable[[Any], Any]]) -> None:
+def _work(connection: Connection, made: bytes) -> None:
     """A worker's life: it ends when the connection does, so it does not outlive its parent."""
+    leave_out_torch()
     # Ctrl-C is for the parent, which ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # There are as many processes as CPUs; each one's library would start as many threads again.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
-        function = make()
+        function = pickle.loads(made)()
         connection.send((None, None))
         while True:
             connection.send((function(connection.recv()), None))
