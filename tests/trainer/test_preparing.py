@@ -232,5 +232,7 @@ def test_torch_is_not_needed(base: Path, tmp_path: Path) -> None:
     without.write_text("raise SystemExit('torch is imported')")
     found = os.environ | {"PYTHONPATH": str(tmp_path)}
     options = ("--model", base / "model", "--data", base / "train.jsonl", "--output", tmp_path / "out")
-    done = subprocess.run([*COMMAND, *map(str, options)], env=found, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*COMMAND, *map(str, options)], env=found, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, "torch" in done.stderr.lower()) == (0, False), done.stderr
