@@ -154,7 +154,7 @@ def _plot_memory(others: Others, axes: Axes) -> None:
         [size / _MIB for size in sizes.values()],
         color=["#2ca02c", "#1f77b4", "#7f7f7f"],
     )
-    axes.bar_label(bars, fmt="{:,.0f}")
+    axes.bar_label(bars, fmt="{:,.0f}", label_type="center", color="white")
     axes.axhline(1.05 * sizes["floor"] / _MIB, color="#d62728", lw=1.5, label="target: floor and 5 %")
     axes.set_ylabel("peak memory, MiB")
     axes.set_title("Loss and its gradients: 4,096 tokens, vocabulary of 32,000")
