@@ -39,7 +39,7 @@ def main() -> None:
     from torch import Tensor
     from torch.nn import functional
 
-    from finetune_trainer.loss import summed_cross_entropy
+    from finetune_trainer.loss import Head, summed_cross_entropy
 
     def floor(hidden: Tensor, head: Tensor, targets: Tensor) -> None:
         hidden.grad, head.grad = torch.full_like(hidden, 1.0), torch.full_like(head, 1.0)
@@ -48,8 +48,7 @@ def main() -> None:
         functional.cross_entropy(functional.linear(hidden, head), targets, reduction="sum").backward()
 
     def ours(hidden: Tensor, head: Tensor, targets: Tensor) -> None:
-        loss = summed_cross_entropy(hidden, targets, lambda some: functional.linear(some, head), [head])
-        loss.backward()
+        summed_cross_entropy(hidden, targets, Head(head)).backward()
 
     work: Callable[[Tensor, Tensor, Tensor], None] = {"floor": floor, "full": full, "ours": ours}[sys.argv[1]]
 

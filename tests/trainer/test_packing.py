@@ -10,12 +10,12 @@ from torch.nn import functional
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from finetune_api.memory.phases import LOSS_CHUNK
+from finetune_api.memory.phases import LOSS_CHUNK, LOSS_SLICE
 from finetune_trainer import attention, loss, model
 from finetune_trainer.attention import PER_SAMPLE, Choice, Kernel, choose
 from finetune_trainer.errors import InvalidConfigurationError
 from finetune_trainer.inputs import assemble
-from finetune_trainer.loss import summed_cross_entropy
+from finetune_trainer.loss import Head, summed_cross_entropy
 from finetune_trainer.model import TrainableModel
 from finetune_trainer.prepare.arrow import Part, Samples, SampleWriter
 from finetune_trainer.prepare.encode import MASKED, Encoded
@@ -80,7 +80,7 @@ def check_against_each_alone(ours: TrainableModel) -> None:
     loss_at[torch.tensor(LENGTHS).cumsum(0) - 1] = False  # nothing follows that could be predicted
     [predicting] = loss_at.nonzero(as_tuple=True)
     ours(ids, *places, predicting, ids[0, predicting + 1]).backward()
-    found = ours.head(ours.hidden(ids, *places)), gradients(ours)
+    found = ours.head().logits(ours.hidden(ids, *places)), gradients(ours)
 
     ours.zero_grad()
     ours.hf.set_attn_implementation("eager")
@@ -225,7 +225,7 @@ def test_samples_of_equal_length_side_by_side_are_computed_together(monkeypatch:
 
 
 def test_loss_and_gradients_are_those_of_plain_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "LOSS_CHUNK", 4)
+    monkeypatch.setattr(loss, "LOSS_CHUNK", {4: 4})
     ours = TrainableModel(build("qwen2"))
     ids, places = packed()
     predicting = torch.tensor([0, 1, 3, 6, 7, 8, 9, 20, 24, 30, 37])
@@ -237,7 +237,7 @@ def test_loss_and_gradients_are_those_of_plain_cross_entropy(monkeypatch: pytest
         return gradients(ours)
 
     plain = functional.cross_entropy(
-        ours.head(ours.hidden(ids, *places))[0, predicting], targets, reduction="sum"
+        ours.head().logits(ours.hidden(ids, *places))[0, predicting], targets, reduction="sum"
     )
     expected = gradients_of(plain)
     total = ours(ids, *places, predicting, targets)
@@ -299,25 +299,48 @@ def test_a_micro_batch_without_loss_has_zero_gradients_everywhere() -> None:
 
 
 def test_logits_are_never_held_for_more_than_a_chunk() -> None:
-    width, vocabulary, tokens = 8, 32, 3 * LOSS_CHUNK + 1
+    width, vocabulary, tokens = 8, 512, 3 * LOSS_CHUNK[4] + 1
     weight = torch.randn(vocabulary, width, requires_grad=True)
-    seen: list[int] = []
-
-    def head(hidden: Tensor) -> Tensor:
-        seen.append(hidden.shape[0])
-        return hidden @ weight.T
-
-    kept: list[int] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        kept.append(tensor.numel())
-        return tensor
-
     hidden = torch.randn(tokens, width, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        summed_cross_entropy(hidden, torch.zeros(tokens, dtype=torch.long), head, [weight]).backward()
-    assert seen == [LOSS_CHUNK] * 3 + [1]
-    assert max(kept) <= LOSS_CHUNK * vocabulary
+    with torch.profiler.profile(profile_memory=True) as profile:
+        summed_cross_entropy(hidden, torch.zeros(tokens, dtype=torch.long), Head(weight)).backward()
+    largest = max(event.cpu_memory_usage for event in profile.events())
+    assert largest == 4 * LOSS_CHUNK[4] * vocabulary
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+@pytest.mark.parametrize("cap", [None, 2.0])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_every_kind_of_head_has_the_gradients_of_plain_cross_entropy(
+    scale: float, cap: float | None, bias: bool, frozen: bool
+) -> None:
+    tokens = LOSS_CHUNK[4] + 7
+    draw = torch.Generator().manual_seed(0)
+    hidden = torch.randn(tokens, 8, generator=draw, dtype=torch.float32).requires_grad_()
+    weight = torch.randn(32, 8, generator=draw).requires_grad_(not frozen)
+    offset = torch.randn(32, generator=draw).requires_grad_(not frozen) if bias else None
+    targets = torch.randint(32, (tokens,), generator=draw)
+    head = Head(weight, offset, scale, cap)
+    leaves = [leaf for leaf in (hidden, weight, offset) if leaf is not None and leaf.requires_grad]
+    plain = functional.cross_entropy(head.logits(hidden), targets, reduction="sum")
+    expected = torch.autograd.grad(plain * 0.37, leaves)
+    ours = summed_cross_entropy(hidden, targets, head)
+    found = torch.autograd.grad(ours * 0.37, leaves)
+    torch.testing.assert_close(ours, plain.detach())
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_in_bf16_chunks_are_added_up_in_fp32() -> None:
+    tokens, vocabulary = 64 * LOSS_CHUNK[2], LOSS_SLICE + 952
+    hidden = torch.ones(tokens, 2).bfloat16()
+    # Every token wants the same word, so every chunk adds the same to its gradient.
+    weight = torch.zeros(vocabulary, 2).bfloat16().requires_grad_()
+    summed_cross_entropy(hidden, torch.zeros(tokens, dtype=torch.long), Head(weight)).backward()
+    assert weight.grad is not None
+    exact = torch.full((vocabulary, 2), tokens / vocabulary)
+    exact[0] -= tokens
+    torch.testing.assert_close(weight.grad.float(), exact, rtol=2**-8, atol=0)
 
 
 def test_recomputing_activations_changes_nothing() -> None:

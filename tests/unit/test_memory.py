@@ -167,7 +167,7 @@ def test_activations_and_logits_by_hand() -> None:
     ends = 2 * 8 + 3 * 8 + 2 * 4 + 4 * 2
     assert found.activations == 4 * tokens * (2 * (norms + attention + activation + inputs + heads) + ends)
     head = 4000 * 8
-    assert found.logits == 4 * (head + head + 3 * 1024 * 4000)
+    assert found.logits == 4 * (head + 128 * 4000)
 
 
 def test_activations_are_kept_or_only_the_inputs_of_blocks() -> None:

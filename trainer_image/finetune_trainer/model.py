@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from finetune_trainer.attention import PER_SAMPLE
 from finetune_trainer.distributed import Gang
 from finetune_trainer.errors import InvalidConfigurationError
-from finetune_trainer.loss import summed_cross_entropy
+from finetune_trainer.loss import Head, summed_cross_entropy
 
 # Differences in fp32 that come from the order of additions alone, relative to the largest logit.
 _TOLERANCE = 1e-4
@@ -45,8 +45,7 @@ class TrainableModel(nn.Module):
         input_ids, position_ids: [1, tokens]. boundaries: [samples + 1]. predicting, targets: [n].
         """
         hidden = self.hidden(input_ids, position_ids, sample_lengths, boundaries)
-        weights = [weight for weight in self.hf.get_output_embeddings().parameters() if weight.requires_grad]
-        return summed_cross_entropy(hidden[0, predicting], targets, self.head, weights)
+        return summed_cross_entropy(hidden[0, predicting], targets, self.head())
 
     def hidden(
         self, input_ids: Tensor, position_ids: Tensor, sample_lengths: Sequence[int], boundaries: Tensor
@@ -62,17 +61,17 @@ class TrainableModel(nn.Module):
         states: Tensor = output.last_hidden_state
         return states
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits of hidden states, scaled as the model's family does it."""
+    def head(self) -> Head:
+        """The output head, with what the model's family does to logits."""
         config = self.hf.config.get_text_config()
-        logits: Tensor = self.hf.get_output_embeddings()(hidden)
-        if (scale := getattr(config, "logit_scale", None)) is not None:
-            logits = logits * scale
-        if (scaling := getattr(config, "logits_scaling", None)) is not None:
-            logits = logits / scaling
-        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-            logits = torch.tanh(logits / cap) * cap
-        return logits
+        layer = self.hf.get_output_embeddings()
+        scale = getattr(config, "logit_scale", None) or 1.0
+        return Head(
+            layer.weight,
+            getattr(layer, "bias", None),
+            scale=scale / (getattr(config, "logits_scaling", None) or 1.0),
+            cap=getattr(config, "final_logit_softcapping", None),
+        )
 
 
 def load_config(directory: Path) -> PreTrainedConfig:
@@ -127,7 +126,7 @@ def _prove(hf: PreTrainedModel) -> None:
     ours = TrainableModel(hf.eval())
     kind = f"spec.model: {type(hf).__name__}"
     try:
-        packed = ours.head(ours.hidden(ids, *_places(lengths)))
+        packed = ours.head().logits(ours.hidden(ids, *_places(lengths)))
         # The plainest of the model's own implementations, which knows all that is special in its family.
         hf.set_attn_implementation("eager")
         alone = [hf(input_ids=part, use_cache=False).logits for part in ids.split(lengths, dim=1)]

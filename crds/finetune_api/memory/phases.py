@@ -31,8 +31,12 @@ from finetune_api.trained_weights import (
     unfrozen_rank,
 )
 
-# Tokens whose logits the loss holds at a time: 0.6 GB in fp32 for a vocabulary of 150,000.
-LOSS_CHUNK = 1024
+# Tokens whose logits the loss holds at a time, by the bytes of a number in which the model computes. With each chunk
+# the head is read, and its gradient read and written. With fewer tokens GPUs would wait for that; 1,024 take 0.6 GB
+# for a vocabulary of 150,000. CPUs compute so slowly that it matters little.
+LOSS_CHUNK = {BF16: 1024, FP32: 128}
+# Words of the vocabulary whose gradient in the head is computed at a time, where that is not done in fp32.
+LOSS_SLICE = 2048
 
 
 class Case(IntEnum):
@@ -222,14 +226,16 @@ class Step:
     def _logits(self) -> int:
         """Bytes of the loss.
 
-        The head's gradient is added up in fp32, chunk by chunk; that of the chunk before is still there. A chunk
-        holds log-probabilities and the gradients on both sides of the logarithm, all fp32, one after the other with
-        the gradients of logits and head.
+        A chunk's logits become their gradient where they are, in fp32, and the head's gradient is added up in fp32.
+        Where the model computes in bf16, the gradients of a chunk's logits and of a slice of the head are there in
+        bf16, too; and at the end the head's whole gradient.
         """
         number = number_width(self.recipe)
-        logits = min(self.tokens, LOSS_CHUNK) * self.architecture.vocabulary
-        earlier = number * self._head if self.tokens > LOSS_CHUNK else 0
-        return FP32 * self._head + earlier + max(3 * FP32 * logits, number * (logits + self._head))
+        logits = min(self.tokens, LOSS_CHUNK[number]) * self.architecture.vocabulary
+        if number == FP32:
+            return FP32 * (self._head + logits)
+        some = min(self._head, LOSS_SLICE * self.architecture.hidden_size)
+        return FP32 * self._head + max(FP32 * logits + number * (logits + some), number * self._head)
 
     @property
     def _projection(self) -> int:
