@@ -159,7 +159,10 @@ def pod(wire: Wire, name: str) -> Pod | None:
         name=metadata["name"],
         job_uid=owner["uid"],
         index=int(index) if index.isdecimal() else None,
-        running="running" in state or status.get("phase") == "Succeeded",
+        # The container's good end is seen before the pod's.
+        running="running" in state
+        or bool(terminated and terminated["exitCode"] == 0)
+        or status.get("phase") == "Succeeded",
         waiting=_waiting(status, state),
         end=_end(wire, terminated, report),
         finished=datetime.fromisoformat(terminated["finishedAt"])

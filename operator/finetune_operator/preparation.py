@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from finetune_api import names
 from finetune_api.failure import OOM_KILLED_PREPARING, Recovery, Verdict, judge
-from finetune_api.report import Report
+from finetune_api.report import Report, Stage
 from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator import conditions, gang, progress
 from finetune_operator.conditions import Standing
@@ -99,6 +99,8 @@ def _stage(situation: Situation, job: GangJob, pod: Pod | None) -> tuple[str, st
     received = _received(situation, job, pod)
     if received is not None:
         _, reason, message = gang.stage(received.report)
+        if received.report.stage is Stage.FINISHED:
+            message = "the data are prepared; waiting for the pod to end"
         return reason, message
     current = conditions.find(situation.status.conditions, conditions.PROGRESSING)
     if current is not None and current.reason in gang.STAGE_REASONS:

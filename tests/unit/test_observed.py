@@ -145,9 +145,10 @@ def test_a_pod_that_runs() -> None:
     assert (found.index, found.job_uid) == (0, "job-uid")
 
 
-def test_a_pod_that_ended_well() -> None:
+@pytest.mark.parametrize("phase", ["Running", "Succeeded"])
+def test_a_pod_that_ended_well(phase: str) -> None:
     text = report(attempt=2, stage=Stage.FINISHED).to_json()
-    found = read(wire_pod(state=terminated(0, message=text), phase="Succeeded"))
+    found = read(wire_pod(state=terminated(0, message=text), phase=phase))
     assert found.running
     assert found.end is None
     assert found.report is not None

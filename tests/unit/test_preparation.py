@@ -111,6 +111,15 @@ def test_what_keeps_the_pod_from_running_is_told(waiting: tuple[str, str], words
     assert words in ready.message
 
 
+def test_a_pod_that_has_prepared_all_is_waited_for() -> None:
+    world = running()
+    world.now += timedelta(minutes=1)
+    world.post(found(sequence=9))
+    world.settle()
+    said = condition(world.status, conditions.READY)
+    assert (said.reason, said.message) == ("Finishing", "the data are prepared; waiting for the pod to end")
+
+
 def test_a_job_without_a_pod_says_where_to_look() -> None:
     world = World()
     for _ in range(2):
