@@ -243,6 +243,9 @@ def test_a_row_that_the_template_refuses_is_named(tmp_path: Path, model: Path) -
     system = {"messages": [{"role": "system", "content": "s"}, *row["messages"]]}
     with pytest.raises(InvalidDataError, match=r"1 row of 2 cannot .*: line 2: messages: .*no system here"):
         prepare(job(tmp_path, refusing, [row, system]))
+    # Whoever found them, faults stand in the order of their lines.
+    with pytest.raises(InvalidDataError, match=r"line 1: messages: .*; line 2: is not JSON"):
+        prepare(job(tmp_path, refusing, [system, "{", row]))
 
 
 @pytest.mark.parametrize(

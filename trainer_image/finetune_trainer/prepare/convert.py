@@ -55,30 +55,25 @@ def conversation_converter(task: Task) -> Callable[[Rows], Converted]:
     chat = ChatTokenizer(task.model)
 
     def convert(rows: Rows) -> Converted:
-        faults: list[Fault] = []
+        faults: dict[int, Fault] = {}
         valid: list[tuple[int, RawRow, Conversation]] = []
         for number, raw in enumerate(rows.rows, start=rows.first):
             try:
-                valid.append(
-                    (
-                        number,
-                        raw,
-                        conversation(parse(raw), task.columns, unmask_messages=task.unmask_messages),
-                    )
-                )
+                found = conversation(parse(raw), task.columns, unmask_messages=task.unmask_messages)
+                valid.append((number, raw, found))
             except FaultyRowError as error:
-                faults.append(Fault.at(raw.place, error))
+                faults[number] = Fault.at(raw.place, error)
         results = chat.encode([each for _, _, each in valid], unmask=task.unmask_messages)
         encoded: list[tuple[int, Encoded]] = []
         for (number, raw, _), result in zip(valid, results, strict=True):
             if isinstance(result, str):
-                faults.append(Fault(raw.place, task.columns.messages or "messages", result))
+                faults[number] = Fault(raw.place, task.columns.messages or "messages", result)
             else:
                 encoded.append((number, result))
         return Converted(
             rows=len(rows.rows),
             end=rows.rows[-1].end,
-            faults=faults,
+            faults=[faults[number] for number in sorted(faults)],
             lengths=np.array([len(each.input_ids) for _, each in encoded], np.int32),
             samples=Part.of((n, each) for n, each in encoded if len(each.input_ids) <= task.limit),
         )
