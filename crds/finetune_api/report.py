@@ -1,11 +1,13 @@
 """The Report: what rank 0 of the trainer tells the operator. Always the whole state, so a lost one costs nothing."""
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Self
 
 from pydantic import Field
 
+from finetune_api.failure import cause_of
 from finetune_api.model import ApiModel, FiniteFloat
 from finetune_api.status import (
     MAX_LISTED_CHECKPOINTS,
@@ -49,6 +51,12 @@ class Failure(ApiModel):
     """The cause in a sentence, with what to do."""
     details: Annotated[list[Detail], Field(max_length=MAX_DETAILS)] = []
     """Every single fault, as far as there is room: rows that cannot be trained on."""
+
+    @classmethod
+    def of(cls, exit_code: int, message: str, details: Sequence[str] = ()) -> Self:
+        """The failure behind an exit code, which tells its reason."""
+        reason = cause_of(exit_code).reason
+        return cls(exit_code=exit_code, reason=reason, message=message, details=list(details))
 
 
 class Preparation(ApiModel):

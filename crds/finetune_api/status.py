@@ -220,6 +220,12 @@ class DatasetStatus(ApiModel):
     path: Annotated[str, Field(max_length=1024)] | None = None
     """Where the prepared data lie on the storage claim: datasets.load_from_disk opens them."""
 
+    @property
+    def left_out(self) -> str:
+        """What is not trained on, for people: '3 too long, 2 invalid'; empty where everything is."""
+        counts = {"too long": self.dropped, "invalid": self.invalid, "empty": self.empty or 0}
+        return ", ".join(f"{count:,} {why}" for why, count in counts.items() if count)
+
 
 class Progress(ApiModel):
     """How far training has come."""

@@ -87,19 +87,10 @@ def conditions(
 
 def found(dataset: DatasetStatus) -> str:
     """What was found in the data, in a sentence: '590 samples of 48,211 tokens; left out: 3 too long'."""
-    left_out = [
-        f"{count:,} {what}"
-        for count, what in (
-            (dataset.dropped, "too long"),
-            (dataset.invalid, "invalid"),
-            (dataset.empty or 0, "empty"),
-        )
-        if count
-    ]
     sentence = (
         f"{dataset.samples:,} samples of {dataset.tokens:,} tokens, {dataset.loss_tokens:,} of them with loss"
     )
-    return f"{sentence}; left out: {', '.join(left_out)}" if left_out else sentence
+    return f"{sentence}; left out: {dataset.left_out}" if dataset.left_out else sentence
 
 
 def at_generation(known: Sequence[Condition], generation: int) -> list[Condition]:

@@ -86,10 +86,8 @@ def _make_room(output: Path) -> None:
 
 
 def _summary(found: DatasetStatus, output: Path) -> str:
-    left_out = {"too long": found.dropped, "invalid": found.invalid, "empty": found.empty or 0}
-    numbers = ", ".join(f"{number:,} {why}" for why, number in left_out.items() if number)
     lines = [
-        f"{found.samples:,} samples" + (f"; left out: {numbers}" if numbers else ""),
+        f"{found.samples:,} samples" + (f"; left out: {found.left_out}" if found.left_out else ""),
         f"{found.tokens:,} tokens, loss on {found.loss_tokens:,} of them",
     ]
     if lengths := found.lengths:

@@ -45,9 +45,8 @@ def explain(causes: list[Cause]) -> Failure | None:
     told = [PodEnd(pod=cause.process, exit_code=cause.exit_code, message=cause.message) for cause in causes]
     end = culprit(told)
     assert end.exit_code is not None
-    reason = cause_of(end.exit_code).reason
     details = causes[told.index(end)].details
-    return Failure(exit_code=end.exit_code, reason=reason, message=end.message or reason, details=details)
+    return Failure.of(end.exit_code, end.message or cause_of(end.exit_code).reason, details)
 
 
 def from_signal(number: int) -> ExitCode:

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from finetune_api import names
-from finetune_api.failure import ExitCode, cause_of
+from finetune_api.failure import ExitCode
 from finetune_api.report import Failure, Report, Stage
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import causes, checks, history
@@ -90,11 +90,7 @@ def _run(config: RunConfig, file: Path, node: int, stop: _Stop, output: Output) 
     if failure and not (stop.requested and failure.exit_code == ExitCode.COLLECTIVE_TIMEOUT):
         return failure
     if stop.requested:
-        return _failure(ExitCode.TERMINATED, "asked to stop, and ended without saving a newer state")
+        return Failure.of(ExitCode.TERMINATED, "asked to stop, and ended without saving a newer state")
     if code < 0:
-        return _failure(causes.from_signal(-code), f"torchrun was ended by {signal.Signals(-code).name}")
-    return _failure(ExitCode.ERROR, f"torchrun ended with exit code {code}; the log tells more")
-
-
-def _failure(exit_code: int, message: str) -> Failure:
-    return Failure(exit_code=exit_code, reason=cause_of(exit_code).reason, message=message)
+        return Failure.of(causes.from_signal(-code), f"torchrun was ended by {signal.Signals(-code).name}")
+    return Failure.of(ExitCode.ERROR, f"torchrun ended with exit code {code}; the log tells more")

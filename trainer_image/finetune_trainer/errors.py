@@ -5,7 +5,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune_api.failure import ExitCode, cause_of
+from finetune_api.failure import ExitCode
 from finetune_api.report import Failure
 from finetune_api.sources import VolumeSource
 
@@ -20,8 +20,7 @@ class TrainerError(Exception):
     @property
     def failure(self) -> Failure:
         """As a Report tells it."""
-        reason = cause_of(self.exit_code).reason
-        return Failure(exit_code=self.exit_code, reason=reason, message=str(self), details=list(self.details))
+        return Failure.of(self.exit_code, str(self), self.details)
 
 
 class InvalidConfigurationError(TrainerError):

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from finetune_api import names
-from finetune_api.failure import ExitCode, cause_of
+from finetune_api.failure import ExitCode
 from finetune_api.report import Failure, Preparation, Report, Stage
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import checks
@@ -95,8 +95,7 @@ def explain(error: BaseException) -> Failure:
         if known.exit_code != ExitCode.ERROR:
             return known.failure
     _log.error("the preparation failed", exc_info=error)
-    reason = cause_of(ExitCode.ERROR).reason
-    return Failure(exit_code=ExitCode.ERROR, reason=reason, message=f"{type(error).__name__}: {error}")
+    return Failure.of(ExitCode.ERROR, f"{type(error).__name__}: {error}")
 
 
 def stop_on_signals() -> None:
