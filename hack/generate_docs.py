@@ -67,6 +67,7 @@ LEFT_OUT = {
     "spec.osft.targetPatterns": "every linear layer",
     "spec.lora.targetModules": "every linear layer of the blocks",
     "spec.resources.gpuMemory": "not known",
+    "spec.checkpoints.everySteps": "the other two alone decide",
 }
 
 

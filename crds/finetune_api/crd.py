@@ -5,7 +5,7 @@ from typing import Any
 from finetune_api import names
 from finetune_api.model import ApiModel
 from finetune_api.spec import FIXED, MAX_NAME_LENGTH, NAME_PATTERN, FineTuneJobSpec
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.status import FineTuneJobStatus, Phase
 
 # What JSON schema says and a structural schema may not.
 _DROPPED = {"title", "additionalProperties", "examples", "const", "$defs"}
@@ -132,6 +132,16 @@ def _fixed(field: str) -> dict[str, Any]:
     }
 
 
+_FIXED_UNLESS_SUSPENDED = {
+    "rule": "!has(oldSelf.status) || !has(oldSelf.status.startTime) || "
+    f"(has(oldSelf.status.phase) && oldSelf.status.phase == '{Phase.SUSPENDED}') || "
+    "self.spec.resources == oldSelf.spec.resources",
+    "message": "spec.resources may change while the job is suspended: set spec.suspend: true, and wait for the "
+    "condition Suspended",
+    "fieldPath": ".spec.resources",
+}
+
+
 def custom_resource_definition() -> dict[str, Any]:
     """The whole CustomResourceDefinition."""
     status = structural_schema(FineTuneJobStatus)
@@ -182,6 +192,7 @@ def custom_resource_definition() -> dict[str, Any]:
                                     "letters, digits and '-': it becomes part of host names",
                                 },
                                 *map(_fixed, FIXED),
+                                _FIXED_UNLESS_SUSPENDED,
                             ],
                         }
                     },

@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     INVALID_DATA = 65
     OUT_OF_MEMORY = 71
     STORAGE_FULL = 74
+    SMALLER_BUDGET = 75
     UNTRUSTED_FILE = 76
     ACCESS_DENIED = 77
     INVALID_CONFIGURATION = 78
@@ -29,7 +30,7 @@ class ExitCode(IntEnum):
 class Recovery(Enum):
     """What an end asks for."""
 
-    RESUME = "start again, at no charge"
+    RESUME = "start again, at the cost of one of failurePolicy.maxDisruptions"
     RESTART = "start again, at the cost of one of failurePolicy.maxRestarts"
     FAIL = "give up: it would happen again"
 
@@ -41,10 +42,12 @@ class Cause:
     reason: str
     recovery: Recovery
     advice: str = ""
+    patience: int | None = None
+    """How often in a row it may end attempts that reach no new step; None: as often as restarts are left."""
 
 
 CAUSES: dict[ExitCode, Cause] = {
-    ExitCode.ERROR: Cause("Error", Recovery.RESTART),
+    ExitCode.ERROR: Cause("Error", Recovery.RESTART, patience=2),
     ExitCode.INVALID_DATA: Cause("InvalidData", Recovery.FAIL),
     ExitCode.OUT_OF_MEMORY: Cause(
         "OutOfMemory",
@@ -54,6 +57,8 @@ CAUSES: dict[ExitCode, Cause] = {
     ExitCode.STORAGE_FULL: Cause(
         "StorageFull", Recovery.FAIL, "Free or enlarge the claim named by spec.storage.claimName."
     ),
+    # The trainer mends this without ending its pod; where that fails, the next attempt starts with the smaller budget.
+    ExitCode.SMALLER_BUDGET: Cause("TokenBudgetHalved", Recovery.RESUME),
     ExitCode.UNTRUSTED_FILE: Cause("UntrustedFile", Recovery.FAIL),
     ExitCode.ACCESS_DENIED: Cause("AccessDenied", Recovery.FAIL),
     ExitCode.INVALID_CONFIGURATION: Cause("InvalidConfiguration", Recovery.FAIL),
@@ -69,6 +74,20 @@ CAUSES: dict[ExitCode, Cause] = {
 }
 DISRUPTED = Cause("Disrupted", Recovery.RESUME)
 VANISHED = Cause("PodVanished", Recovery.RESTART)
+HUNG = Cause(
+    "Hung",
+    Recovery.RESTART,
+    "Where a sign of life takes longer, raise spec.failurePolicy.progressDeadlineSeconds.",
+)
+NOT_STARTED = Cause(
+    "StartupDeadlineExceeded",
+    Recovery.RESTART,
+    "Where nodes and images take longer, raise spec.failurePolicy.startupDeadlineSeconds.",
+)
+OVERDUE = Cause(
+    "DeadlineExceeded", Recovery.FAIL, "spec.failurePolicy.activeDeadlineSeconds was not enough time."
+)
+SUSPENDED = Cause("Suspended", Recovery.RESUME)
 # Not restarted blindly: the same pod would meet the same limit.
 OOM_KILLED = Cause(
     "OOMKilled", Recovery.FAIL, "Raise spec.resources.requests.memory, or lower maxTokensPerGpu."
@@ -102,6 +121,8 @@ class PodEnd:
     message: str | None = None
     """What the trainer itself said of the cause."""
     node: str | None = None
+    log: str | None = None
+    """The end of what the trainer said."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +134,7 @@ class Verdict:
     recovery: Recovery
     exit_code: int | None
     node: str | None
+    log: str | None = None
 
 
 def culprit(ends: Sequence[PodEnd]) -> PodEnd:
@@ -135,7 +157,7 @@ def judge(ends: Sequence[PodEnd], *, oom_killed: Cause = OOM_KILLED) -> Verdict:
     message = f"{end.pod}: {said or _observation(end, cause)}"
     if cause.advice and cause.advice not in message:
         message = f"{message.rstrip('.')}. {cause.advice}"
-    return Verdict(cause.reason, message, cause.recovery, end.exit_code, end.node)
+    return Verdict(cause.reason, message, cause.recovery, end.exit_code, end.node, end.log)
 
 
 def _cause(end: PodEnd) -> Cause:

@@ -46,6 +46,7 @@ CHECKPOINTS_DIR = "checkpoints"
 RESUME_DIR = "resume"
 LOGS_DIR = "logs"
 METRICS_FILE = "metrics.jsonl"
+REPORT_FILE = "report.json"
 TENSORBOARD_DIR = "tensorboard"
 RUN_IDENTITY_FILE = "run.json"
 # Beside the directories of the jobs: what was prepared for one serves the others. No job can have a name like this.

@@ -13,6 +13,7 @@ from finetune_api.status import (
     MAX_LISTED_CHECKPOINTS,
     Checkpoint,
     DatasetStatus,
+    LogTail,
     Message,
     Output,
     Plan,
@@ -50,7 +51,9 @@ class Failure(ApiModel):
     message: Message
     """The cause in a sentence, with what to do."""
     details: Annotated[list[Detail], Field(max_length=MAX_DETAILS)] = []
-    """Every single fault, as far as there is room: rows that cannot be trained on."""
+    """Every single fault, as far as there is room: rows that cannot be trained on, samples of a batch."""
+    log: LogTail | None = None
+    """The end of what the failed process said."""
 
     @classmethod
     def of(cls, exit_code: int, message: str, details: Sequence[str] = ()) -> Self:
@@ -77,6 +80,8 @@ class StepSeconds(ApiModel):
     """Everything else. On GPUs communication runs beside it, and is counted here as well."""
     communication: FiniteFloat = None
     """In collectives, waiting for other processes included."""
+    checkpoint: FiniteFloat = None
+    """Held up by saving, since the step before."""
 
 
 class Metrics(ApiModel):

@@ -20,7 +20,13 @@ class Checkpoints(SpecModel):
     """What is kept along the way."""
 
     every_epoch: bool = True
-    """Keep the model's weights at the end of every epoch."""
+    """Keep the model's weights at the end of every epoch, for good."""
+    every_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Save the state from which a restart goes on after every so many optimizer steps, too."""
+    every_minutes: Annotated[int, Field(ge=1, le=10080)] = 30
+    """Save that state when the newest one is so many minutes old: what an accident may cost."""
+    keep_last: Annotated[int, Field(ge=1, le=100)] = 2
+    """How many of those states are kept, the newest ones; all go when the result is complete."""
     full_state_at_epoch: bool = False
     """Keep weights and optimizer state in FP32 at the end of every epoch, to go on training from any of them. Large."""
 
@@ -29,12 +35,21 @@ class FailurePolicy(SpecModel):
     """What happens when an attempt fails."""
 
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
-    """Restarts of the whole gang before the job fails. Preempted and drained pods do not count."""
+    """Restarts of the whole gang without a new checkpoint in between before the job fails."""
+    max_disruptions: Annotated[int, Field(ge=0, le=10000)] = 100
+    """The same for attempts that the cluster ended: preempted, drained and deleted pods, lost nodes."""
+    startup_deadline_seconds: Annotated[int, Field(ge=10, le=604800)] = 1800
+    """Time within which all pods of an attempt run and the trainer is heard of; else the attempt has failed."""
+    progress_deadline_seconds: Annotated[int, Field(ge=10, le=604800)] = 1800
+    """Time within which the trainer shows a new sign of life; else it hangs and is started again."""
+    active_deadline_seconds: Annotated[int, Field(ge=10, le=2**31 - 1)] | None = None
+    """Time from the start within which the job must succeed, without that for which it was suspended."""
     grace_period_seconds: Annotated[int, Field(ge=10, le=3600)] = 120
     """Time a pod gets to save its state when it is asked to go."""
 
 
-# Fields that decide what is trained: they may not change any more once training has begun.
+# Fields that decide what is trained: they may not change any more once training has begun. Where it is trained
+# (resources) may change while the job is suspended.
 FIXED = (
     "method",
     "model",
@@ -42,9 +57,7 @@ FIXED = (
     "hyperparameters",
     "osft",
     "lora",
-    "checkpoints",
     "storage",
-    "resources",
 )
 
 
@@ -65,15 +78,19 @@ class FineTuneJobSpec(SpecModel):
     lora: Lora | None = None
     """Knobs of method lora."""
     checkpoints: Checkpoints = Checkpoints()
-    """What is kept along the way."""
+    """What is kept along the way. May change at any time, from the next attempt on."""
     storage: Storage
     """Where results are written."""
     resources: Resources = Resources()
-    """Pods, GPUs, CPU and memory."""
+    """Pods, GPUs, CPU and memory. Once training has begun, they may change while the job is suspended."""
     failure_policy: FailurePolicy = FailurePolicy()
     """What happens when an attempt fails. May change at any time."""
     tracking: Tracking = Tracking()
     """Services that get the measurements. May change at any time; pods that run already go on as they are."""
+    suspend: bool = False
+    """Save the state and give back everything that runs; false goes on from there. May change at any time."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    """Time after which a finished job's Jobs, pods and the like are removed; the FineTuneJob and its volume stay."""
 
     rules = (
         Rule(

@@ -12,6 +12,7 @@ from finetune_api.model import ApiModel, FiniteFloat
 MAX_LISTED_CHECKPOINTS = 50
 MAX_LISTED_ATTEMPTS = 50
 MAX_MESSAGE_LENGTH = 1024
+MAX_LOG_LENGTH = 1024
 # A condition holds as much as metav1.Condition may: of a rejected spec, every fault is told.
 MAX_CONDITION_MESSAGE_LENGTH = 32768
 # A job that was never reconciled must not look up to date (kstatus compares it with metadata.generation).
@@ -32,6 +33,7 @@ def shortened(limit: int) -> AfterValidator:
 
 
 Message = Annotated[str, shortened(MAX_MESSAGE_LENGTH), Field(max_length=MAX_MESSAGE_LENGTH)]
+LogTail = Annotated[str, Field(max_length=MAX_LOG_LENGTH)]
 ConditionMessage = Annotated[
     str, shortened(MAX_CONDITION_MESSAGE_LENGTH), Field(max_length=MAX_CONDITION_MESSAGE_LENGTH)
 ]
@@ -49,6 +51,7 @@ class Phase(StrEnum):
     PREPARING = "Preparing"
     RUNNING = "Running"
     RESTARTING = "Restarting"
+    SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
@@ -273,8 +276,9 @@ class Checkpoint(ApiModel):
     """Optimizer steps that it holds."""
     epoch: FiniteFloat = None
     """Epochs that it holds."""
-    kind: Literal["weights", "resume"]
-    """weights: a model to load. resume: the state from which a restart goes on."""
+    kind: Literal["weights", "resume", "fullState"]
+    """weights: a model to load. resume: the state from which a restart goes on. fullState: both, in FP32, of the end of
+    an epoch."""
     path: Annotated[str, Field(max_length=1024)]
     """Where it lies on the storage claim."""
     bytes: int
@@ -294,16 +298,31 @@ class Attempt(ApiModel):
     """When its end was seen."""
     resumed_from_step: int | None = None
     """Step of the checkpoint that it went on from."""
+    last_step: int | None = None
+    """The last optimizer step that it did."""
     reason: Annotated[str, Field(max_length=128)] | None = None
     """How it ended, in one word."""
     message: Message | None = None
     """How it ended, in a sentence."""
+    log: LogTail | None = None
+    """The end of what the failed process said."""
     exit_code: int | None = None
     """Exit code of the pod that tells most."""
     node: Annotated[str, Field(max_length=253)] | None = None
     """Node of that pod."""
     counted: bool | None = None
     """Whether its end used up one of failurePolicy.maxRestarts."""
+
+
+class SinceCheckpoint(ApiModel):
+    """What happened since there was a newer state to go on from. The next one fills both budgets up again."""
+
+    step: int
+    """Step of the newest complete state that attempts have left; 0 before the first."""
+    restarts: int = 0
+    """Restarts, of failurePolicy.maxRestarts."""
+    disruptions: int = 0
+    """Attempts that the cluster ended, of failurePolicy.maxDisruptions."""
 
 
 class Output(ApiModel):
@@ -325,7 +344,7 @@ class FineTuneJobStatus(ApiModel):
     phase: Phase | None = None
     """Where the job stands."""
     conditions: Annotated[list[Condition], Field(max_length=16, json_schema_extra=_list_map("type"))] = []
-    """Accepted, Prepared, Progressing, Succeeded, and Ready, Reconciling, Stalled as kstatus reads them."""
+    """Accepted, Prepared, Progressing, Succeeded, Suspended, and Ready, Reconciling, Stalled as kstatus reads them."""
     plan: Plan | None = None
     """What is trained, in numbers."""
     dataset: DatasetStatus | None = None
@@ -342,7 +361,11 @@ class FineTuneJobStatus(ApiModel):
     ] = []
     """Runs of the gang, oldest first; the newest of them when there are many."""
     restarts: int | None = None
-    """Restarts so far that count against failurePolicy.maxRestarts."""
+    """Restarts so far that were not the cluster's doing."""
+    since_checkpoint: SinceCheckpoint | None = None
+    """How much of the restart budgets is used up."""
+    suspended_seconds: int | None = None
+    """Seconds for which the job was suspended since it began, a suspension that lasts not counted."""
     output: Output | None = None
     """The result."""
     start_time: datetime | None = None

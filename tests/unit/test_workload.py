@@ -276,7 +276,7 @@ def test_its_job_tries_again_what_may_go_well_the_next_time() -> None:
         "action": "Ignore",
         "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
     }
-    assert (told_to_stop["action"], told_to_stop["onExitCodes"]["values"]) == ("Ignore", [143])
+    assert (told_to_stop["action"], told_to_stop["onExitCodes"]["values"]) == ("Ignore", [75, 143])
     assert (hopeless["action"], hopeless["onExitCodes"]["values"]) == (
         "FailJob",
         [65, 71, 74, 76, 77, 78, 79],
