@@ -2,6 +2,9 @@
 
 kstatus takes the first of Reconciling and Stalled that is True, so never are both, and calls a job failed only when
 Stalled is True: Ready=False alone means "in progress" for ever.
+
+A suspended job is "in progress", too, though nothing is done about it. It is not failed, for it is as its owner wants it;
+and not current, or Flux would go on to what depends on it: a model that does not exist yet.
 """
 
 from collections.abc import Sequence
@@ -17,10 +20,11 @@ ACCEPTED = "Accepted"
 PREPARED = "Prepared"
 PROGRESSING = "Progressing"
 SUCCEEDED = "Succeeded"
+SUSPENDED = "Suspended"
 READY = "Ready"
 RECONCILING = "Reconciling"
 STALLED = "Stalled"
-TYPES = (ACCEPTED, PREPARED, PROGRESSING, SUCCEEDED, READY, RECONCILING, STALLED)
+TYPES = (ACCEPTED, PREPARED, PROGRESSING, SUCCEEDED, SUSPENDED, READY, RECONCILING, STALLED)
 
 # Reasons of Accepted and Prepared when they are True; else all conditions carry that of where the job stands.
 VALID = "Valid"
@@ -34,11 +38,12 @@ class Standing(Enum):
     That of Prepared holds as long as the data are not known: once they are, it is True whatever becomes of the job.
     """
 
-    UNDERWAY = ("True", "Unknown", "True", "Unknown", "Unknown", "True", "False")
-    BLOCKED = ("True", "Unknown", "False", "Unknown", "False", "False", "True")
-    SUCCEEDED = ("True", "Unknown", "False", "True", "True", "False", "False")
-    FAILED = ("True", "False", "False", "False", "False", "False", "True")
-    REJECTED = ("False", "False", "False", "False", "False", "False", "True")
+    UNDERWAY = ("True", "Unknown", "True", "Unknown", "False", "Unknown", "True", "False")
+    BLOCKED = ("True", "Unknown", "False", "Unknown", "False", "False", "False", "True")
+    SUSPENDED = ("True", "Unknown", "False", "Unknown", "True", "Unknown", "False", "False")
+    SUCCEEDED = ("True", "Unknown", "False", "True", "False", "True", "False", "False")
+    FAILED = ("True", "False", "False", "False", "False", "False", "False", "True")
+    REJECTED = ("False", "False", "False", "False", "False", "False", "False", "True")
 
     @property
     def truths(self) -> dict[str, Truth]:

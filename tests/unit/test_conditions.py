@@ -37,6 +37,7 @@ def kstatus(found: list[Condition]) -> str:
     [
         (Standing.UNDERWAY, "InProgress"),
         (Standing.BLOCKED, "Failed"),
+        (Standing.SUSPENDED, "InProgress"),
         (Standing.SUCCEEDED, "Current"),
         (Standing.FAILED, "Failed"),
         (Standing.REJECTED, "Failed"),
