@@ -2,8 +2,8 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +11,13 @@ import torch.distributed.checkpoint as dcp
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from finetune_trainer.checkpoint import Checkpoints, State
+from finetune_api.status import Checkpoint
+from finetune_trainer.checkpoint import Checkpoints, Restored
 from finetune_trainer.distributed import Gang
 from finetune_trainer.errors import InvalidDataError
 from finetune_trainer.methods import sft
 from finetune_trainer.model import load_config
+from finetune_trainer.state import State
 from finetune_trainer.storage import Storage
 from tiny import save_tiny_model
 
@@ -47,7 +49,22 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkpoints(gang: Gang, base: Path, tmp_path: Path) -> Checkpoints:
-    return Checkpoints(Storage(tmp_path, "run", "uid-1"), gang, base, torch.float32, "digest-1", lambda: None)
+    return made(gang, base, tmp_path)
+
+
+def made(gang: Gang, base: Path, storage: Path, **changes: Any) -> Checkpoints:
+    """The checkpoints of a run."""
+    facts: dict[str, Any] = {"data": "digest-1", "effective_batch_size": 4, "keep_last": 2, **changes}
+    run = Storage(storage, "run", "uid-1")
+    return Checkpoints(run, gang, base, torch.float32, tick=lambda: None, **facts)
+
+
+def save(checkpoints: Checkpoints, state: State, step: int) -> Checkpoint:
+    """Save a state, and wait for it."""
+    checkpoints.begin(state, step, step / 10, metrics_bytes=100 * step)
+    saved = checkpoints.finish()
+    assert saved is not None
+    return saved
 
 
 def fresh(base: Path, gang: Gang) -> State:
@@ -71,9 +88,7 @@ def keep(checkpoints: Checkpoints, state: State, step: int) -> Path:
     aside = resume.with_name("aside")
     if resume.exists():
         resume.rename(aside)
-    saved = checkpoints.storage.root / Path(checkpoints.save_resume(state, step, step / 10).path).relative_to(
-        "run"
-    )
+    saved = checkpoints.storage.root / Path(save(checkpoints, state, step).path).relative_to("run")
     if aside.exists():
         for older in aside.iterdir():
             older.rename(resume / older.name)
@@ -85,9 +100,9 @@ def test_everything_comes_back(checkpoints: Checkpoints, base: Path, gang: Gang)
     state = fresh(base, gang)
     for _ in range(3):
         advance(state)
-    checkpoints.save_resume(state, 3, 0.3)
+    save(checkpoints, state, 3)
     other = fresh(base, gang)
-    assert checkpoints.restore(other) == 3
+    assert checkpoints.restore(other) == Restored(3, 300)
     for one, another in zip(state.model.parameters(), other.model.parameters(), strict=True):
         torch.testing.assert_close(another, one, atol=0, rtol=0)
     advance(state)
@@ -101,9 +116,9 @@ def test_everything_comes_back(checkpoints: Checkpoints, base: Path, gang: Gang)
 def test_only_the_newest_is_kept(checkpoints: Checkpoints, base: Path, gang: Gang) -> None:
     state = fresh(base, gang)
     advance(state)
-    checkpoints.save_resume(state, 1, 0.1)
+    save(checkpoints, state, 1)
     (checkpoints.storage.resume / "step-00000002.incomplete").mkdir()
-    newest = checkpoints.save_resume(state, 3, 0.3)
+    newest = save(checkpoints, state, 3)
     assert (newest.kind, newest.step, newest.path) == ("resume", 3, "run/resume/step-00000003")
     assert [path.name for path in checkpoints.storage.resume.iterdir()] == ["step-00000003"]
 
@@ -139,22 +154,22 @@ def test_what_is_damaged_or_foreign_is_never_read(
 
     monkeypatch.setattr(dcp, "FileSystemReader", Noting)
     other = fresh(base, gang)
-    assert checkpoints.restore(other) == 1
+    assert checkpoints.restore(other).step == 1
     assert read == [older.name]
 
 
 def test_a_step_of_other_data_means_nothing(checkpoints: Checkpoints, base: Path, gang: Gang) -> None:
     state = fresh(base, gang)
     advance(state)
-    checkpoints.save_resume(state, 1, 0.1)
+    save(checkpoints, state, 1)
     with pytest.raises(InvalidDataError, match="changed since step 1 of this run"):
-        replace(checkpoints, data="digest-2").restore(fresh(base, gang))
+        made(gang, base, checkpoints.storage.root, data="digest-2").restore(fresh(base, gang))
 
 
 def test_without_a_state_a_run_begins_at_the_beginning(
     checkpoints: Checkpoints, base: Path, gang: Gang
 ) -> None:
-    assert checkpoints.restore(fresh(base, gang)) == 0
+    assert checkpoints.restore(fresh(base, gang)) == Restored(0, None)
 
 
 def test_the_result_makes_state_for_restarts_needless(
@@ -162,7 +177,7 @@ def test_the_result_makes_state_for_restarts_needless(
 ) -> None:
     state = fresh(base, gang)
     advance(state)
-    checkpoints.save_resume(state, 1, 0.1)
+    save(checkpoints, state, 1)
     checkpoints.save_output(state.model, 2, 1.0)
     assert not checkpoints.storage.resume.exists()
     shutil.rmtree(checkpoints.storage.output)

@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from finetune_api.report import Metrics, Stage
 from finetune_api.runconfig import RunConfig
 from finetune_trainer.batches import Batch, Schedule
-from finetune_trainer.checkpoint import Checkpoints, State
+from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.distributed import Gang
 from finetune_trainer.errors import LossNotFiniteError, TerminatedError
 from finetune_trainer.feed import Feed, Step
@@ -27,6 +27,7 @@ from finetune_trainer.peak import peak_memory
 from finetune_trainer.planning import ExactPlan, model_facts
 from finetune_trainer.prepare.arrow import Samples
 from finetune_trainer.reporter import Reporter
+from finetune_trainer.state import State
 from finetune_trainer.stopwatch import Stopwatch
 from finetune_trainer.throughput import peak_flops, step_flops, utilization
 from finetune_trainer.trackers import Trackers
@@ -82,7 +83,9 @@ class Loop:
 
         Raises TerminatedError once the state is saved, when any process was asked to stop; LossNotFiniteError.
         """
-        first, last = self.checkpoints.restore(self._state), self.plan.total_steps
+        restored = self.checkpoints.restore(self._state)
+        first, last = restored.step, self.plan.total_steps
+        self.reporter.rewind(first, restored.metrics_bytes)
         self.reporter.stage(Stage.TRAINING, resumed_from_step=first or None)
         with closing(self._feed(first, last)) as feed:
             stopwatch = Stopwatch(self.model, self.gang, feed)
@@ -207,7 +210,9 @@ class Loop:
         if is_last or not (batch.ends_epoch or stop):
             return
         self.reporter.stage(Stage.SAVING)
-        self.reporter.checkpoint(self.checkpoints.save_resume(self._state, step, epoch))
+        self.checkpoints.begin(self._state, step, epoch, self.reporter.position)
+        if saved := self.checkpoints.finish():
+            self.reporter.checkpoint(saved)
         if stop:
             self.gang.meet()
             raise TerminatedError(f"asked to stop; the state after step {step} is saved")

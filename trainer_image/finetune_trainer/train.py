@@ -62,7 +62,14 @@ def train(
     plan = ExactPlan.model_validate_json(gang.on_first(planned))
     reporter.stage(Stage.LOADING, preparation=None, dataset=prepared.status, plan=plan)
     checkpoints = Checkpoints(
-        storage, gang, base, stored_dtype(base, model_config), prepared.status.digest, reporter.tick
+        storage,
+        gang,
+        base,
+        stored_dtype(base, model_config),
+        data=prepared.status.digest,
+        effective_batch_size=plan.effective_batch_size,
+        keep_last=config.checkpoints.keep_last,
+        tick=reporter.tick,
     )
     model = sft.build(base, model_config, gang, activation_checkpointing=plan.activation_checkpointing)
     begin()
