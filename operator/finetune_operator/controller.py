@@ -45,6 +45,7 @@ class Controller:
         self._installation = installation
         self._metrics = metrics
         self._clock = clock
+        self._since = clock()
 
     async def handle(self, key: Key) -> float | None:
         """Reconcile one FineTuneJob; returns the seconds after which to do it again, or None.
@@ -96,7 +97,7 @@ class Controller:
             # Its pods may lie there for months; nothing that they say can matter any more.
             self._reports.forget(key)
             return Observed()
-        observed = await self._cluster.belongings(subject)
+        observed = replace(await self._cluster.belongings(subject), watching_since=self._since)
         if not observed.jobs:
             return observed
         gang = max(observed.jobs, key=lambda job: job.attempt)

@@ -44,6 +44,8 @@ class GangJob:
     failed: bool = False
     words: str = ""
     """Why it failed, as the Job controller says it."""
+    created: datetime | None = None
+    """When it was made."""
 
     @property
     def over(self) -> bool:
@@ -66,6 +68,14 @@ class Pod:
     """Why it does not run yet: a word, and the words of the kubelet or of the scheduler."""
     end: PodEnd | None = None
     """How it failed, or is about to."""
+    node: str | None = None
+    """Where it runs, or is to run."""
+    deleting: bool = False
+    """It was asked to go, and has not gone yet."""
+    created: datetime | None = None
+    """When it was made."""
+    started: datetime | None = None
+    """When its container began to run."""
     finished: datetime | None = None
     """When its container ended."""
     report: Report | None = None
@@ -82,6 +92,10 @@ class Received:
     pod: str
     """Its name."""
     time: datetime
+    """When it came. Every one that is kept has a higher sequence than the one before, so this is also when the sequence
+    last advanced."""
+    interval: float = 0
+    """Seconds after which the next one was asked for: it cannot be missing before."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +118,8 @@ class Observed:
     taken: tuple[Taken, ...] = ()
     refusal: str | None = None
     """Why the API server does not let the attempt's objects be: a quota, a policy."""
+    watching_since: datetime | None = None
+    """When this operator began to listen for Reports; None if that was before the job began."""
 
 
 def subject(wire: Wire) -> Subject:
@@ -139,6 +155,7 @@ def gang_job(wire: Wire, owner_uid: str) -> GangJob | None:
         complete=_condition(status, "Complete") is not None,
         failed=failed is not None,
         words=failed.get("message", "") if failed else "",
+        created=_time(metadata.get("creationTimestamp")),
     )
 
 
@@ -165,9 +182,11 @@ def pod(wire: Wire, name: str) -> Pod | None:
         or status.get("phase") == "Succeeded",
         waiting=_waiting(status, state),
         end=_end(wire, terminated, report),
-        finished=datetime.fromisoformat(terminated["finishedAt"])
-        if terminated and terminated.get("finishedAt")
-        else None,
+        node=wire.get("spec", {}).get("nodeName"),
+        deleting="deletionTimestamp" in metadata,
+        created=_time(metadata.get("creationTimestamp")),
+        started=_time((state.get("running") or terminated or {}).get("startedAt")),
+        finished=_time((terminated or {}).get("finishedAt")),
         report=report,
     )
 
@@ -190,6 +209,10 @@ def controller(wire: Wire) -> Wire:
 def _attempt(metadata: Wire) -> int | None:
     label = metadata.get("labels", {}).get(names.LABEL_ATTEMPT, "")
     return int(label) if label.isdecimal() else None
+
+
+def _time(stamp: str | None) -> datetime | None:
+    return datetime.fromisoformat(stamp) if stamp else None
 
 
 def _condition(status: Wire, type_: str) -> Wire | None:

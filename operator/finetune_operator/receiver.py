@@ -99,9 +99,10 @@ class Receiver:
             raise web.HTTPForbidden(
                 text=f"pod {member.pod} belongs to attempt {member.attempt}, not to attempt {report.attempt}"
             )
-        if self._reports.put(key, Received(report, member.job_uid, member.pod, self._clock())):
+        now = self._clock()
+        interval = report_interval(self._reports.active(now), self._queue.depth)
+        if self._reports.put(key, Received(report, member.job_uid, member.pod, now, interval)):
             self._queue.add_after(key, COALESCE_SECONDS)
-        interval = report_interval(self._reports.active(self._clock()), self._queue.depth)
         return web.json_response(ReportReply(next_report_seconds=interval).to_wire())
 
     async def _member(self, request: web.Request, key: Key) -> GangMember:
