@@ -1,6 +1,7 @@
 """What the operator reads from and writes to the cluster; nothing else talks to the API server."""
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from finetune_operator.observed import GangJob, Observed, Subject, Taken, Wire
 from finetune_operator.pods import Manifest
 from finetune_operator.transitions import Event
 
-MAX_EVENT_NOTE_BYTES = 1024
+MAX_EVENT_MESSAGE_BYTES = 1024
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 # A list of every object of a kind comes in pieces of this many.
 CHUNK_SIZE = 500
@@ -50,7 +51,7 @@ class Resource(NamedTuple):
 FINETUNEJOBS = Resource(names.API_VERSION, names.PLURAL)
 JOBS = Resource("batch/v1", "jobs")
 PODS = Resource("v1", "pods")
-EVENTS = Resource("events.k8s.io/v1", "events")
+EVENTS = Resource("v1", "events")
 _APPLIED = {
     "ConfigMap": Resource("v1", "configmaps"),
     "Service": Resource("v1", "services"),
@@ -69,6 +70,7 @@ class Cluster:
         """`instance` is this operator's name in events."""
         self._api = api
         self._instance = instance
+        self._last_event = 0
 
     async def subject(self, key: Key) -> Subject | None:
         """The FineTuneJob as it is now; None if there is none.
@@ -124,7 +126,15 @@ class Cluster:
         await self._apply(FINETUNEJOBS, path, manifest)
 
     async def post(self, subject: Subject, event: Event) -> None:
-        """Post an event about a FineTuneJob."""
+        """Post an event about a FineTuneJob.
+
+        kubectl describe sorts events by lastTimestamp, which holds whole seconds, and leaves those of one second in the
+        order of their names; kubectl get shows that order only. So names rise with time, as client-go makes them. It
+        has to be v1: events.k8s.io/v1 takes no lastTimestamp, and kubectl describe knows no other.
+        """
+        self._last_event = nanoseconds = max(time.time_ns(), self._last_event + 1)
+        happened = datetime.fromtimestamp(nanoseconds / 1e9, UTC)
+        second = happened.strftime("%Y-%m-%dT%H:%M:%SZ")
         await self._api.request(
             "POST",
             EVENTS.path(subject.namespace),
@@ -132,15 +142,19 @@ class Cluster:
             body={
                 "apiVersion": EVENTS.group_version,
                 "kind": "Event",
-                "metadata": {"generateName": f"{subject.name}-", "namespace": subject.namespace},
-                "eventTime": datetime.now(UTC).isoformat(timespec="microseconds"),
-                "reportingController": FIELD_MANAGER,
+                "metadata": {"name": f"{subject.name}.{nanoseconds:016x}", "namespace": subject.namespace},
+                "firstTimestamp": second,
+                "lastTimestamp": second,
+                "count": 1,
+                "eventTime": happened.isoformat(timespec="microseconds"),
+                "source": {"component": FIELD_MANAGER},
+                "reportingComponent": FIELD_MANAGER,
                 "reportingInstance": self._instance,
                 "action": "Reconcile",
                 "type": event.type,
                 "reason": event.reason,
-                "note": event.message.encode()[:MAX_EVENT_NOTE_BYTES].decode(errors="ignore"),
-                "regarding": {
+                "message": event.message.encode()[:MAX_EVENT_MESSAGE_BYTES].decode(errors="ignore"),
+                "involvedObject": {
                     "apiVersion": names.API_VERSION,
                     "kind": names.KIND,
                     "name": subject.name,

@@ -182,7 +182,7 @@ ALLOWED = """
     update finetunejobs.finetune.dev/finalizers         get,list,watch,create,patch,delete jobs.batch
     get,create,patch configmaps                         get,create,patch services
     get,create,patch networkpolicies.networking.k8s.io  get,list,watch pods
-    create events.events.k8s.io                         create tokenreviews.authentication.k8s.io
+    create events                                       create tokenreviews.authentication.k8s.io
 """
 FORBIDDEN = """
     create,update,patch,delete finetunejobs.finetune.dev  list,delete configmaps   list,delete services
