@@ -3,8 +3,8 @@
 kstatus takes the first of Reconciling and Stalled that is True, so never are both, and calls a job failed only when
 Stalled is True: Ready=False alone means "in progress" for ever.
 
-A suspended job is "in progress", too, though nothing is done about it. It is not failed, for it is as its owner wants it;
-and not current, or Flux would go on to what depends on it: a model that does not exist yet.
+A suspended job is "in progress", too, though nothing is done about it. It is not failed, for it is as its owner wants
+it; and not current, or Flux would go on to what depends on it: a model that does not exist yet.
 """
 
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ from finetune_operator.cluster import Cluster, Key
 from finetune_operator.metrics import Metrics
 from finetune_operator.transitions import Event
 
-# More than a dozen: so many, kubectl's sort keeps in order, whatever it is given.
+# More than a dozen: so few, kubectl's sort would leave in the order in which they come, which is that of their names.
 STORY = [f"happening {number}" for number in range(30)]
 
 
