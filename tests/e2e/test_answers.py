@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deploy import ROOT
-from e2e.conftest import Namespace
+from e2e.namespace import Namespace
 
 
 def job(**spec: Any) -> dict[str, Any]:

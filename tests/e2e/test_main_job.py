@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,43 +9,14 @@ import pytest
 
 from deploy import NAMESPACE as OPERATOR_NAMESPACE
 from deploy import RELEASE, run
-from e2e.conftest import Namespace
-from tiny import save_chat_data, save_tiny_model
-
-# Long enough for two pods to import torch on a machine of two cores.
-PATIENCE = 300
-
-
-def manifest(name: str, *, nodes: int, data: str = "train.jsonl", **hyperparameters: Any) -> dict[str, Any]:
-    """A FineTuneJob on the CPU whose result depends on nothing but its data and hyperparameters."""
-    return {
-        "apiVersion": "finetune.dev/v1alpha1",
-        "kind": "FineTuneJob",
-        "metadata": {"name": name},
-        "spec": {
-            "method": "sft",
-            "model": {"volume": {"claimName": "models", "path": "tiny"}},
-            "dataset": {"train": {"volume": {"claimName": "data", "path": data}}},
-            "storage": {"claimName": "runs"},
-            "hyperparameters": {
-                "learningRate": 1e-3,
-                "effectiveBatchSize": 6,
-                "numEpochs": 2,
-                "maxSeqLen": 128,
-                "maxTokensPerGpu": 128,
-            }
-            | hyperparameters,
-            "resources": {"nodes": nodes, "gpusPerNode": 0, "requests": {"cpu": "100m", "memory": "2Gi"}},
-        },
-    }
+from e2e.jobs import PATIENCE, losses, manifest, poll, save_inputs, status
+from e2e.namespace import Namespace
 
 
 @pytest.fixture(scope="module")
 def inputs(namespace: Namespace) -> Namespace:
     """The namespace with a tiny model and 20 samples, one of which is longer than maxSeqLen."""
-    save_tiny_model(namespace.claim("models") / "tiny")
-    save_chat_data(namespace.claim("data") / "train.jsonl", samples=19, overlong=1)
-    namespace.claim("runs")
+    save_inputs(namespace, samples=19, overlong=1)
     return namespace
 
 
@@ -58,26 +28,6 @@ def finished(inputs: Namespace) -> Namespace:
     for job in ("two", "one"):
         inputs.wait(job, "condition=Succeeded", seconds=PATIENCE)
     return inputs
-
-
-def status(namespace: Namespace, job: str) -> dict[str, Any]:
-    found: dict[str, Any] = namespace.get("finetunejob", job)["status"]
-    return found
-
-
-def losses(namespace: Namespace, job: str) -> list[float]:
-    """The loss of every step, as the job left it on its volume."""
-    lines = (namespace.claim("runs") / job / "metrics.jsonl").read_text().splitlines()
-    metrics = [report["metrics"] for line in lines if "metrics" in (report := json.loads(line))]
-    return [loss for _, loss in sorted({metric["step"]: metric["loss"] for metric in metrics}.items())]
-
-
-def poll(what: Callable[[], bool], *, seconds: float) -> None:
-    """Wait until `what` holds."""
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(1)
 
 
 def test_the_status_tells_the_whole_story(finished: Namespace) -> None:

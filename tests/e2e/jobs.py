@@ -1,0 +1,83 @@
+"""FineTuneJobs that train a tiny model on the CPU, and what they leave behind."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from e2e.namespace import Namespace
+from tiny import save_chat_data, save_tiny_model
+
+# Long enough for two pods to import torch on a machine of two cores.
+PATIENCE = 300
+
+
+def manifest(name: str, *, nodes: int, data: str = "train.jsonl", **hyperparameters: Any) -> dict[str, Any]:
+    """A FineTuneJob on the CPU whose result depends on nothing but its data and hyperparameters."""
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name},
+        "spec": {
+            "method": "sft",
+            "model": {"volume": {"claimName": "models", "path": "tiny"}},
+            "dataset": {"train": {"volume": {"claimName": "data", "path": data}}},
+            "storage": {"claimName": "runs"},
+            "hyperparameters": {
+                "learningRate": 1e-3,
+                "effectiveBatchSize": 6,
+                "numEpochs": 2,
+                "maxSeqLen": 128,
+                "maxTokensPerGpu": 128,
+            }
+            | hyperparameters,
+            "resources": {"nodes": nodes, "gpusPerNode": 0, "requests": {"cpu": "100m", "memory": "2Gi"}},
+        },
+    }
+
+
+def save_inputs(namespace: Namespace, *, samples: int, overlong: int = 0) -> None:
+    """A tiny model and so many samples, where `manifest` looks for them."""
+    save_tiny_model(namespace.claim("models") / "tiny")
+    save_chat_data(namespace.claim("data") / "train.jsonl", samples=samples, overlong=overlong)
+    namespace.claim("runs")
+
+
+def status(namespace: Namespace, job: str) -> dict[str, Any]:
+    """What the operator tells of a job."""
+    found: dict[str, Any] = namespace.get("finetunejob", job)["status"]
+    return found
+
+
+def step(namespace: Namespace, job: str) -> int:
+    """The last step that the operator knows of; 0 before the first."""
+    return int(status(namespace, job).get("progress", {}).get("step", 0))
+
+
+def metrics(namespace: Namespace, job: str) -> list[dict[str, Any]]:
+    """The line of every step, in the order in which they lie on the volume."""
+    lines = (namespace.claim("runs") / job / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def losses(namespace: Namespace, job: str) -> list[float]:
+    """The loss of every step from the first on, each step told once."""
+    found = metrics(namespace, job)
+    assert [metric["step"] for metric in found] == list(range(1, len(found) + 1))
+    return [metric["loss"] for metric in found]
+
+
+def weights(output: Path) -> dict[str, bytes]:
+    """The files of weights in the directory of a model, byte by byte."""
+    found = {file.name: file.read_bytes() for file in sorted(output.glob("*.safetensors"))}
+    assert found, f"{output} has no weights"
+    return found
+
+
+def poll(what: Callable[[], bool], *, seconds: float) -> None:
+    """Wait until `what` holds."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(1)
