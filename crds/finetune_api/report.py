@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Self
 
@@ -114,6 +115,25 @@ class Metrics(ApiModel):
     mfu: FiniteFloat = None
     """Model FLOPs utilization: what the step had to compute, as a share of what the GPUs can compute in bfloat16 in
     that time; absent without GPUs, and for GPUs and models that are not known."""
+
+
+class StepRecord(Metrics):
+    """A line of names.METRICS_FILE: what a step showed, in which attempt, and when."""
+
+    attempt: int
+    """Attempt that made the step."""
+    time: datetime
+    """When it was done."""
+
+    @classmethod
+    def of(cls, metrics: Metrics, attempt: int, time: datetime) -> Self:
+        """The line of a step."""
+        return cls(attempt=attempt, time=time, **metrics.model_dump())
+
+    @property
+    def metrics(self) -> Metrics:
+        """What a Report says of the step."""
+        return Metrics.model_validate(self.model_dump(exclude={"attempt", "time"}))
 
 
 class Report(ApiModel):

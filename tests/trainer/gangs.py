@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from finetune_api import names
-from finetune_api.report import MAX_TERMINATION_BYTES, Metrics, Report
+from finetune_api.report import MAX_TERMINATION_BYTES, Metrics, Report, StepRecord
 from finetune_api.runconfig import Locations, RunConfig, run_config
 from finetune_api.spec import FineTuneJob
 
@@ -128,8 +128,7 @@ class Gang:
         """Wait until a step of this attempt is on the volume."""
         deadline = time.monotonic() + PATIENCE
         while not any(
-            report.attempt == self._attempt and report.metrics and report.metrics.step >= step
-            for report in reports(self.storage)[-1:]
+            record.attempt == self._attempt and record.step >= step for record in steps(self.storage)[-1:]
         ):
             assert all(node.poll() is None for node in self.nodes), [end.output for end in self.wait()]
             assert time.monotonic() < deadline, "waited in vain"
@@ -164,20 +163,25 @@ def run(config: RunConfig, **options: Any) -> list[End]:
         return gang.wait()
 
 
-def reports(storage: Path) -> list[Report]:
-    """All Reports on the volume. The last line may still be being written."""
+def kept_report(storage: Path) -> Report:
+    """The newest Report on the volume."""
+    return Report.from_json((storage / names.REPORT_FILE).read_bytes())
+
+
+def steps(storage: Path) -> list[StepRecord]:
+    """Every line of the metrics file. The last one may still be being written."""
     try:
         lines = (storage / names.METRICS_FILE).read_text().splitlines(keepends=True)
     except FileNotFoundError:
         return []
-    return [Report.model_validate_json(line) for line in lines if line.endswith("\n")]
+    return [StepRecord.model_validate_json(line) for line in lines if line.endswith("\n")]
 
 
 def metrics(storage: Path) -> list[Metrics]:
-    """What every step showed; of steps that were done twice, the later."""
-    found = {report.metrics.step: report.metrics for report in reports(storage) if report.metrics}
-    assert sorted(found) == list(range(1, len(found) + 1))
-    return [metrics for _, metrics in sorted(found.items())]
+    """What every step of the run showed: each is there once, in order."""
+    found = [record.metrics for record in steps(storage)]
+    assert [step.step for step in found] == list(range(1, len(found) + 1))
+    return found
 
 
 def losses(storage: Path) -> list[float | None]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_api.report import Report, Stage
+from finetune_api.report import StepRecord
 from tiny import save_chat_data, save_tiny_model
 
 FINETUNE = str(Path(sys.executable).with_name("finetune"))
@@ -90,8 +90,8 @@ class Folders:
         """Whether this attempt has made some steps."""
         file = self.storage / "metrics.jsonl"
         lines = file.read_text().splitlines() if file.exists() else []
-        reports = [Report.model_validate_json(line) for line in lines if line.endswith("}")]
-        return len([r for r in reports if r.attempt == attempt and r.stage is Stage.TRAINING]) > 3
+        steps = [StepRecord.model_validate_json(line) for line in lines if line.endswith("}")]
+        return len([step for step in steps if step.attempt == attempt]) > 3
 
     def processes(self, *marks: str) -> list[int]:
         """Processes of all nodes whose command line or environment has all the marks."""

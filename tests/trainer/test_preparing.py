@@ -18,7 +18,7 @@ from finetune_api.failure import ExitCode
 from finetune_api.report import MAX_DETAILS, Report, Stage
 from finetune_api.runconfig import RunConfig
 from tiny import conversation, save_chat_data, save_tiny_model
-from trainer.gangs import PATIENCE, config, needs_mount, reports, small_volume
+from trainer.gangs import PATIENCE, config, kept_report, needs_mount, small_volume
 
 COMMAND = [sys.executable, "-m", "finetune_trainer", "prepare"]
 BAD = '{"messages": [{"content": "nobody said this"}]}\n'
@@ -83,13 +83,7 @@ def test_it_leaves_data_and_plan_and_tells_them(base: Path) -> None:
     assert report.plan.trainable_parameters is not None
     directory = base / str(report.dataset.path)
     assert len(datasets.load_from_disk(str(directory))) == 100
-    found = reports(stage.storage)
-    assert [each.sequence for each in found] == list(range(len(found)))
-    assert list(dict.fromkeys(each.stage for each in found)) == [
-        Stage.STARTING,
-        Stage.PREPARING,
-        Stage.FINISHED,
-    ]
+    assert kept_report(stage.storage) == report
     assert (stage.storage / "logs" / "attempt-0" / "node-0.log").read_text() == stage.output
     assert "prepared 100 samples" in stage.output
 
@@ -108,7 +102,7 @@ def test_rows_that_cannot_be_trained_on_end_it_and_are_told_one_by_one(base: Pat
     )
     # The message of a container is short; the log and the Report have more.
     assert 10 < len(report.failure.details) < MAX_DETAILS
-    [*_, last] = reports(stage.storage)
+    last = kept_report(stage.storage)
     assert last.failure is not None
     assert len(last.failure.details) == MAX_DETAILS
     assert last.failure.details[-1].startswith("line 101: messages[0].role: is missing")

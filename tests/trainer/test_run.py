@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_api.report import Stage
 from trainer.conftest import BATCH, EPOCHS, HYPERPARAMETERS, OVERLONG, SAMPLES, STEPS, STEPS_PER_EPOCH, Run
-from trainer.gangs import config, losses, manifest, metrics, reports, running
+from trainer.gangs import config, kept_report, losses, manifest, metrics, running
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
@@ -81,12 +81,10 @@ def test_two_nodes_report_as_one_and_the_second_says_no_more_than_how_it_ended(t
     assert (second.stage, second.metrics, second.checkpoints) == (Stage.FAILED, None, [])
 
 
-def test_sequence_and_stages_only_go_forward(whole: Run) -> None:
-    found = reports(whole.storage)
-    assert [report.sequence for report in found] == list(range(len(found)))
-    stages = list(dict.fromkeys(report.stage for report in found))
-    assert stages[:4] == [Stage.STARTING, Stage.PREPARING, Stage.LOADING, Stage.TRAINING]
-    assert stages[-1] is Stage.FINISHED
+@pytest.mark.parametrize("name", ["whole", "two"])
+def test_the_last_report_is_kept_on_the_volume(name: str, request: pytest.FixtureRequest) -> None:
+    run: Run = request.getfixturevalue(name)
+    assert kept_report(run.storage) == run.ends[-1].report
 
 
 def test_the_output_is_an_ordinary_model_in_the_base_model_s_type(whole: Run) -> None:

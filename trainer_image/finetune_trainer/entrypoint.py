@@ -71,8 +71,7 @@ def train(file: Path) -> int:
     report = history.last_report(storage, attempt).model_copy(update={"stage": stage, "failure": failure})
     exit_code = end(report)
     try:
-        with history.open_metrics(storage) as metrics:
-            history.append(metrics, report)
+        history.keep(storage, report)
     except OSError as error:
         output.say(f"the last Report is not kept on the volume: {error}")
     return exit_code

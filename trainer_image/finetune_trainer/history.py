@@ -1,8 +1,8 @@
 """What earlier processes of this run left on the storage volume."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -10,10 +10,10 @@ from finetune_api.report import Report, Stage
 from finetune_api.status import MAX_LISTED_CHECKPOINTS, Checkpoint, Output
 from finetune_trainer import commit
 from finetune_trainer.commit import Manifest
+from finetune_trainer.metrics_file import last_record
 from finetune_trainer.storage import Storage
 
-# Where the last line of a file is looked for: several times what a Report can have.
-_TAIL_BYTES = 1 << 20
+RESUMABLE = ("resume", "fullState")
 
 
 def finished_output(storage: Storage) -> Output | None:
@@ -59,38 +59,60 @@ def checkpoint_of(storage: Storage, path: Path, manifest: Manifest) -> Checkpoin
 
 
 def last_report(storage: Storage, attempt: int) -> Report:
-    """What this run reported last, as a Report of `attempt` that follows it."""
-    for line in reversed(_tail(storage.metrics, _TAIL_BYTES).splitlines()):
-        try:
-            report = Report.model_validate_json(line)
-        except ValidationError:
-            # The writer was killed in the middle of a line, or the volume filled up.
-            continue
-        if report.attempt == attempt:
-            return report.model_copy(update={"sequence": report.sequence + 1, "failure": None})
-        fresh = {"attempt": attempt, "sequence": 0, "failure": None, "resumed_from_step": None}
-        return report.model_copy(update=fresh)
-    return Report(attempt=attempt, sequence=0, stage=Stage.STARTING)
+    """The newest Report of an attempt, and one that follows it; of one that made none, its first."""
+    kept = _kept(storage)
+    if kept is None or kept.attempt != attempt:
+        return first_report(storage, attempt)
+    step = kept.metrics.step if kept.metrics else 0
+    newest = last_record(storage)
+    # The file of Reports may be a second behind.
+    if newest is not None and newest.attempt == attempt and newest.step > step:
+        kept = kept.model_copy(update={"metrics": newest.metrics})
+    return kept.model_copy(update={"sequence": kept.sequence + 1, "failure": None})
 
 
-def open_metrics(storage: Storage) -> BinaryIO:
-    """The metrics file, to add lines to. A line that was cut off is ended first."""
-    torn = not (_tail(storage.metrics, 1) or b"\n").endswith(b"\n")
-    file = storage.metrics.open("ab", buffering=0)
-    if torn:
-        file.write(b"\n")
-    return file
+def first_report(storage: Storage, attempt: int) -> Report:
+    """What the processes of an attempt tell when they start, be it for the first time or once more.
+
+    They will go on from the newest state, so of the steps after it nothing is told any more.
+    """
+    kept = _kept(storage) or Report(attempt=attempt, sequence=-1, stage=Stage.STARTING)
+    changes: dict[str, Any] = {
+        "attempt": attempt,
+        "sequence": kept.sequence + 1 if kept.attempt == attempt else 0,
+        "stage": Stage.STARTING,
+        "resumed_from_step": None,
+        "preparation": None,
+        "seconds_remaining": None,
+        "checkpoints": checkpoints(storage),
+        "failure": None,
+    }
+    if finished_output(storage) is None:
+        record = last_record(storage, up_to=_newest_state(changes["checkpoints"]))
+        changes["metrics"] = record and record.metrics
+    return kept.model_copy(update=changes)
 
 
-def append(file: BinaryIO, report: Report) -> None:
-    """Add a Report to the metrics file, on a line of its own."""
-    file.write(report.to_json().encode() + b"\n")
+def keep(storage: Storage, report: Report) -> None:
+    """Leave a Report for later processes, in the place of the one before.
+
+    It is not flushed to disk: were it lost with the machine, the next attempt would find out again what it says.
+    """
+    temporary = storage.report.with_suffix(".tmp")
+    temporary.write_text(report.to_json())
+    temporary.replace(storage.report)
 
 
-def _tail(file: Path, size: int) -> bytes:
+def _kept(storage: Storage) -> Report | None:
     try:
-        with file.open("rb") as opened:
-            opened.seek(max(0, opened.seek(0, 2) - size))
-            return opened.read()
+        return Report.model_validate_json(storage.report.read_bytes())
     except FileNotFoundError:
-        return b""
+        return None
+    except ValidationError:
+        # Empty, as machines that lost their power leave it, or one of another version.
+        return None
+
+
+def _newest_state(found: Sequence[Checkpoint]) -> int:
+    """Step of the newest state that a restart can go on from; 0 where there is none."""
+    return max((checkpoint.step for checkpoint in found if checkpoint.kind in RESUMABLE), default=0)

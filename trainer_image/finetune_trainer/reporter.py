@@ -1,59 +1,95 @@
 """The Report of this attempt, kept by rank 0: on the storage volume, and told to the operator."""
 
+import threading
 import time
+from datetime import UTC, datetime
 from typing import Any
 
-from finetune_api.report import Stage
+from finetune_api.report import Metrics, Stage, StepRecord
 from finetune_api.status import MAX_LISTED_CHECKPOINTS, Checkpoint
 from finetune_trainer import history
+from finetune_trainer.metrics_file import MetricsFile, last_record
 from finetune_trainer.post import Poster
 from finetune_trainer.storage import Storage
 
+# What is not urgent is passed on no more often: whoever reads wants the newest, and every step has a line of its own.
+_PASS_ON_SECONDS = 1.0
 # Signs of life between steps need not come more often.
 _TICK_SECONDS = 2.0
 
 
 class Reporter:
-    """Keeps the Report and passes it on whenever it changes. On other ranks than 0 it is silent."""
+    """Keeps the Report and passes it on when it changes. On other ranks than 0 it is silent.
+
+    Threads may share it.
+    """
 
     def __init__(self, storage: Storage, attempt: int, poster: Poster | None, *, silent: bool) -> None:
         self._silent = silent
         if silent:
             return
-        self._metrics = history.open_metrics(storage)
+        self._storage = storage
+        self._metrics = MetricsFile(storage)
         self._poster = poster
-        last = history.last_report(storage, attempt)
-        found = history.checkpoints(storage)
-        self.report = last.model_copy(update={"checkpoints": found, "stage": Stage.STARTING})
-        self._last = 0.0
-        self._put(urgent=True)
+        self._lock = threading.RLock()
+        self.report = history.first_report(storage, attempt)
+        self._pass_on(urgent=True)
+
+    @property
+    def position(self) -> int:
+        """Length of the metrics file, for a state to remember; 0 where there is no file."""
+        return 0 if self._silent else self._metrics.position
+
+    def rewind(self, restored_step: int, metrics_bytes: int | None) -> None:
+        """Go on from a state: what comes after its step is about to be done again.
+
+        `metrics_bytes` is the `position` that the state remembers, if it does.
+        """
+        if self._silent:
+            return
+        with self._lock:
+            self._metrics.rewind(restored_step, metrics_bytes, attempt=self.report.attempt)
+            record = last_record(self._storage, up_to=restored_step)
+            changes: dict[str, Any] = {"metrics": record and record.metrics}
+            if restored_step == 0:
+                changes["initial_loss"] = None
+            self.report = self.report.model_copy(update=changes)
 
     def stage(self, stage: Stage, **changes: Any) -> None:
         """Enter another stage."""
         self.update(urgent=True, stage=stage, **changes)
 
-    def update(self, *, urgent: bool = False, **changes: Any) -> None:
-        """Change fields of the Report."""
+    def update(self, *, urgent: bool = False, metrics: Metrics | None = None, **changes: Any) -> None:
+        """Change fields of the Report. `metrics` are those of a step, which becomes a line of the metrics file too."""
         if self._silent:
             return
-        self.report = self.report.model_copy(update={**changes, "sequence": self.report.sequence + 1})
-        self._put(urgent=urgent)
+        with self._lock:
+            if metrics is not None:
+                self._metrics.append(StepRecord.of(metrics, self.report.attempt, datetime.now(UTC)))
+                changes["metrics"] = metrics
+            self.report = self.report.model_copy(update=changes)
+            if urgent or time.monotonic() - self._passed_on >= _PASS_ON_SECONDS:
+                # It counts what others see, so that what is on the volume is never behind what was posted.
+                self.report = self.report.model_copy(update={"sequence": self.report.sequence + 1})
+                self._pass_on(urgent=urgent)
 
     def tick(self, **changes: Any) -> None:
         """Show that something happens. Changes are passed on only now and then, for more of them will come."""
-        if not self._silent and time.monotonic() - self._last >= _TICK_SECONDS:
+        if not self._silent and time.monotonic() - self._passed_on >= _TICK_SECONDS:
             self.update(**changes)
 
     def checkpoint(self, saved: Checkpoint) -> None:
-        """List a complete checkpoint, in place of those whose directories it replaced."""
+        """List a complete checkpoint, and no longer the states that were removed for its sake."""
         if self._silent:
             return
-        kept = [
-            old
-            for old in self.report.checkpoints
-            if old.name != saved.name and not (old.kind == saved.kind == "resume")
-        ]
-        self.update(urgent=True, checkpoints=[*kept, saved][-MAX_LISTED_CHECKPOINTS:])
+        with self._lock:
+            kept = [
+                old
+                for old in self.report.checkpoints
+                if old.name != saved.name
+                and (old.kind != "resume" or (self._storage.root / old.name).exists())
+            ]
+            self.update(urgent=True, checkpoints=[*kept, saved][-MAX_LISTED_CHECKPOINTS:])
 
     def close(self) -> None:
         """Deliver what is left."""
@@ -63,9 +99,9 @@ class Reporter:
         if self._poster:
             self._poster.close()
 
-    def _put(self, *, urgent: bool) -> None:
-        self._last = time.monotonic()
+    def _pass_on(self, *, urgent: bool) -> None:
+        self._passed_on = time.monotonic()
         # First: a full volume must not keep it from being told that it is full.
         if self._poster:
             self._poster.offer(self.report.to_json(), urgent=urgent)
-        history.append(self._metrics, self.report)
+        history.keep(self._storage, self.report)

@@ -16,6 +16,7 @@ _CONTENTS = (
     names.CHECKPOINTS_DIR,
     names.RESUME_DIR,
     names.METRICS_FILE,
+    names.REPORT_FILE,
 )
 
 
@@ -51,8 +52,13 @@ class Storage:
 
     @property
     def metrics(self) -> Path:
-        """Every Report, one per line."""
+        """Measurements of every optimizer step, one per line."""
         return self.root / names.METRICS_FILE
+
+    @property
+    def report(self) -> Path:
+        """The newest Report."""
+        return self.root / names.REPORT_FILE
 
     @property
     def plan(self) -> Path:
@@ -61,7 +67,14 @@ class Storage:
 
     def log(self, attempt: int, node: int) -> Path:
         """What one node of one attempt printed."""
-        return self.root / names.LOGS_DIR / f"attempt-{attempt}" / f"node-{node}.log"
+        return self._logs(attempt) / f"node-{node}.log"
+
+    def repeated_steps(self, attempt: int) -> Path:
+        """Measurements of steps of one attempt that a later one did again."""
+        return self._logs(attempt) / "repeated-steps.jsonl"
+
+    def _logs(self, attempt: int) -> Path:
+        return self.root / names.LOGS_DIR / f"attempt-{attempt}"
 
     def on_claim(self, path: Path) -> str:
         """A path as it is found on the claim."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.trainer.job import configuration
 from benchmarks.trainer.systems import Preparation, Prepared, Run, Trained
 from finetune_api import names
-from finetune_api.report import Report
+from finetune_api.report import Report, StepRecord
 from finetune_trainer import checks
 from finetune_trainer.batches import Schedule
 from finetune_trainer.prepare.pipeline import open_prepared, prepare
@@ -52,17 +52,17 @@ class Ours:
         checks.check(config, node=0)
         nowhere = run.scratch / "none"
         train(config, attempt=1, ca=nowhere, token=nowhere, begin=lambda: None, stop_requested=clock)
-        reports = _reports(run.scratch / "run")
-        steps = {report.metrics.step: report.metrics for report in reports if report.metrics}
+        storage = run.scratch / "run"
+        steps = _steps(storage)
         assert len(steps) == len(step_ends) == run.steps, (len(steps), len(step_ends), run.steps)
-        assert reports[-1].dataset is not None
-        prepared = open_prepared(config, reports[-1].dataset.digest)
+        report = Report.model_validate_json((storage / names.REPORT_FILE).read_bytes())
+        assert report.dataset is not None
+        prepared = open_prepared(config, report.dataset.digest)
         assert prepared is not None
         schedule = Schedule(len(prepared.samples), run.batch_size, run.seed)
         lengths = [prepared.samples.lengths[schedule.batch(step).samples] for step in range(run.steps)]
-        losses = [steps[step].loss for step in sorted(steps)]
         return Trained(
-            losses=[loss for loss in losses if loss is not None],
+            losses=[step.loss for step in steps if step.loss is not None],
             step_ends=step_ends,
             tokens=[int(of_step.sum()) for of_step in lengths],
             padding=0.0,
@@ -86,9 +86,9 @@ class Ours:
         )
 
 
-def _reports(storage: Path) -> list[Report]:
+def _steps(storage: Path) -> list[StepRecord]:
     lines = (storage / names.METRICS_FILE).read_text().splitlines()
-    return [Report.model_validate_json(line) for line in lines]
+    return [StepRecord.model_validate_json(line) for line in lines]
 
 
 def _free_port() -> int:

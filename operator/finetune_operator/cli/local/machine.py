@@ -10,7 +10,7 @@ from finetune_api.runconfig import Locations, RunConfig
 from finetune_api.spec import FineTuneJob
 from finetune_operator import observed
 from finetune_operator.cli.local.gang import Gang
-from finetune_operator.cli.local.tail import Tail
+from finetune_operator.cli.local.report_file import ReportFile
 from finetune_operator.observed import Observed, Received
 from finetune_operator.outcome import Outcome
 from finetune_operator.pods import Manifest
@@ -34,7 +34,7 @@ class Machine:
         self._trainer = trainer
         self._devices = devices
         self._lock = lock
-        self._reports = Tail(Path(locations.storage) / names.METRICS_FILE)
+        self._report = ReportFile(Path(locations.storage) / names.REPORT_FILE)
         self._gang: Gang | None = None
         self.directory = Path(tempfile.mkdtemp(prefix=f"finetune-{job.metadata.name}-"))
         """What the nodes print, and what passes between them and this process."""
@@ -63,11 +63,11 @@ class Machine:
             return Observed()
         job = observed.gang_job(self._gang.job_wire(), self._job.metadata.uid)
         pods = [observed.pod(wire, self._job.metadata.name) for wire in self._gang.pods_wire()]
-        report = self._reports.newest()
+        newest = self._report.newest()
         return Observed(
             jobs=(job,) if job else (),
             pods=tuple(pod for pod in pods if pod),
-            report=Received(report, self._gang.uid, self._gang.newest.pod, now) if report else None,
+            report=Received(newest[0], self._gang.uid, self._gang.newest.pod, newest[1]) if newest else None,
         )
 
     def carry_out(self, outcome: Outcome, now: datetime) -> None:
