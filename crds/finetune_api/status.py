@@ -372,3 +372,5 @@ class FineTuneJobStatus(ApiModel):
     """When the preparation of the data began, or else the first attempt. From then on the spec is fixed."""
     completion_time: datetime | None = None
     """When the job succeeded or failed."""
+    cleanup_time: datetime | None = None
+    """When nothing was left of its Jobs, pods and the like, because of ttlSecondsAfterFinished."""
