@@ -9,11 +9,14 @@ from finetune_api import names
 from finetune_api.failure import PodEnd
 from finetune_api.report import Report
 from finetune_api.spec import FineTuneJob
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.status import MAX_LOG_LENGTH, FineTuneJobStatus
 from finetune_operator import validation
 
 Wire = Mapping[str, Any]
 """An object as it travels, parsed from JSON."""
+
+# Ends of a container whose message is the container runtime's: it never ran.
+_RUNTIME_SPEAKS = ("StartError", "ContainerCannotRun")
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Pod:
     """Where it runs, or is to run."""
     deleting: bool = False
     """It was asked to go, and has not gone yet."""
+    due: datetime | None = None
+    """When it should have gone: then its grace period is over."""
     created: datetime | None = None
     """When it was made."""
     started: datetime | None = None
@@ -184,6 +189,7 @@ def pod(wire: Wire, name: str) -> Pod | None:
         end=_end(wire, terminated, report),
         node=wire.get("spec", {}).get("nodeName"),
         deleting="deletionTimestamp" in metadata,
+        due=_time(metadata.get("deletionTimestamp")),
         created=_time(metadata.get("creationTimestamp")),
         started=_time((state.get("running") or terminated or {}).get("startedAt")),
         finished=_time((terminated or {}).get("finishedAt")),
@@ -240,18 +246,30 @@ def _end(wire: Wire, terminated: Wire | None, report: Report | None) -> PodEnd |
     leaving = target is not None and "deletionTimestamp" in metadata and status.get("phase") != "Succeeded"
     if not failed and not leaving:
         return None
-    said = status.get("message")
+    told = terminated or {}
+    # The container's word matters where the pod has none of its own.
+    word, words = status.get("reason") or told.get("reason"), status.get("message")
+    last_words = told.get("message", "").rstrip()
     if report is not None and report.failure is not None:
-        said = report.failure.message
-    elif terminated is not None and report is None and terminated.get("message"):
-        said = terminated["message"]
+        message, log = report.failure.message, report.failure.log
+    elif report is not None or not last_words:
+        message, log = None, None
+    elif told.get("reason") in _RUNTIME_SPEAKS:
+        message, log, words = None, None, words or last_words
+    else:
+        # What it printed last, if it left no message.
+        message, log = last_words.rpartition("\n")[2], last_words[-MAX_LOG_LENGTH:]
     return PodEnd(
         pod=metadata["name"],
-        exit_code=terminated["exitCode"] if terminated else None,
-        oom_killed=bool(terminated and terminated.get("reason") == "OOMKilled"),
+        exit_code=told.get("exitCode"),
+        oom_killed=told.get("reason") == "OOMKilled",
         disruption=(target.get("message") or target.get("reason", "")) if target else None,
-        message=said,
+        reason=word,
+        words=words,
+        asked_to_go="deletionTimestamp" in metadata,
+        message=message,
         node=wire.get("spec", {}).get("nodeName"),
+        log=log,
     )
 
 
