@@ -15,8 +15,9 @@ from finetune_api.checkpoint_sizes import checkpoint_sizes
 from finetune_api.facts import DataFacts, Finding, ModelFacts, Severity
 from finetune_api.guide.hardware import memory_exceeded
 from finetune_api.hyperparameters import MAX_TOKENS_PER_GPU
-from finetune_api.memory import Mode, fastest, largest_token_budget, leanest, memory
+from finetune_api.memory import Mode, estimated, fastest, largest_token_budget, leanest, memory
 from finetune_api.model import SpecModel
+from finetune_api.precedents import BUDGET_FIELD, NONE, Precedents
 from finetune_api.recipe import USABLE_GPU_MEMORY, Recipe
 from finetune_api.remedies import Remedy, remedies
 from finetune_api.spec import FineTuneJobSpec
@@ -54,13 +55,18 @@ def study(spec: FineTuneJobSpec, model: ModelFacts | None = None, data: DataFact
     return replace(studied, findings=_by_gravity([*unsupported(spec), *studied.findings]))
 
 
-def review(recipe: Recipe, model: ModelFacts | None, data: DataFacts | None) -> Study:
-    """Plan a recipe and ask the guide about it; its warnings stand in the plan, too."""
+def review(
+    recipe: Recipe, model: ModelFacts | None, data: DataFacts | None, before: Precedents = NONE
+) -> Study:
+    """Plan a recipe and ask the guide about it; its warnings stand in the plan, too.
+
+    `before` is what the run has settled already: neither the guide nor an estimate changes it.
+    """
     if model is not None and model.is_guess:
         # Nobody knows the names of this model's layers. And whoever studies other people's jobs must not search for
         # their patterns: some take for ever.
         recipe = replace(recipe, osft=recipe.osft.model_copy(update={"target_patterns": []}))
-    settled, mode, chosen = _settled(recipe, model, data)
+    settled, mode, chosen = _settled(recipe, model, data, before)
     planned = _counted(settled, mode, chosen, model, data)
     helpful = _remedies(settled, model, planned)
     findings = guide.advise(recipe, planned, model, data, remedies=[str(remedy) for remedy in helpful])
@@ -99,9 +105,32 @@ def model_by_name(spec: FineTuneJobSpec) -> ModelFacts | None:
     return None if size is None else ModelFacts(typical(size), guessed_from=name)
 
 
-def plan(recipe: Recipe, model: ModelFacts | None = None, data: DataFacts | None = None) -> Plan:
+def plan(
+    recipe: Recipe,
+    model: ModelFacts | None = None,
+    data: DataFacts | None = None,
+    before: Precedents = NONE,
+) -> Plan:
     """Settle every value that the recipe leaves open, as far as it can be, and count what follows from them."""
-    return _counted(*_settled(recipe, model, data), model, data)
+    return _counted(*_settled(recipe, model, data, before), model, data)
+
+
+def remedies_after(
+    recipe: Recipe, model: ModelFacts | None, data: DataFacts | None, before: Precedents, *, tokens: int
+) -> list[Remedy]:
+    """What to change when a micro-batch of `tokens` tokens did not fit and none can be smaller.
+
+    So the estimate was too low, and so are those of the changes: all are taken for as much larger as this one must
+    have been. Empty where there is no estimate.
+    """
+    settled, mode, _ = _settled(recipe, model, data, before)
+    longest, memory_of_gpu = sample_length(settled), settled.gpu_memory if settled.on_gpu else None
+    if model is None or model.is_guess or longest is None or memory_of_gpu is None:
+        return []
+    hyperparameters = settled.hyperparameters.model_copy(update={"max_tokens_per_gpu": longest})
+    settled = replace(settled, hyperparameters=hyperparameters)
+    failed = estimated(settled, model.architecture, mode, tokens=tokens, longest=min(tokens, longest))
+    return _helpful(settled, model, longest, underestimated=max(1.0, memory_of_gpu / failed))
 
 
 def _counted(
@@ -144,7 +173,7 @@ def sample_length(recipe: Recipe) -> int | None:
 
 
 def _settled(
-    recipe: Recipe, model: ModelFacts | None, data: DataFacts | None
+    recipe: Recipe, model: ModelFacts | None, data: DataFacts | None, before: Precedents
 ) -> tuple[Recipe, Mode, list[Choice]]:
     """The recipe with what the guide chooses, how it is carried out, and the choices with their reasons.
 
@@ -156,8 +185,10 @@ def _settled(
         """`block` with the choices in the place of what it leaves open."""
         values: dict[str, Any] = {}
         for name, choice in choices.items():
+            field = f"spec.{path}.{to_camel(name)}"
+            if pinned := before.choice(field):
+                choice = guide.Chosen(_number(pinned.value), pinned.reason)
             if choice is not None and getattr(block, name) is None:
-                field = f"spec.{path}.{to_camel(name)}"
                 chosen.append(Choice(field=field, value=choice.value, reason=choice.reason))
                 values[name] = choice.value
         return block.model_copy(update=values)
@@ -176,7 +207,18 @@ def _settled(
     recipe = replace(recipe, hyperparameters=hyperparameters, osft=osft, lora=lora)
     mode, budget = _execution(recipe, model)
     hyperparameters = fill("hyperparameters", hyperparameters, max_tokens_per_gpu=budget)
+    found, planned = before.budget, hyperparameters.max_tokens_per_gpu
+    if found and planned and found.max_tokens_per_gpu < planned and found.holds_for(recipe, mode):
+        # After the mode was chosen: a smaller budget must not lead to one that needs more memory.
+        lower = Choice(field=BUDGET_FIELD, value=found.max_tokens_per_gpu, reason=found.reason)
+        chosen = [*(choice for choice in chosen if choice.field != BUDGET_FIELD), lower]
+        hyperparameters = hyperparameters.model_copy(update={"max_tokens_per_gpu": found.max_tokens_per_gpu})
     return replace(recipe, hyperparameters=hyperparameters), mode, chosen
+
+
+def _number(value: float) -> int | float:
+    """A value of a Choice, as its field has it."""
+    return int(value) if value.is_integer() else value
 
 
 def _execution(recipe: Recipe, model: ModelFacts | None) -> tuple[Mode, guide.Chosen | None]:
@@ -255,7 +297,10 @@ def _remedies(settled: Recipe, model: ModelFacts | None, planned: Plan) -> list[
     limit, need = settled.usable_gpu_memory, planned.memory_per_gpu
     if model is None or limit is None or need is None or not settled.on_gpu or need.estimate <= limit:
         return []
-    longest = sample_length(settled) or model.assumed_length
-    found = remedies(settled, model.architecture, longest=longest)
+    return _helpful(settled, model, sample_length(settled) or model.assumed_length)
+
+
+def _helpful(settled: Recipe, model: ModelFacts, longest: int, underestimated: float = 1.0) -> list[Remedy]:
+    found = remedies(settled, model.architecture, longest=longest, underestimated=underestimated)
     # Nobody is helped by a method that will be refused.
     return sorted(found, key=lambda remedy: remedy.recipe.method not in TRAINABLE_METHODS)

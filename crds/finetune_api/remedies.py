@@ -36,10 +36,13 @@ class Remedy:
         return f"{self.change} ({gib(self.estimate)} each)"
 
 
-def remedies(recipe: Recipe, architecture: Architecture, *, longest: int) -> list[Remedy]:
+def remedies(
+    recipe: Recipe, architecture: Architecture, *, longest: int, underestimated: float = 1.0
+) -> list[Remedy]:
     """Changes after which the job fits its GPUs, whose memory is stated; the smallest change first.
 
-    Of each kind of change the mildest that suffices; samples have up to `longest` tokens.
+    Of each kind of change the mildest that suffices; samples have up to `longest` tokens. Where experience tells that
+    estimates are too low, `underestimated` is by which factor.
     """
     found: list[Remedy] = []
     kinds = (
@@ -54,12 +57,12 @@ def remedies(recipe: Recipe, architecture: Architecture, *, longest: int) -> lis
             stated = candidate.recipe.hyperparameters
             length = candidate.longest or longest
             tokens = stated.max_tokens_per_gpu or length
-            need = estimated(
+            need = underestimated * estimated(
                 candidate.recipe, architecture, leanest(candidate.recipe), tokens=tokens, longest=length
             )
             room = candidate.recipe.usable_gpu_memory
             if room is not None and need <= room:
-                found.append(Remedy(candidate.recipe, length, candidate.change, need))
+                found.append(Remedy(candidate.recipe, length, candidate.change, int(need)))
                 break
     return found
 
@@ -73,7 +76,8 @@ class _Candidate(NamedTuple):
 
 def _lengths(recipe: Recipe, longest: int) -> Iterator[_Candidate]:
     """Smaller micro-batches, then shorter samples."""
-    yield _Candidate(_stating(recipe, max_tokens_per_gpu=longest), f"maxTokensPerGpu: {longest}")
+    if recipe.hyperparameters.max_tokens_per_gpu != longest:
+        yield _Candidate(_stating(recipe, max_tokens_per_gpu=longest), f"maxTokensPerGpu: {longest}")
     documents = recipe.hyperparameters.pretraining is not None
     for length in _LENGTHS:
         if length < longest:

@@ -112,12 +112,12 @@ class _Planned:
     fields: Mapping[str, Any]
 
     def __call__(self, rank: int) -> None:
-        import finetune_trainer.train as course
+        make = planning.make_plan
 
         def make_plan(*args: Any) -> planning.ExactPlan:
-            return planning.make_plan(*args).model_copy(update=dict(self.fields))
+            return make(*args).model_copy(update=dict(self.fields))
 
-        vars(course)["make_plan"] = make_plan
+        vars(planning)["make_plan"] = make_plan
 
 
 def train(config: RunConfig, **planned: Any) -> None:

@@ -16,6 +16,7 @@ from finetune_trainer.errors import InvalidConfigurationError
 from finetune_trainer.packing import pack
 from finetune_trainer.planning import Facts, gather, make_plan
 from finetune_trainer.prepare.arrow import Part, Prepared, Samples, SampleWriter
+from finetune_trainer.storage import Storage
 from tiny import CONTEXT, save_tiny_model
 from trainer.gangs import config
 
@@ -53,9 +54,14 @@ def run(base: Path, *, nodes: int = 2, **hyperparameters: Any) -> RunConfig:
     return config(base, nodes=nodes, **(STATED | hyperparameters))
 
 
-def gathered(config: RunConfig, prepared: Prepared, keep: Path | None = None) -> Facts:
+def gathered(config: RunConfig, prepared: Prepared, storage: Storage | None = None) -> Facts:
     """The facts of a run."""
-    return gather(config, prepared, CONTEXT, lambda: None, keep=keep)
+    return gather(config, prepared, CONTEXT, lambda: None, storage=storage)
+
+
+def storage_in(base: Path) -> Storage:
+    """The run's own directory: `base` itself."""
+    return Storage(base, "run", "uid-of-run")
 
 
 def expected(
@@ -100,14 +106,14 @@ def test_a_family_whose_shapes_nobody_knows_is_planned_without_them(base: Path, 
 def test_what_the_preparation_has_counted_the_gang_does_not_count_again(
     base: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = base / "plan.json"
+    keep = storage_in(base)
     first = gathered(run(base), prepared, keep)
     monkeypatch.setattr(planning, "count", uncounted)
     assert gathered(run(base), prepared, keep) == first
     # What does not decide it may differ.
     again = gathered(run(base, learning_rate=1e-3, num_epochs=5), prepared, keep)
     assert again.measured == first.measured
-    assert list(base.glob("plan*")) == [keep]
+    assert list(base.glob("plan*")) == [base / "plan.json"]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +130,7 @@ def test_what_the_preparation_has_counted_the_gang_does_not_count_again(
 def test_it_is_counted_anew_where_anything_that_decides_it_differs(
     base: Path, prepared: Prepared, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = base / "plan.json"
+    keep = storage_in(base)
     gathered(run(base), prepared, keep)
     other = prepared
     if "digest" in change:
@@ -140,7 +146,7 @@ def test_it_is_counted_anew_where_anything_that_decides_it_differs(
 
 
 def test_another_number_of_processes_is_packed_for(base: Path, prepared: Prepared) -> None:
-    keep = base / "plan.json"
+    keep = storage_in(base)
     for nodes in (2, 1, 4):
         found = gathered(run(base, nodes=nodes), prepared, keep).measured.micro_batches
         assert found == expected(prepared, world_size=nodes)
@@ -150,7 +156,7 @@ def test_another_number_of_processes_is_packed_for(base: Path, prepared: Prepare
 def test_a_damaged_count_is_counted_anew(base: Path, prepared: Prepared, text: str) -> None:
     keep = base / "plan.json"
     keep.write_text(text)
-    assert gathered(run(base), prepared, keep).measured.micro_batches == expected(prepared)
+    assert gathered(run(base), prepared, storage_in(base)).measured.micro_batches == expected(prepared)
     assert json.loads(keep.read_text())["packing"]["digest"] == "digest-of-samples"
 
 

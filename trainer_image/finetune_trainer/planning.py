@@ -1,8 +1,7 @@
 """The run's plan, exact now that model and data are known."""
 
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,17 @@ from finetune_api.facts import DataFacts, ModelFacts, Severity
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.measured import Measured
 from finetune_api.model import ApiModel
-from finetune_api.plan import plan, review
+from finetune_api.plan import plan, remedies_after, review
+from finetune_api.precedents import HALVED, NONE, Precedents, TokenBudget
 from finetune_api.recipe import Recipe
 from finetune_api.runconfig import RunConfig
 from finetune_api.status import MicroBatches, Plan
+from finetune_trainer import precedents
 from finetune_trainer.batches import Schedule
 from finetune_trainer.errors import InvalidConfigurationError
 from finetune_trainer.packing import count
 from finetune_trainer.prepare.arrow import Prepared
+from finetune_trainer.storage import Storage
 
 
 class ExactPlan(Plan):
@@ -44,6 +46,8 @@ class Facts:
     model: ModelFacts | None
     """None for a family whose shapes are not known; that it can be trained is found out by loading it."""
     measured: Measured
+    before: Precedents = NONE
+    """What the run has settled already."""
 
 
 def model_facts(directory: Path) -> ModelFacts | None:
@@ -100,13 +104,13 @@ def gather(
     context_length: int,
     tick: Callable[[], None],
     *,
-    keep: Path | None = None,
+    storage: Storage | None = None,
 ) -> Facts:
     """Everything that the plan is made from. `tick` is called while micro-batches are counted.
 
-    What is counted is kept in the file `keep`, and not counted again where it lies there already: GPUs do not wait
-    for what the preparation has counted. Raises InvalidConfigurationError when the longest sample does not fit into
-    a micro-batch.
+    What is counted is kept in the run's `storage`, and not counted again where it lies there already: GPUs do not
+    wait for what the preparation has counted. What earlier attempts have settled is read from there. Raises
+    InvalidConfigurationError when the longest sample does not fit into a micro-batch.
     """
     status = prepared.status
     assert status.lengths is not None
@@ -118,15 +122,16 @@ def gather(
         stated = recipe.hyperparameters.model_copy(update={"max_seq_len": length})
         recipe = replace(recipe, hyperparameters=stated)
     data = DataFacts(samples=status.samples, dropped=status.dropped, lengths=status.lengths)
-    draft = plan(recipe, model, data)
+    before = precedents.read(storage) if storage else NONE
+    draft = plan(recipe, model, data, before)
     assert draft.max_tokens_per_gpu is not None
     if draft.max_tokens_per_gpu < status.longest:
         raise InvalidConfigurationError(
             f"spec.hyperparameters.maxTokensPerGpu: {draft.max_tokens_per_gpu} tokens do not hold the longest sample, "
             f"which has {status.longest}: raise it, or state a maxSeqLen of at most that to leave longer samples out"
         )
-    micro_batches = _micro_batches(config, draft, prepared, tick, keep)
-    return Facts(recipe, model, Measured(dataset=status, micro_batches=micro_batches))
+    micro_batches = _micro_batches(config, draft, prepared, tick, storage.plan if storage else None)
+    return Facts(recipe, model, Measured(dataset=status, micro_batches=micro_batches), before)
 
 
 def make_plan(facts: Facts, trainable_parameters: int | None = None) -> ExactPlan:
@@ -134,11 +139,68 @@ def make_plan(facts: Facts, trainable_parameters: int | None = None) -> ExactPla
 
     Raises InvalidConfigurationError for what certainly cannot be trained.
     """
-    studied = review(facts.recipe, facts.model, facts.measured.facts)
+    studied = review(facts.recipe, facts.model, facts.measured.facts, facts.before)
     if errors := [str(finding) for finding in studied.findings if finding.severity is Severity.ERROR]:
         raise InvalidConfigurationError("; ".join(errors))
     counted = {} if trainable_parameters is None else {"trainableParameters": trainable_parameters}
     return ExactPlan.model_validate(studied.plan.to_wire() | counted)
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans one attempt at a run, and again when it runs out of memory. What is settled, later attempts keep to."""
+
+    config: RunConfig
+    prepared: Prepared
+    context_length: int
+    """Of the model, in tokens."""
+    storage: Storage
+    tick: Callable[[], None]
+    """Called while micro-batches are counted."""
+    trainable_parameters: int
+    """As counted on the model itself."""
+
+    def plan(self) -> ExactPlan:
+        """The plan, with what the run has settled already; from the first one on the guide's choices are.
+
+        For one process of the gang. Raises InvalidConfigurationError for what certainly cannot be trained.
+        """
+        facts = self._facts()
+        made = make_plan(facts, self.trainable_parameters)
+        precedents.pin(self.storage, made.chosen)
+        return made
+
+    def smaller(
+        self, failed: ExactPlan, step: int, sample_lengths: Sequence[int], said: str
+    ) -> TokenBudget | None:
+        """Half of the budget with which a micro-batch did not fit in `step`; None where that would not help it."""
+        longest = self.prepared.status.longest
+        tokens = max(longest, failed.max_tokens_per_gpu // 2)
+        if len(sample_lengths) <= 1 or tokens == failed.max_tokens_per_gpu:
+            return None
+        recipe = self.config.recipe
+        return TokenBudget(
+            max_tokens_per_gpu=tokens,
+            reason=f"{HALVED} at step {step}: {sum(sample_lengths):,} tokens did not fit ({said:.200})",
+            world_size=recipe.world_size,
+            on_gpu=recipe.on_gpu,
+            gpu_memory=recipe.gpu_memory,
+            activation_checkpointing=failed.activation_checkpointing,
+            accumulate_locally=failed.accumulate_locally,
+        )
+
+    def settle(self, budget: TokenBudget) -> None:
+        """Have this and all later attempts plan with a smaller budget."""
+        precedents.lower(self.storage, budget)
+
+    def remedies(self, tokens: int) -> list[str]:
+        """What to change where a micro-batch of so many tokens does not fit, and none can be smaller."""
+        facts = self._facts()
+        found = remedies_after(facts.recipe, facts.model, facts.measured.facts, facts.before, tokens=tokens)
+        return [str(remedy) for remedy in found]
+
+    def _facts(self) -> Facts:
+        return gather(self.config, self.prepared, self.context_length, self.tick, storage=self.storage)
 
 
 class _Packing(ApiModel):
@@ -178,9 +240,7 @@ def _micro_batches(
     schedule = Schedule(len(lengths), packing.batch_size, packing.seed)
     found = count(lengths, schedule, packing.budget, packing.world_size, tick)
     if keep is not None:
-        temporary = keep.with_suffix(".tmp")
-        temporary.write_text(_Counted(packing=packing, micro_batches=found).model_dump_json(by_alias=True))
-        os.replace(temporary, keep)
+        precedents.keep(keep, _Counted(packing=packing, micro_batches=found))
     return found
 
 

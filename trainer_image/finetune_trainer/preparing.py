@@ -67,7 +67,7 @@ def _prepare(config: RunConfig, storage: Storage, reporter: Reporter) -> None:
 
     length = context_length(Path(config.locations.model), config.hyperparameters)
     prepared = prepare(config, length, progress)
-    plan = make_plan(gather(config, prepared, length, reporter.tick, keep=storage.plan))
+    plan = make_plan(gather(config, prepared, length, reporter.tick, storage=storage))
     _log.info("%d steps of %d samples", plan.total_steps, plan.effective_batch_size)
     reporter.stage(Stage.FINISHED, preparation=None, dataset=prepared.status, plan=plan)
 

@@ -65,6 +65,16 @@ class Storage:
         """Micro-batches, counted for the plan: what of it takes long."""
         return self.root / "plan.json"
 
+    @property
+    def chosen(self) -> Path:
+        """What the guide chose when the run began."""
+        return self.root / "chosen.json"
+
+    @property
+    def token_budget(self) -> Path:
+        """The token budget that the run came down to by running out of memory."""
+        return self.root / "token-budget.json"
+
     def log(self, attempt: int, node: int) -> Path:
         """What one node of one attempt printed."""
         return self._logs(attempt) / f"node-{node}.log"

@@ -1,7 +1,6 @@
 """One process's whole course: prepare, plan, load, train, and leave a model behind."""
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
@@ -11,14 +10,16 @@ from finetune_api.runconfig import RunConfig
 from finetune_trainer import commit, history
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.distributed import Gang
+from finetune_trainer.errors import TerminatedError
 from finetune_trainer.loop import Loop
 from finetune_trainer.methods import sft
 from finetune_trainer.model import load_config, stored_dtype
-from finetune_trainer.planning import ExactPlan, context_length, gather, make_plan
+from finetune_trainer.planning import ExactPlan, Planner, context_length
 from finetune_trainer.post import Poster
 from finetune_trainer.prepare.arrow import Prepared
 from finetune_trainer.prepare.pipeline import open_prepared, prepare
 from finetune_trainer.reporter import Reporter
+from finetune_trainer.stopping import StopRequest
 from finetune_trainer.storage import Storage
 from finetune_trainer.trackers import tracking
 from finetune_trainer.trackers.tracker import Run
@@ -32,17 +33,29 @@ def train(
     attempt: int,
     ca: Path,
     token: Path,
-    begin: Callable[[], None],
-    stop_requested: Callable[[], bool],
+    stop: StopRequest,
 ) -> None:
     """Train what `config` says, together with the other processes of the gang.
 
-    `begin` is called when there begins to be something to save. Raises a TrainerError, or whatever went wrong.
+    Raises a TrainerError, or whatever went wrong.
     """
     # Progress bars are made for terminals; the Report says more.
     disable_progress_bar()
-    storage = Storage.of(config)
     gang = Gang(use_gpu=config.use_gpu)
+    if gang.world_size > 1:
+        stop.follow(gang.called_off)
+    try:
+        _take_part(config, gang, attempt=attempt, ca=ca, token=token, stop=stop)
+    except TerminatedError:
+        if gang.world_size > 1:
+            gang.call_off()
+        raise
+
+
+def _take_part(
+    config: RunConfig, gang: Gang, *, attempt: int, ca: Path, token: Path, stop: StopRequest
+) -> None:
+    storage = Storage.of(config)
     poster = Poster(config.report_url, ca=ca, token=token) if config.report_url and gang.is_first else None
     reporter = Reporter(storage, attempt, poster, silent=not gang.is_first)
     base = Path(config.locations.model)
@@ -55,11 +68,10 @@ def train(
     length = context_length(base, config.hyperparameters)
     prepared = _prepared(config, gang, length, reporter)
 
-    def planned() -> str:
-        facts = gather(config, prepared, length, reporter.tick, keep=storage.plan)
-        return make_plan(facts, sft.trainable_parameters(model_config)).model_dump_json()
-
-    plan = ExactPlan.model_validate_json(gang.on_first(planned))
+    planner = Planner(
+        config, prepared, length, storage, reporter.tick, sft.trainable_parameters(model_config)
+    )
+    plan = ExactPlan.model_validate_json(gang.on_first(lambda: planner.plan().model_dump_json()))
     reporter.stage(Stage.LOADING, preparation=None, dataset=prepared.status, plan=plan)
     checkpoints = Checkpoints(
         storage,
@@ -72,11 +84,10 @@ def train(
         tick=reporter.tick,
     )
     model = sft.build(base, model_config, gang, activation_checkpointing=plan.activation_checkpointing)
-    begin()
     run = Run.of(config, plan, storage, attempt) if gang.is_first else None
     with tracking(run) as trackers:
         Loop(
-            config, plan, prepared.samples, gang, model, checkpoints, reporter, trackers, stop_requested
+            config, attempt, plan, prepared.samples, gang, model, checkpoints, reporter, trackers, stop
         ).run()
     if gang.is_first:
         output = history.finished_output(storage)

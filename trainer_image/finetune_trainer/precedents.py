@@ -1,0 +1,70 @@
+"""What earlier attempts of a run have settled, on its storage volume: see finetune_api.precedents."""
+
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from finetune_api.model import ApiModel
+from finetune_api.precedents import BUDGET_FIELD, Precedents, TokenBudget
+from finetune_api.status import Choice
+from finetune_trainer.errors import InvalidConfigurationError
+from finetune_trainer.storage import Storage
+
+_log = logging.getLogger(__name__)
+
+
+def read(storage: Storage) -> Precedents:
+    """All that is settled. Raises InvalidConfigurationError where nobody can tell what the guide chose."""
+    return Precedents(chosen=_chosen(storage.chosen), budget=_budget(storage.token_budget))
+
+
+def pin(storage: Storage, chosen: Iterable[Choice]) -> None:
+    """Settle what the guide chose, unless it is: the result of a run that has begun must not change on the way.
+
+    The token budget stays open, for it follows from the hardware and changes no result.
+    """
+    if not storage.chosen.exists():
+        lasting = [choice for choice in chosen if choice.field != BUDGET_FIELD]
+        keep(storage.chosen, Precedents(chosen=lasting))
+
+
+def lower(storage: Storage, budget: TokenBudget) -> None:
+    """Settle for a smaller token budget."""
+    keep(storage.token_budget, budget)
+
+
+def keep(file: Path, value: ApiModel) -> None:
+    """Write a file that is there wholly or not at all."""
+    temporary = file.with_suffix(".tmp")
+    with temporary.open("w") as opened:
+        opened.write(value.model_dump_json(by_alias=True, exclude_none=True))
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(temporary, file)
+
+
+def _chosen(file: Path) -> list[Choice]:
+    try:
+        return Precedents.model_validate_json(file.read_bytes()).chosen
+    except FileNotFoundError:
+        return []
+    except ValidationError as error:
+        # To choose anew might train the rest of the run in another way than its beginning.
+        raise InvalidConfigurationError(
+            f"spec.storage: {file} tells what was chosen for this run when it began, and cannot be read "
+            f"({error.errors()[0]['msg']}): restore it, or train anew with another spec.storage.path"
+        ) from None
+
+
+def _budget(file: Path) -> TokenBudget | None:
+    try:
+        return TokenBudget.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        # It costs no more than to run out of memory once again.
+        _log.warning("%s cannot be read and is left out: %s", file, error.errors()[0]["msg"])
+        return None
