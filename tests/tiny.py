@@ -139,3 +139,4 @@ def poison(model: Path, into: Path, *, token: str) -> None:
     vocabulary = json.loads((into / "tokenizer.json").read_text())["model"]["vocab"]
     weights["model.embed_tokens.weight"][vocabulary[token]] = np.nan
     save_file(weights, into / "model.safetensors", metadata={"format": "pt"})
+    (into / "model.safetensors").chmod(0o644)
