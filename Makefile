@@ -15,7 +15,7 @@ RUN := $(UV) run --frozen --all-extras
 
 .PHONY: help
 help: ## Show what can be made.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## Make the Python environment .venv from uv.lock.
@@ -58,11 +58,15 @@ test-peers: setup ## Compare masks and packing with the reference implementation
 	@$(RUN) --group peers python -m pytest tests/peers -m peers
 
 .PHONY: bench
-bench: bench-planner bench-trainer ## Run all benchmarks.
+bench: bench-planner bench-trainer bench-checkpoint ## Run all benchmarks.
 
 .PHONY: bench-trainer
 bench-trainer: setup ## Measure the trainer beside its peers; writes benchmarks/results/trainer.md.
 	@$(RUN) --group bench python -m benchmarks.trainer
+
+.PHONY: bench-checkpoint
+bench-checkpoint: setup ## Measure what saving and faults cost; writes benchmarks/results/checkpoint.md.
+	@$(RUN) python -m benchmarks.checkpoint
 
 .PHONY: bench-planner
 bench-planner: setup ## Measure the planner of micro-batches; writes benchmarks/results/planner.md.
