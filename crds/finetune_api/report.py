@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field
 
@@ -57,10 +57,15 @@ class Failure(ApiModel):
     """The end of what the failed process said."""
 
     @classmethod
-    def of(cls, exit_code: int, message: str, details: Sequence[str] = ()) -> Self:
+    def of(cls, exit_code: int, message: str, details: Sequence[str] = (), log: str | None = None) -> Self:
         """The failure behind an exit code, which tells its reason."""
-        reason = cause_of(exit_code).reason
-        return cls(exit_code=exit_code, reason=reason, message=message, details=list(details))
+        return cls(
+            exit_code=exit_code,
+            reason=cause_of(exit_code).reason,
+            message=_encodable(message),
+            details=[_encodable(detail) for detail in details[:MAX_DETAILS]],
+            log=log and _encodable(log),
+        )
 
 
 class Preparation(ApiModel):
@@ -183,27 +188,48 @@ class Report(ApiModel):
         """JSON of at most MAX_TERMINATION_BYTES.
 
         What does not fit is left out, the least needed first: the oldest checkpoints, reasons and warnings of the plan,
-        plan and dataset (the operator has had them from earlier Reports, if it had any), the last details of a failure.
+        plan and dataset (the operator has had them from earlier Reports, if it had any), the last details of a failure,
+        the beginning of the log, then even what only a multi-byte script makes so long.
         """
-        lean = self
-        while len((text := lean.to_json()).encode()) > MAX_TERMINATION_BYTES:
-            if len(lean.checkpoints) > 1:
-                lean = lean.model_copy(update={"checkpoints": lean.checkpoints[1:]})
-            elif lean.plan and (lean.plan.chosen or lean.plan.warnings):
-                terse = lean.plan.model_copy(update={"chosen": [], "warnings": []})
-                lean = lean.model_copy(update={"plan": terse})
-            elif lean.plan or lean.dataset:
-                lean = lean.model_copy(update={"plan": None, "dataset": None})
-            elif lean.failure and lean.failure.details:
-                fewer = lean.failure.model_copy(update={"details": lean.failure.details[:-1]})
-                lean = lean.model_copy(update={"failure": fewer})
-            else:
-                # Only a message in a multi-byte script gets here.
-                assert lean.failure is not None
-                shorter = lean.failure.message[: len(lean.failure.message) // 2]
-                failure = lean.failure.model_copy(update={"message": shorter})
-                lean = lean.model_copy(update={"failure": failure, "checkpoints": []})
+        lean: Report | None = self
+        while lean is not None and len((text := lean.to_json()).encode()) > MAX_TERMINATION_BYTES:
+            lean = lean._leaner()
+        assert lean is not None, "a Report without anything that can be left out fits"
         return text
+
+    def _leaner(self) -> Self | None:
+        """The same without what is needed least; None if it has nothing to spare."""
+        failure = self.failure
+        changes: dict[str, Any]
+        if len(self.checkpoints) > 1:
+            changes = {"checkpoints": self.checkpoints[1:]}
+        elif self.plan and (self.plan.chosen or self.plan.warnings):
+            changes = {"plan": self.plan.model_copy(update={"chosen": [], "warnings": []})}
+        elif self.plan or self.dataset:
+            changes = {"plan": None, "dataset": None}
+        elif failure and failure.details:
+            changes = {"failure": failure.model_copy(update={"details": failure.details[:-1]})}
+        elif failure and failure.log:
+            changes = {"failure": failure.model_copy(update={"log": _second_half(failure.log)})}
+        elif self.checkpoints:
+            changes = {"checkpoints": []}
+        elif failure and failure.message:
+            shorter = failure.message[: len(failure.message) // 2]
+            changes = {"failure": failure.model_copy(update={"message": shorter})}
+        elif self.output:
+            changes = {"output": None}
+        else:
+            return None
+        return self.model_copy(update=changes)
+
+
+def _second_half(text: str) -> str | None:
+    return text[len(text) // 2 + 1 :] or None
+
+
+def _encodable(text: str) -> str:
+    """Text without what UTF-8 lacks: file names of other encodings get into messages."""
+    return text.encode(errors="replace").decode()
 
 
 def _int64(digits: str) -> int:

@@ -32,8 +32,13 @@ def shortened(limit: int) -> AfterValidator:
     return AfterValidator(shorten)
 
 
+def last(limit: int) -> AfterValidator:
+    """Of text that is longer than `limit` the end is kept."""
+    return AfterValidator(lambda text: text[-limit:])
+
+
 Message = Annotated[str, shortened(MAX_MESSAGE_LENGTH), Field(max_length=MAX_MESSAGE_LENGTH)]
-LogTail = Annotated[str, Field(max_length=MAX_LOG_LENGTH)]
+LogTail = Annotated[str, last(MAX_LOG_LENGTH), Field(max_length=MAX_LOG_LENGTH)]
 ConditionMessage = Annotated[
     str, shortened(MAX_CONDITION_MESSAGE_LENGTH), Field(max_length=MAX_CONDITION_MESSAGE_LENGTH)
 ]

@@ -4,10 +4,20 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from finetune_api.report import MAX_REPORT_BYTES, MAX_TERMINATION_BYTES, Failure, Metrics, Report, Stage
-from finetune_api.status import MAX_LISTED_CHECKPOINTS, Checkpoint, Choice, DatasetStatus, Output, Plan
+from finetune_api.status import (
+    MAX_LISTED_CHECKPOINTS,
+    MAX_LOG_LENGTH,
+    Checkpoint,
+    Choice,
+    DatasetStatus,
+    Output,
+    Plan,
+)
 from finetune_operator import validation
 
 CHECKPOINT = Checkpoint(
@@ -60,25 +70,67 @@ def test_a_termination_message_fits_and_keeps_what_matters() -> None:
     assert kept.checkpoints[-1] == FULL.checkpoints[-1]
 
 
-def test_a_termination_message_fits_however_much_there_is_to_tell() -> None:
-    for length in range(0, 1000, 7):
-        for count in (0, 1, 8, 20):
-            failure = Failure(exit_code=79, reason="LossNotFinite", message="m" * length)
-            report = FULL.model_copy(update={"checkpoints": FULL.checkpoints[:count], "failure": failure})
-            assert len(report.to_termination_message().encode()) <= MAX_TERMINATION_BYTES
+# As files and native libraries have it: any script, control characters, and what no text can encode.
+WORDS = st.text(st.characters(), max_size=40).map(lambda text: text * 60)
+
+
+@given(
+    message=WORDS,
+    details=st.lists(WORDS, max_size=3).map(lambda found: found * 40),
+    log=st.none() | WORDS,
+    path=st.text(st.characters(exclude_categories=["Cs"]), max_size=20).map(lambda text: text * 51),
+    checkpoints=st.integers(0, MAX_LISTED_CHECKPOINTS),
+    output=st.booleans(),
+)
+def test_a_termination_message_fits_and_can_be_read_however_much_there_is_to_tell(
+    message: str, details: list[str], log: str | None, path: str, checkpoints: int, output: bool
+) -> None:
+    listed = [saved.model_copy(update={"path": path}) for saved in FULL.checkpoints[:checkpoints]]
+    report = FULL.model_copy(
+        update={
+            "checkpoints": listed,
+            "output": Output(path=path, format="model", bytes=1) if output else None,
+            "failure": Failure.of(79, message, details, log),
+        }
+    )
+    text = report.to_termination_message()
+    assert len(text.encode()) <= MAX_TERMINATION_BYTES
+    kept = Report.from_json(text)
+    assert kept.failure is not None
+    assert (kept.failure.exit_code, kept.metrics) == (79, FULL.metrics)
+
+
+def test_the_log_of_a_failure_goes_after_its_details_and_before_its_message() -> None:
+    def kept(message: str, log: str, details: int) -> Failure:
+        failure = Failure.of(79, message, ["d" * 200] * details, log)
+        text = FULL.model_copy(update={"failure": failure}).to_termination_message()
+        found = Report.from_json(text).failure
+        assert found is not None
+        return found
+
+    roomy = kept("m" * 1000, "l" * 1000, 30)
+    assert (roomy.message, roomy.log) == ("m" * 1000, "l" * 1000)
+    assert 0 < len(roomy.details) < 30
+    # Three bytes each.
+    tight = kept("\N{SNOWMAN}" * 900, "l" * 900 + "the end", 30)
+    assert tight.message == "\N{SNOWMAN}" * 900
+    assert tight.details == []
+    assert tight.log is not None
+    assert 100 < len(tight.log) < 900
+    assert tight.log.endswith("lthe end")
+    assert kept("\N{SNOWMAN}" * 1000, "\N{SNOWMAN}" * 1000, 0).message == "\N{SNOWMAN}" * 1000
+
+
+def test_of_a_long_log_the_end_is_kept() -> None:
+    failure = Failure.of(1, "x", log="beginning" + "." * MAX_LOG_LENGTH + "end")
+    assert failure.log is not None
+    assert len(failure.log) == MAX_LOG_LENGTH
+    assert failure.log.endswith("...end")
 
 
 def test_a_short_report_is_kept_whole() -> None:
     report = FULL.model_copy(update={"checkpoints": [CHECKPOINT], "plan": None})
     assert Report.model_validate_json(report.to_termination_message()) == report
-
-
-def test_a_termination_message_counts_bytes_not_letters() -> None:
-    failure = Failure(exit_code=1, reason="Error", message="\N{SNOWMAN}" * 1000)
-    report = FULL.model_copy(
-        update={"failure": failure, "output": Output(path="\N{SNOWMAN}" * 900, format="model", bytes=1)}
-    )
-    assert len(report.to_termination_message().encode()) <= MAX_TERMINATION_BYTES
 
 
 def test_numbers_that_json_lacks_are_absent() -> None:
