@@ -1,6 +1,7 @@
 """The gang as one of its processes sees it."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import DistError
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from finetune_trainer.errors import PeerLostError
+from finetune_trainer.errors import PeerLostError, TerminatedError
+from finetune_trainer.stopping import FOLLOW_SECONDS
 
 T = TypeVar("T")
 
@@ -20,6 +23,11 @@ T = TypeVar("T")
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 _POLL_SECONDS = 0.5
 _GO_LAST_SECONDS = 1.0
+_CALLED_OFF = "called-off"
+_PARTED = "parted"
+# How long rank 0 waits for others that should be on their way out.
+_PART_SECONDS = 30.0
+_log = logging.getLogger(__name__)
 
 
 class Gang:
@@ -44,6 +52,8 @@ class Gang:
             timeout=COLLECTIVE_TIMEOUT,
         )
         self._meetings = 0
+        # A thread that asks must not wait for another that waits for an answer.
+        self._store_of_threads = self._store.clone()
 
     @property
     def is_first(self) -> bool:
@@ -80,6 +90,9 @@ class Gang:
         if self.is_first:
             try:
                 result = work()
+            except TerminatedError:
+                # That all is called off is the others' end, too; they need not take rank 0 for lost.
+                raise
             except BaseException:
                 self._store.set(key, "")
                 raise
@@ -100,6 +113,23 @@ class Gang:
         """
         self.collect(None)
 
+    def call_off(self) -> None:
+        """Tell the others, before training begins, that this process has to go; they may be anywhere."""
+        try:
+            self._store_of_threads.set(_CALLED_OFF, f"{self.rank}")
+        except DistError as error:
+            _log.warning("the other processes cannot be told that this one was asked to stop: %s", error)
+        # Until they have heard of it: a connection that is gone would look like an accident.
+        time.sleep(2 * FOLLOW_SECONDS)
+
+    def called_off(self) -> bool:
+        """Whether another process has called it all off. For a thread that does not hold up anything."""
+        try:
+            return self._store_of_threads.check([_CALLED_OFF])
+        except DistError:
+            # The store is gone with rank 0's node: whoever waits for rank 0 learns of that by itself.
+            return False
+
     def leave(self) -> None:
         """Leave in good order.
 
@@ -109,3 +139,65 @@ class Gang:
         dist.destroy_process_group()
         if self.is_first and self.world_size > 1:
             time.sleep(_GO_LAST_SECONDS)
+
+    def post(self, key: str, text: str) -> None:
+        """Leave a word for all processes, from any thread. The first one counts."""
+        self._store_of_threads.compare_set(key, "", text)
+
+    def posted(self, key: str) -> str | None:
+        """The word that some process has left under a key, for any thread."""
+        try:
+            return self._store_of_threads.get(key).decode() if self._store_of_threads.check([key]) else None
+        except DistError:
+            # The store is gone with rank 0's node: whoever waits for rank 0 learns of that by itself.
+            return None
+
+    def part(self) -> None:
+        """Before this process ends out of the middle of training, as all of them do; from any thread.
+
+        Rank 0 goes last: with its node goes the store at which the others hear that they are to go.
+        """
+        deadline = time.monotonic() + _PART_SECONDS
+        try:
+            if not self.is_first:
+                self._store_of_threads.add(_PARTED, 1)
+                return
+            while self._store_of_threads.add(_PARTED, 0) < self.world_size - 1:
+                if time.monotonic() > deadline:
+                    _log.warning("not all processes have left; this one does all the same")
+                    return
+                time.sleep(_GO_LAST_SECONDS / 10)
+        except DistError as error:
+            _log.warning("leaving without a word to the others: %s", error)
+
+
+class Ballot:
+    """A question to all processes whose answer nobody waits for: each time, it is that of the time before.
+
+    So the processes' agreement runs beside what they compute, on the CPU and over connections of its own.
+    """
+
+    def __init__(self, gang: Gang) -> None:
+        """Every process makes it, and asks equally often."""
+        self._alone = gang.world_size == 1
+        self._group: dist.ProcessGroup | None = None
+        if not self._alone:
+            group = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
+            assert isinstance(group, dist.ProcessGroup)
+            self._group = group
+        self._pending: tuple[dist.Work, Tensor] | None = None
+
+    def ask(self, mine: bool) -> bool:
+        """Whether some process said yes the last time, the same in all of them; `mine` is for the next time."""
+        if self._alone:
+            return mine
+        answer = False
+        if self._pending:
+            work, votes = self._pending
+            work.wait()
+            answer = bool(votes.item())
+        votes = torch.tensor([mine], dtype=torch.int32)
+        begun = dist.all_reduce(votes, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        assert begun is not None
+        self._pending = begun, votes
+        return answer

@@ -14,8 +14,11 @@ class TrainerError(Exception):
     """An end with a cause that the trainer knows; the message says what to do about it."""
 
     exit_code = ExitCode.ERROR
-    details: Sequence[str] = ()
-    """Every single fault, as far as there is room."""
+
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        """`details` are every single fault, as far as there is room."""
+        super().__init__(message)
+        self.details = details
 
     @property
     def failure(self) -> Failure:
@@ -33,10 +36,6 @@ class InvalidDataError(TrainerError):
     """The training data cannot be trained on."""
 
     exit_code = ExitCode.INVALID_DATA
-
-    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
-        super().__init__(message)
-        self.details = details
 
 
 class AccessDeniedError(TrainerError):

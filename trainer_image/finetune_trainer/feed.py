@@ -15,7 +15,7 @@ from queue import SimpleQueue
 
 import torch
 
-from finetune_trainer.batches import Batch, Schedule
+from finetune_trainer.batches import Batch, Indices, Schedule
 from finetune_trainer.inputs import Inputs, assemble, moved, pinned
 from finetune_trainer.packing import Lengths, pack
 from finetune_trainer.prepare.arrow import Samples
@@ -33,6 +33,8 @@ class Step:
     batch: Batch
     micro_batches: "MicroBatches"
     """Those of this process, in order; to be iterated over once, before the next step is asked for."""
+    members: list[Indices]
+    """The samples of each of them."""
     tokens: int
     """Tokens of the step, over all processes."""
     loss_tokens: int
@@ -139,6 +141,7 @@ class Feed(Iterator[Step]):
             index=index,
             batch=batch,
             micro_batches=MicroBatches(self, len(mine)),
+            members=mine,
             tokens=int(lengths[batch.samples].sum()),
             loss_tokens=int(self._samples.loss_tokens[batch.samples].sum()),
             padding=sum(not len(members) for members in mine),

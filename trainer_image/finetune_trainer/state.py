@@ -1,10 +1,10 @@
 """All that changes in training, as tensors under stable names."""
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -21,11 +21,16 @@ class State:
     model: TrainableModel
     optimizer: Optimizer
     scheduler: LambdaLR
+    parameters: dict[str, nn.Parameter] = field(init=False, repr=False)
+    """The weights that the optimizer changes. In the middle of a pass FSDP shows others in the model, gathered ones."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", dict(self.model.named_parameters()))
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and moments, as they are divided among processes; not copies."""
         tensors: dict[str, Tensor] = {}
-        for name, weight in self.model.named_parameters():
+        for name, weight in self.parameters.items():
             tensors[f"model.{name}"] = weight.detach()
             # A weight that never had a gradient has no moments.
             for moment in _MOMENTS if weight in self.optimizer.state else ():
@@ -37,7 +42,7 @@ class State:
 
         `stored` are the names of the tensors that there are to be read.
         """
-        for name, weight in self.model.named_parameters():
+        for name, weight in self.parameters.items():
             if _key(name, _MOMENTS[0]) in stored:
                 moments = {moment: torch.zeros_like(weight, requires_grad=False) for moment in _MOMENTS}
                 self.optimizer.state[weight] = {"step": torch.tensor(float(step)), **moments}

@@ -87,7 +87,17 @@ def _take_part(
     run = Run.of(config, plan, storage, attempt) if gang.is_first else None
     with tracking(run) as trackers:
         Loop(
-            config, attempt, plan, prepared.samples, gang, model, checkpoints, reporter, trackers, stop
+            config,
+            attempt,
+            plan,
+            planner,
+            prepared.samples,
+            gang,
+            model,
+            checkpoints,
+            reporter,
+            trackers,
+            stop,
         ).run()
     if gang.is_first:
         output = history.finished_output(storage)

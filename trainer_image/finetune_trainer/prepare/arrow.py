@@ -143,6 +143,7 @@ class Samples:
             )
             for batch in batches
         ]
+        self._numbers = [batch["sample"].to_numpy() for batch in batches]
         self._starts = np.cumsum([0, *map(len, batches)])
         table: Ids = np.load(directory / _LENGTHS)
         self.lengths: Ids = table[:, 0].copy()
@@ -155,13 +156,22 @@ class Samples:
 
     def __getitem__(self, place: int) -> tuple[Ids, Ids]:
         """input_ids and labels of a sample, both [its length], read-only and without a copy."""
+        batch, row = self._find(place)
+        offsets, input_ids, labels = self._batches[batch]
+        own = slice(offsets[row], offsets[row + 1])
+        return input_ids[own], labels[own]
+
+    def number(self, place: int) -> int:
+        """The number of a sample in the data that it comes from, counted from 0."""
+        batch, row = self._find(place)
+        return int(self._numbers[batch][row])
+
+    def _find(self, place: int) -> tuple[int, int]:
+        """The record batch of a sample, and its row in there."""
         if not 0 <= place < len(self):
             raise IndexError(f"there is no sample {place} among {len(self)}")
         batch = int(self._starts.searchsorted(place, side="right")) - 1
-        offsets, input_ids, labels = self._batches[batch]
-        row = place - self._starts[batch]
-        own = slice(offsets[row], offsets[row + 1])
-        return input_ids[own], labels[own]
+        return batch, place - int(self._starts[batch])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,104 @@
+"""What everyone is told of each step: the Report, the trackers, and the log now and then."""
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api.architecture import Architecture
+from finetune_api.report import Metrics, StepSeconds
+from finetune_trainer.batches import Schedule
+from finetune_trainer.feed import Step
+from finetune_trainer.prepare.arrow import Samples
+from finetune_trainer.reporter import Reporter
+from finetune_trainer.step import Measured
+from finetune_trainer.throughput import step_flops, utilization
+from finetune_trainer.trackers import Trackers
+
+_log = logging.getLogger(__name__)
+
+# Weight of the newest step in the mean duration of steps.
+_NEWEST = 0.1
+# The log is for people: a line now and then. Every step is in the metrics file.
+_LOG_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What steps are computed on, as far as utilization can be told of it."""
+
+    processes: int
+    peak_flops: float
+    """Of each process's GPU."""
+    architecture: Architecture
+
+
+@dataclass
+class Progress:
+    """Tells what each step showed."""
+
+    samples: Samples
+    schedule: Schedule
+    total_steps: int
+    hardware: Hardware | None
+    """None without GPUs, and for GPUs and models that are not known."""
+    reporter: Reporter
+    trackers: Trackers
+    speaks: bool
+    """Whether this process writes the log's lines: one of all does."""
+    _mean_seconds: float | None = None
+    _last_logged: float = -math.inf
+
+    def epoch(self, steps: int) -> float:
+        """The epochs that so many steps are, with their fraction."""
+        return self.schedule.samples_before(steps) / self.schedule.samples
+
+    def tell(self, step: Step, measured: Measured, seconds: float, parts: StepSeconds) -> None:
+        """Tell what a step showed, that took so many seconds."""
+        done = step.index + 1
+        metrics = Metrics(
+            step=done,
+            epoch=self.epoch(done),
+            loss=measured.loss,
+            learning_rate=measured.learning_rate,
+            grad_norm=measured.grad_norm,
+            tokens_per_second=step.tokens / seconds,
+            samples=len(step.batch.samples),
+            samples_seen=self.schedule.samples_before(done),
+            micro_batches=len(step.micro_batches),
+            padding=measured.padding / (step.tokens + measured.padding),
+            seconds=parts,
+            peak_memory=measured.peak_memory,
+            mfu=self._utilization(step, seconds),
+        )
+        mean = self._mean_seconds or seconds
+        self._mean_seconds = mean + _NEWEST * (seconds - mean)
+        remaining = (self.total_steps - done) * self._mean_seconds
+        changes: dict[str, Any] = {"initial_loss": measured.loss} if done == 1 else {}
+        self.reporter.update(metrics=metrics, seconds_remaining=remaining, **changes)
+        self.trackers.log(metrics)
+        self._log(metrics)
+
+    def _log(self, metrics: Metrics) -> None:
+        now = time.monotonic()
+        if not self.speaks or now - self._last_logged < _LOG_SECONDS:
+            return
+        self._last_logged = now
+        _log.info(
+            "step %d/%d, epoch %.2f: loss %.4f, learning rate %.3g, gradient norm %.3g, %.0f tokens/s",
+            metrics.step,
+            self.total_steps,
+            metrics.epoch,
+            metrics.loss,
+            metrics.learning_rate,
+            metrics.grad_norm,
+            metrics.tokens_per_second,
+        )
+
+    def _utilization(self, step: Step, seconds: float) -> float | None:
+        if self.hardware is None:
+            return None
+        lengths = self.samples.lengths[step.batch.samples]
+        flops = step_flops(self.hardware.architecture, lengths, step.loss_tokens)
+        return utilization(flops, seconds, self.hardware.processes, self.hardware.peak_flops)
