@@ -1,5 +1,7 @@
-"""State for restarts: read only if it is what this run wrote, and complete."""
+"""Checkpoints of a process that trains alone: what is written, what is kept, what is read again."""
 
+import io
+import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,36 +10,35 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
-from finetune_api.status import Checkpoint
-from finetune_trainer.checkpoint import Checkpoints, Restored
+from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.distributed import Gang
-from finetune_trainer.errors import InvalidDataError
+from finetune_trainer.errors import InvalidConfigurationError, InvalidDataError
 from finetune_trainer.methods import sft
 from finetune_trainer.model import load_config
+from finetune_trainer.restoring import Restored
 from finetune_trainer.state import State
-from finetune_trainer.storage import Storage
 from tiny import save_tiny_model
+from trainer.states import (
+    advance,
+    alone,
+    assert_same,
+    checkpoints_in,
+    content,
+    expected,
+    save,
+    small,
+    state_of,
+)
 
 
 @pytest.fixture(scope="module")
 def gang() -> Iterator[Gang]:
     """A gang of this process alone."""
-    alone = {
-        "RANK": "0",
-        "WORLD_SIZE": "1",
-        "LOCAL_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "0",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in alone.items():
-            patch.setenv(name, value)
-        made = Gang(use_gpu=False)
-    yield made
-    made.leave()
+    with alone() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -49,102 +50,81 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkpoints(gang: Gang, base: Path, tmp_path: Path) -> Checkpoints:
-    return made(gang, base, tmp_path)
+    return checkpoints_in(tmp_path, gang, base)
 
 
-def made(gang: Gang, base: Path, storage: Path, **changes: Any) -> Checkpoints:
-    """The checkpoints of a run."""
-    facts: dict[str, Any] = {"data": "digest-1", "effective_batch_size": 4, "keep_last": 2, **changes}
-    run = Storage(storage, "run", "uid-1")
-    return Checkpoints(run, gang, base, torch.float32, tick=lambda: None, **facts)
+def language_model(base: Path, gang: Gang) -> State:
+    """The state of a whole model in which nothing has happened."""
+    return state_of(sft.build(base, load_config(base), gang, activation_checkpointing=False))
 
 
-def save(checkpoints: Checkpoints, state: State, step: int) -> Checkpoint:
-    """Save a state, and wait for it."""
-    checkpoints.begin(state, step, step / 10, metrics_bytes=100 * step)
-    saved = checkpoints.finish()
-    assert saved is not None
+def save_up_to(checkpoints: Checkpoints, state: State, steps: int) -> list[Path]:
+    """Save a state after each of so many steps."""
+    saved = []
+    for step in range(1, steps + 1):
+        advance(state)
+        saved.append(save(checkpoints, state, step))
     return saved
 
 
-def fresh(base: Path, gang: Gang) -> State:
-    """A state in which nothing has happened."""
-    model = sft.build(base, load_config(base), gang, activation_checkpointing=False)
-    optimizer = AdamW(model.parameters(), lr=1.0)
-    return State(model, optimizer, LambdaLR(optimizer, lambda step: 1 / (1 + step)))
-
-
-def advance(state: State) -> None:
-    """A step of any kind."""
-    for weight in state.model.parameters():
-        weight.grad = torch.full_like(weight, 0.5)
-    state.optimizer.step()
-    state.scheduler.step()
-
-
-def keep(checkpoints: Checkpoints, state: State, step: int) -> Path:
-    """Save a state without the removal of what it replaces."""
-    resume = checkpoints.storage.resume
-    aside = resume.with_name("aside")
-    if resume.exists():
-        resume.rename(aside)
-    saved = checkpoints.storage.root / Path(save(checkpoints, state, step).path).relative_to("run")
-    if aside.exists():
-        for older in aside.iterdir():
-            older.rename(resume / older.name)
-        aside.rmdir()
-    return saved
+def states(checkpoints: Checkpoints) -> list[str]:
+    return sorted(path.name for path in checkpoints.storage.resume.iterdir())
 
 
 def test_everything_comes_back(checkpoints: Checkpoints, base: Path, gang: Gang) -> None:
-    state = fresh(base, gang)
+    state = language_model(base, gang)
     for _ in range(3):
         advance(state)
-    save(checkpoints, state, 3)
-    other = fresh(base, gang)
+    checkpoints.storage.metrics.write_text("x" * 300)
+    checkpoints.begin(state, 3, 0.3, metrics_bytes=300)
+    checkpoints.finish()
+    other = language_model(base, gang)
     assert checkpoints.restore(other) == Restored(3, 300)
-    for one, another in zip(state.model.parameters(), other.model.parameters(), strict=True):
-        torch.testing.assert_close(another, one, atol=0, rtol=0)
-    advance(state)
-    advance(other)
-    for one, another in zip(state.model.parameters(), other.model.parameters(), strict=True):
-        torch.testing.assert_close(another, one, atol=0, rtol=0)
+    assert_same(content(other), content(state))
+    for one in (state, other):
+        advance(one)
+    assert_same(content(other), content(state))
     assert other.scheduler.get_last_lr() == state.scheduler.get_last_lr()
     assert other.optimizer.param_groups[0]["lr"] == state.optimizer.param_groups[0]["lr"]
 
 
-def test_only_the_newest_is_kept(checkpoints: Checkpoints, base: Path, gang: Gang) -> None:
-    state = fresh(base, gang)
-    advance(state)
-    save(checkpoints, state, 1)
-    (checkpoints.storage.resume / "step-00000002.incomplete").mkdir()
-    newest = save(checkpoints, state, 3)
-    assert (newest.kind, newest.step, newest.path) == ("resume", 3, "run/resume/step-00000003")
-    assert [path.name for path in checkpoints.storage.resume.iterdir()] == ["step-00000003"]
+def test_the_newest_are_kept(checkpoints: Checkpoints, gang: Gang) -> None:
+    save_up_to(checkpoints, small(gang), 4)
+    assert states(checkpoints) == ["step-00000003", "step-00000004"]
 
 
-@pytest.mark.parametrize("damage", ["a byte", "a file", "the manifest", "the run"])
-def test_what_is_damaged_or_foreign_is_never_read(
-    checkpoints: Checkpoints, base: Path, gang: Gang, damage: str, monkeypatch: pytest.MonkeyPatch
+def flip(file: Path) -> None:
+    """Change a bit in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["a bit", "a bit of the metadata", "a part", "a file", "the manifest", "the end of it", "the run"],
+)
+def test_what_is_damaged_or_foreign_is_passed_over_and_left_alone(
+    checkpoints: Checkpoints, gang: Gang, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = fresh(base, gang)
-    advance(state)
-    older = keep(checkpoints, state, 1)
-    advance(state)
-    newer = keep(checkpoints, state, 2)
-    metadata = newer / ".metadata"
+    older, newer = save_up_to(checkpoints, small(gang), 2)
+    tensors, metadata, manifest = newer / "__0_0.distcp", newer / ".metadata", newer / "manifest.json"
     match damage:
-        case "a byte":
-            content = bytearray(metadata.read_bytes())
-            content[-2] ^= 1
-            metadata.write_bytes(content)
+        case "a bit":
+            flip(tensors)
+        case "a bit of the metadata":
+            flip(metadata)
+        case "a part":
+            tensors.write_bytes(tensors.read_bytes()[:-1])
         case "a file":
-            metadata.unlink()
+            tensors.unlink()
         case "the manifest":
-            (newer / "manifest.json").unlink()
+            manifest.unlink()
+        case "the end of it":
+            manifest.write_bytes(manifest.read_bytes()[:-10])
         case "the run":
-            text = (newer / "manifest.json").read_text()
-            (newer / "manifest.json").write_text(text.replace("uid-1", "uid-2"))
+            manifest.write_text(manifest.read_text().replace("uid-1", "uid-2"))
+    before = {file.name: file.read_bytes() for file in newer.iterdir()}
     read: list[str] = []
 
     class Noting(dcp.FileSystemReader):
@@ -153,31 +133,146 @@ def test_what_is_damaged_or_foreign_is_never_read(
             super().__init__(path)
 
     monkeypatch.setattr(dcp, "FileSystemReader", Noting)
-    other = fresh(base, gang)
-    assert checkpoints.restore(other).step == 1
+    state = small(gang)
+    assert checkpoints.restore(state).step == 1
+    assert_same(content(state), expected(1))
     assert read == [older.name]
+    assert {file.name: file.read_bytes() for file in newer.iterdir()} == before
 
 
-def test_a_step_of_other_data_means_nothing(checkpoints: Checkpoints, base: Path, gang: Gang) -> None:
-    state = fresh(base, gang)
-    advance(state)
-    save(checkpoints, state, 1)
+class Bomb:
+    """Leaves a mark where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._mark,)
+
+
+def test_nothing_is_unpickled_from_what_somebody_else_wrote(
+    checkpoints: Checkpoints, gang: Gang, tmp_path: Path
+) -> None:
+    _, newer = save_up_to(checkpoints, small(gang), 2)
+    mark = tmp_path / "exploded"
+    pickle.loads(pickle.dumps(Bomb(mark)))
+    assert mark.exists()
+    mark.unlink()
+    metadata = newer / ".metadata"
+    bomb = io.BytesIO()
+    pickle.dump(Bomb(mark), bomb)
+    # As long as what was there: its size does not give it away.
+    metadata.write_bytes(bomb.getvalue().ljust(metadata.stat().st_size, b"\0"))
+    assert checkpoints.restore(small(gang)).step == 1
+    assert not mark.exists()
+
+
+def test_a_damaged_state_goes_once_there_is_a_newer_one_and_costs_no_good_one(
+    checkpoints: Checkpoints, gang: Gang
+) -> None:
+    *_, damaged = save_up_to(checkpoints, small(gang), 3)
+    flip(damaged / ".metadata")
+    state = small(gang)
+    assert checkpoints.restore(state).step == 2
+    # More steps than the damaged one has, as when states are saved by the clock.
+    for _ in range(2):
+        advance(state)
+    save(checkpoints, state, 4)
+    assert states(checkpoints) == ["step-00000002", "step-00000004"]
+
+
+def test_with_no_state_intact_a_run_begins_anew_and_says_so(
+    checkpoints: Checkpoints, gang: Gang, caplog: pytest.LogCaptureFixture
+) -> None:
+    for state in save_up_to(checkpoints, small(gang), 2):
+        flip(state / "__0_0.distcp")
+    assert checkpoints.restore(small(gang)) == Restored(0, None)
+    assert "none of the 2 states of this run is intact: it begins anew, at step 0" in caplog.text
+    assert states(checkpoints) == ["step-00000001", "step-00000002"]
+
+
+def test_a_step_of_other_data_means_nothing(checkpoints: Checkpoints, gang: Gang, tmp_path: Path) -> None:
+    save_up_to(checkpoints, small(gang), 1)
     with pytest.raises(InvalidDataError, match="changed since step 1 of this run"):
-        made(gang, base, checkpoints.storage.root, data="digest-2").restore(fresh(base, gang))
+        checkpoints_in(tmp_path, gang, data="digest-2").restore(small(gang))
 
 
-def test_without_a_state_a_run_begins_at_the_beginning(
+def test_a_step_of_another_number_of_samples_is_another_step(
+    checkpoints: Checkpoints, gang: Gang, tmp_path: Path
+) -> None:
+    save_up_to(checkpoints, small(gang), 1)
+    with pytest.raises(
+        InvalidConfigurationError, match=r"is 8, and was 4 up to step 1 of this run: set it to 4"
+    ):
+        checkpoints_in(tmp_path, gang, effective_batch_size=8).restore(small(gang))
+
+
+def test_without_a_state_a_run_begins_at_the_beginning(checkpoints: Checkpoints, gang: Gang) -> None:
+    assert checkpoints.restore(small(gang)) == Restored(0, None)
+
+
+def test_the_result_makes_states_for_restarts_needless(
     checkpoints: Checkpoints, base: Path, gang: Gang
 ) -> None:
-    assert checkpoints.restore(fresh(base, gang)) == Restored(0, None)
-
-
-def test_the_result_makes_state_for_restarts_needless(
-    checkpoints: Checkpoints, base: Path, gang: Gang
-) -> None:
-    state = fresh(base, gang)
+    state = language_model(base, gang)
     advance(state)
     save(checkpoints, state, 1)
+    (checkpoints.storage.resume / "step-00000002.aside.incomplete").mkdir()
     checkpoints.save_output(state.model, 2, 1.0)
     assert not checkpoints.storage.resume.exists()
-    shutil.rmtree(checkpoints.storage.output)
+
+
+@pytest.fixture
+def full_state(checkpoints: Checkpoints, base: Path, gang: Gang) -> tuple[State, Path]:
+    """A state, and where it is kept in full, after six steps that are two epochs."""
+    state = language_model(base, gang)
+    advance(state)
+    saved = checkpoints.save_full_state(state, 6, 2.0, 0)
+    assert (saved.kind, saved.name, saved.step, saved.epoch) == (
+        "fullState",
+        "checkpoints/full-state-epoch-2",
+        6,
+        2.0,
+    )
+    return state, checkpoints.storage.root / saved.name
+
+
+def test_a_full_state_is_a_model_to_load(full_state: tuple[State, Path]) -> None:
+    state, directory = full_state
+    loaded = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    for name, weight in state.model.hf.named_parameters():
+        assert torch.equal(loaded.get_parameter(name), weight)
+    assert load_file(directory / "model.safetensors")
+    assert (directory / "tokenizer.json").exists()
+
+
+def test_a_full_state_alone_is_enough_to_go_on(
+    checkpoints: Checkpoints, full_state: tuple[State, Path], base: Path, gang: Gang
+) -> None:
+    other = language_model(base, gang)
+    assert checkpoints.restore(other).step == 6
+    assert_same(content(other), content(full_state[0]))
+
+
+def test_the_later_of_states_and_full_states_is_gone_on_from(
+    checkpoints: Checkpoints, full_state: tuple[State, Path], base: Path, gang: Gang
+) -> None:
+    state, directory = full_state
+    advance(state)
+    for step in (5, 7, 8):
+        save(checkpoints, state, step)
+    other = language_model(base, gang)
+    assert checkpoints.restore(other).step == 8
+    for later in (7, 8):
+        shutil.rmtree(checkpoints.storage.state_after(later))
+    assert checkpoints.restore(other).step == 6
+    assert directory.exists()
+
+
+def test_other_programs_can_read_a_full_state(full_state: tuple[State, Path], tmp_path: Path) -> None:
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    state, directory = full_state
+    dcp_to_torch_save(directory, tmp_path / "state.pt")
+    found = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert_same(found, content(state))

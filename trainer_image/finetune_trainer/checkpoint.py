@@ -1,40 +1,33 @@
-"""Models for people and state for restarts, on the storage volume; see commit.py for how they become visible."""
+"""Models for people and states for restarts, on the storage volume; see commit.py for how they become visible."""
 
-import logging
-import shutil
+import copy
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from finetune_api.status import Checkpoint
-from finetune_trainer import commit, history
-from finetune_trainer.commit import FileRecord, Manifest
+from finetune_trainer import commit, history, shelf
+from finetune_trainer.commit import Manifest
 from finetune_trainer.distributed import Gang
-from finetune_trainer.errors import InvalidConfigurationError, InvalidDataError
 from finetune_trainer.model import TrainableModel, full_weights, write
+from finetune_trainer.restoring import Restored, Restorer
+from finetune_trainer.saving import StateWriter
+from finetune_trainer.shelf import Shelf, StateFacts
 from finetune_trainer.state import State
 from finetune_trainer.storage import Storage
 
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Restored:
-    """What training goes on from."""
-
-    step: int
-    """Optimizer steps that the state holds; 0 where there was none."""
-    metrics_bytes: int | None
-    """How long the file of metrics was then."""
+# Signs of life of a thread that saves are passed on so often while another waits for it.
+_POLL_SECONDS = 1.0
 
 
 class Checkpoints:
-    """Writes and reads checkpoints. Every process calls every method."""
+    """Writes and reads checkpoints. Every process calls every method, in the same order."""
 
     def __init__(
         self,
@@ -60,89 +53,103 @@ class Checkpoints:
         self._dtype = dtype
         self._data = data
         self._effective_batch_size = effective_batch_size
-        self._keep_last = keep_last
         self._tick = tick
+        self._shelf = Shelf(storage, keep_last=keep_last)
+        self._writer = StateWriter(self._shelf)
+        self._aside = StateWriter(self._shelf, name="aside")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="saving")
+        on_gpu = gang.device.type == "cuda"
+        # Keeps the memory that it copies into, for the next time.
+        self._stager = DefaultStager(
+            StagingOptions(
+                use_pinned_memory=on_gpu,
+                use_non_blocking_copy=on_gpu,
+                use_shared_memory=False,
+                use_async_staging=False,
+            )
+        )
+        self._in_flight: Future[Manifest] | None = None
+        self._signs_of_life = 0
         self._complete: Checkpoint | None = None
         self.seconds_to_save: float | None = None
-        """How long the last state took from its begin until it was complete."""
+        """How long the last state took from its begin until it was complete; None before there was one."""
         self.stalled = 0.0
-        """Seconds for which saving states has held up training."""
+        """Seconds for which saving has held up training."""
 
     def save_weights(self, model: TrainableModel, step: int, epoch: float) -> Checkpoint:
         """Write an ordinary Hugging Face model into the checkpoints."""
-        final = self.storage.checkpoints / _name(step)
-        return history.checkpoint_of(self.storage, final, self._save_model(model, final, step, epoch))
+        final = self.storage.weights_after(step)
+        with self._stalling():
+            return history.checkpoint_of(self.storage, final, self._save_model(model, final, step, epoch))
 
-    def save_full_state(self, state: State, step: int, epoch: float) -> Checkpoint:
-        """Write a model and, in fp32, all that changes in training, for good."""
-        raise NotImplementedError
+    def save_full_state(self, state: State, step: int, epoch: float, metrics_bytes: int) -> Checkpoint:
+        """Write an ordinary Hugging Face model and, beside it in fp32, all that changes in training; kept for good.
+
+        The run itself goes on from it where no later state is intact. So to go back to that epoch, suspend the job,
+        move the states and full states of later steps out of its directory, and resume it. Another job may name it in
+        spec.model, as a model. For other programs, torch.distributed.checkpoint reads the weights (`model.*`) and
+        AdamW's moments (`optimizer.*.exp_avg`, `optimizer.*.exp_avg_sq`) from there, and
+        `python -m torch.distributed.checkpoint.format_utils dcp_to_torch` makes one file of them.
+        """
+        final = self.storage.full_state_after(epoch)
+        with self._stalling():
+            self._settle()
+            weights = full_weights(state.model.hf, self._dtype, keep=self._gang.is_first, tick=self._tick)
+
+            def write_model(directory: Path) -> None:
+                write(state.model.hf, weights, self._dtype, self._base, directory)
+
+            facts = self._facts(state, step, epoch, metrics_bytes)
+            manifest = self._wait(self._submit(final, state.tensors(), facts, write_model))
+            return history.checkpoint_of(self.storage, final, manifest)
 
     def save_output(self, model: TrainableModel, step: int, epoch: float) -> None:
         """Write the run's result, after which no state for restarts is needed."""
-        self.finish()
+        self._settle()
         self._save_model(model, self.storage.output, step, epoch)
         if self._gang.is_first:
-            shutil.rmtree(self.storage.resume, ignore_errors=True)
+            shelf.clear(self.storage)
 
     def begin(self, state: State, step: int, epoch: float, metrics_bytes: int) -> None:
-        """Begin to save what a restart goes on from; it may change once this returns."""
-        self.finish()
-        begun = time.monotonic()
-        self._complete = self._save_state(state, step, epoch, metrics_bytes)
-        self.seconds_to_save = time.monotonic() - begun
-        self.stalled += self.seconds_to_save
+        """Begin to save what a restart goes on from; it may change once this returns.
+
+        Training is held up while it is copied in main memory, and until the one before is complete. Raises what the
+        saving of that one failed with.
+        """
+        with self._stalling():
+            self._settle()
+            begun = time.monotonic()
+            staged = self._stager.stage(state.tensors())
+            assert isinstance(staged, dict)
+            final, facts = self.storage.state_after(step), self._facts(state, step, epoch, metrics_bytes)
+            self._in_flight = self._submit(final, staged, facts, begun=begun)
 
     def finished(self) -> Checkpoint | None:
         """A state that became complete since this was asked last. Raises what its saving failed with."""
+        if self._in_flight and self._in_flight.done():
+            self._settle()
         complete, self._complete = self._complete, None
         return complete
 
     def finish(self) -> Checkpoint | None:
         """Wait for the state that is being saved, and answer as `finished` does."""
+        with self._stalling():
+            self._settle()
         return self.finished()
 
     def save_aside(self, state: State, step: int, epoch: float, metrics_bytes: int) -> None:
-        """Save a state from a thread beside that which trains, though that one waits in a collective for ever."""
-        raise NotImplementedError
+        """Save a state in a thread beside that which trains, though that one waits in a collective for ever.
 
-    def _save_model(self, model: TrainableModel, final: Path, step: int, epoch: float) -> Manifest:
-        weights = full_weights(model.hf, self._dtype, keep=self._gang.is_first, tick=self._tick)
-
-        def write_it() -> str:
-            directory = commit.start(final)
-            write(model.hf, weights, self._dtype, self._base, directory)
-            return self._publish(final, commit.sealed(directory.iterdir(), self._tick), step, epoch)
-
-        return Manifest.model_validate_json(self._gang.on_first(write_it))
-
-    def _save_state(self, state: State, step: int, epoch: float, metrics_bytes: int) -> Checkpoint:
-        final = self.storage.resume / _name(step)
-        directory = Path(self._gang.on_first(lambda: str(commit.start(final))))
-        dcp.save(state.tensors(), storage_writer=dcp.FileSystemWriter(directory, sync_files=False))
-        mine = [*directory.glob(f"__{self._gang.rank}_*")]
-        if self._gang.is_first:
-            mine.append(directory / ".metadata")
-        shares = self._gang.collect(commit.sealed(mine, self._tick))
-
-        def finish() -> str:
-            files = {name: record for share in shares for name, record in share.items()}
-            manifest = self._publish(
-                final,
-                files,
-                step,
-                epoch,
-                data=self._data,
-                effective_batch_size=self._effective_batch_size,
-                scheduler=state.scheduler.state_dict(),
-                metrics_bytes=metrics_bytes,
-            )
-            for other in self.storage.resume.iterdir():
-                if other != final:
-                    shutil.rmtree(other)
-            return manifest
-
-        manifest = Manifest.model_validate_json(self._gang.on_first(finish))
-        return history.checkpoint_of(self.storage, final, manifest)
+        Nothing may change the state meanwhile. A state of that step that is there already is enough.
+        """
+        final = self.storage.state_after(step)
+        if self._aside.circle.first(lambda: self._shelf.newest == final):
+            return
+        facts = self._facts(state, step, epoch, metrics_bytes)
+        # What others put on the usual stream may wait for ever as well.
+        stream = torch.cuda.Stream(self._gang.device) if self._gang.device.type == "cuda" else None
+        with torch.cuda.stream(stream) if stream else nullcontext():
+            self._aside.write(final, state.tensors(), facts, self._tick)
 
     def restore(self, state: State) -> Restored:
         """Go on from the newest intact state of this run, written by any number of processes.
@@ -150,51 +157,76 @@ class Checkpoints:
         Raises InvalidDataError when it was trained on other data, InvalidConfigurationError when its steps had
         another number of samples.
         """
-        found = self._gang.on_first(self._candidates)
-        for name in found:
-            directory = self.storage.resume / name
-            manifest = commit.read(directory, uid=self.storage.uid)
-            # Reading unpickles, so nothing is read but what this run wrote, bit by bit.
-            if not self._gang.agree(manifest is not None and self._intact(directory, manifest)):
-                _log.warning("%s is damaged; trying an older state", directory)
-                continue
-            assert manifest is not None
-            step = int(manifest.facts["step"])
-            if manifest.facts["data"] != self._data:
-                raise InvalidDataError(
-                    f"spec.dataset.train: the data or the tokenizer changed since step {step} of this run: restore "
-                    "them, or train anew with another spec.storage.path"
-                )
-            if (before := manifest.facts["effective_batch_size"]) != self._effective_batch_size:
-                raise InvalidConfigurationError(
-                    f"spec.hyperparameters.effectiveBatchSize: is {self._effective_batch_size}, and was {before} up "
-                    f"to step {step} of this run: set it to {before}, or train anew with another spec.storage.path"
-                )
-            reader = dcp.FileSystemReader(directory)
-            state.make_room(step, set(reader.read_metadata().state_dict_metadata))
-            dcp.load(state.tensors(), storage_reader=reader)
-            state.scheduler.load_state_dict(manifest.facts["scheduler"])
-            # The scheduler leaves its rates to the optimizer until the next step.
-            for group, rate in zip(state.optimizer.param_groups, state.scheduler.get_last_lr(), strict=True):
-                group["lr"] = rate
-            return Restored(step, manifest.facts["metrics_bytes"])
-        return Restored(0, None)
+        return Restorer(self._shelf, self._gang, self._data, self._effective_batch_size, self._tick).restore(
+            state
+        )
 
-    def _candidates(self) -> list[str]:
-        return [path.name for path, _ in history.complete(self.storage.resume, uid=self.storage.uid)][::-1]
+    def _save_model(self, model: TrainableModel, final: Path, step: int, epoch: float) -> Manifest:
+        weights = full_weights(model.hf, self._dtype, keep=self._gang.is_first, tick=self._tick)
 
-    def _intact(self, directory: Path, manifest: Manifest) -> bool:
-        """Whether this process's share of the files is what was written."""
-        mine = sorted(manifest.files.items())[self._gang.rank :: self._gang.world_size]
-        return commit.intact(directory, dict(mine), self._tick)
+        def write_it() -> str:
+            with commit.writing(final) as directory:
+                write(model.hf, weights, self._dtype, self._base, directory)
+                files = commit.sealed(directory.iterdir(), self._tick)
+                facts = {"step": step, "epoch": epoch}
+                return commit.publish(final, uid=self.storage.uid, files=files, facts=facts).model_dump_json()
 
-    def _publish(
-        self, final: Path, files: Mapping[str, FileRecord], step: int, epoch: float, **more: Any
-    ) -> str:
-        """Make a directory visible; returns its manifest as JSON."""
-        facts = {"step": step, "epoch": epoch, **more}
-        return commit.publish(final, uid=self.storage.uid, files=files, facts=facts).model_dump_json()
+        return Manifest.model_validate_json(self._gang.on_first(write_it))
 
+    def _facts(self, state: State, step: int, epoch: float, metrics_bytes: int) -> StateFacts:
+        return StateFacts(
+            step=step,
+            epoch=epoch,
+            data=self._data,
+            effective_batch_size=self._effective_batch_size,
+            world_size=self._gang.world_size,
+            scheduler=copy.deepcopy(state.scheduler.state_dict()),
+            metrics_bytes=metrics_bytes,
+        )
 
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
+    def _submit(
+        self,
+        final: Path,
+        tensors: Mapping[str, Tensor],
+        facts: StateFacts,
+        model: Callable[[Path], None] | None = None,
+        begun: float | None = None,
+    ) -> Future[Manifest]:
+        """Have the thread write a state. All do that in the same order, for the writer's agreements to meet."""
+
+        def save() -> Manifest:
+            manifest = self._writer.write(final, tensors, facts, self._live, model=model)
+            if begun is not None:
+                self.seconds_to_save = time.monotonic() - begun
+            return manifest
+
+        return self._thread.submit(save)
+
+    def _settle(self) -> None:
+        """Wait for the state that is being saved, if there is one."""
+        if in_flight := self._in_flight:
+            self._in_flight = None
+            manifest = self._wait(in_flight)
+            self._complete = history.checkpoint_of(
+                self.storage, self.storage.state_after(manifest.facts["step"]), manifest
+            )
+
+    def _wait(self, saving: Future[Manifest]) -> Manifest:
+        """Wait for the thread. It is alive as long as it gets on: that is passed on, the waiting itself is not."""
+        seen = self._signs_of_life
+        while not wait([saving], _POLL_SECONDS).done:
+            if self._signs_of_life != seen:
+                seen = self._signs_of_life
+                self._tick()
+        return saving.result()
+
+    def _live(self) -> None:
+        self._signs_of_life += 1
+
+    @contextmanager
+    def _stalling(self) -> Iterator[None]:
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stalled += time.monotonic() - begun

@@ -8,9 +8,11 @@ never complete and is not looked at; nor is one with the manifest of another run
 import errno
 import glob
 import hashlib
+import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +21,12 @@ from pydantic import Field, ValidationError
 
 from finetune_api.model import ApiModel
 
+_log = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
 _TEMPORARY_SUFFIX = ".incomplete"
+# The writer of directories that are on their way out.
+_REMOVED = "removed"
 # Long enough that signs of life are seldom in the way, short enough that they come often.
 _HASHED_AT_ONCE = 16 << 20
 
@@ -63,10 +69,29 @@ def start(final: Path, writer: str = "") -> Path:
     return directory
 
 
+@contextmanager
+def writing(final: Path) -> Iterator[Path]:
+    """`start`, for one process alone: what it leaves when it fails is removed."""
+    directory = start(final)
+    try:
+        yield directory
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
 def remove_incomplete(parent: Path, writer: str = "") -> None:
-    """Give back the space of directories in `parent` that this writer never finished."""
+    """Give back the space of directories in `parent` that this writer never finished, or never finished to remove.
+
+    The writer without a name answers for all.
+    """
     for directory in parent.glob(temporary(Path("*"), glob.escape(writer)).name):
         shutil.rmtree(directory)
+
+
+def remove(directory: Path) -> None:
+    """Remove a complete directory. It is gone at once: nobody finds a part of it, whenever this process ends."""
+    shutil.rmtree(_set_aside(directory))
 
 
 def sealed(files: Iterable[Path], tick: Callable[[], None]) -> dict[str, FileRecord]:
@@ -74,16 +99,26 @@ def sealed(files: Iterable[Path], tick: Callable[[], None]) -> dict[str, FileRec
     return {file.name: _seal(file, tick) for file in sorted(files)}
 
 
-def publish(final: Path, *, uid: str, files: Mapping[str, FileRecord], facts: Mapping[str, Any]) -> Manifest:
-    """Write the manifest and make the directory visible under its final name, in place of what was there."""
-    directory = temporary(final)
-    manifest = _write_manifest(
+def publish(
+    final: Path, *, uid: str, files: Mapping[str, FileRecord], facts: Mapping[str, Any], writer: str = ""
+) -> Manifest:
+    """Write the manifest and make the directory visible under its final name, in place of what was there.
+
+    What it is then is read back from the volume, so what it replaces may go. Raises OSError where it is not whole.
+    """
+    directory = temporary(final, writer)
+    _write_manifest(
         directory, Manifest(uid=uid, time=datetime.now(UTC), facts=dict(facts), files=dict(files))
     )
-    # What lies there is incomplete, or of an attempt that ended before it could go on from this step.
-    shutil.rmtree(final, ignore_errors=True)
+    # What lies there is damaged, or of an attempt that ended before it could go on from this step.
+    replaced = _set_aside(final) if final.exists() else None
     directory.rename(final)
-    _sync(final.parent)
+    flush(final.parent)
+    if replaced:
+        shutil.rmtree(replaced)
+    manifest = read(final, uid=uid)
+    if manifest is None:
+        raise OSError(errno.EIO, "what was written there is not there", str(final))
     return manifest
 
 
@@ -104,7 +139,7 @@ def publish_shared(final: Path, *, files: Mapping[str, FileRecord], writer: str)
         else:
             shutil.rmtree(final, ignore_errors=True)
             directory.rename(final)
-    _sync(final.parent)
+    flush(final.parent)
 
 
 def read(directory: Path, *, uid: str | None) -> Manifest | None:
@@ -112,19 +147,49 @@ def read(directory: Path, *, uid: str | None) -> Manifest | None:
 
     `uid` None asks for a directory that is no run's own.
     """
+    manifest = of_run(directory, uid=uid)
     try:
-        manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
-        complete = manifest.uid == uid and all(
+        complete = manifest is not None and all(
             (directory / name).stat().st_size == record.bytes for name, record in manifest.files.items()
         )
-    except (FileNotFoundError, NotADirectoryError, ValidationError):
+    except FileNotFoundError:
         return None
     return manifest if complete else None
 
 
+def of_run(directory: Path, *, uid: str | None) -> Manifest | None:
+    """The manifest of a directory that this run made complete once; what it names may be damaged since."""
+    try:
+        manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
+        return None
+    return manifest if manifest.uid == uid else None
+
+
+def visible(parent: Path) -> list[Path]:
+    """The directories in `parent` that have their final names, in the order of those."""
+    return sorted(path for path in parent.glob("*") if not path.name.endswith(_TEMPORARY_SUFFIX))
+
+
 def intact(directory: Path, files: Mapping[str, FileRecord], tick: Callable[[], None]) -> bool:
     """Whether files have the content that they had when they were complete."""
-    return all(sha256(directory / name, tick) == record.sha256 for name, record in files.items())
+    try:
+        return all(sha256(directory / name, tick) == record.sha256 for name, record in files.items())
+    except OSError as error:
+        # Gone, or on a part of the disk that can no longer be read.
+        if error.errno not in (errno.ENOENT, errno.EIO):
+            raise
+        _log.warning("%s: %s", directory, error)
+        return False
+
+
+def flush(path: Path) -> None:
+    """Have a file's content, or a directory's entries, on the disk: they outlast a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sha256(file: Path, tick: Callable[[], None]) -> str:
@@ -137,11 +202,17 @@ def sha256(file: Path, tick: Callable[[], None]) -> str:
     return digest.hexdigest()
 
 
+def _set_aside(directory: Path) -> Path:
+    """Take a directory's final name from it, for it to be removed."""
+    aside = temporary(directory, _REMOVED)
+    shutil.rmtree(aside, ignore_errors=True)
+    return directory.rename(aside)
+
+
 def _seal(file: Path, tick: Callable[[], None]) -> FileRecord:
     # safetensors makes files that only their owner can read; what serves the model runs as somebody else.
     file.chmod(0o644)
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
+    flush(file)
     return FileRecord(bytes=file.stat().st_size, sha256=sha256(file, tick))
 
 
@@ -151,13 +222,5 @@ def _write_manifest(directory: Path, manifest: Manifest) -> Manifest:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    _sync(directory)
+    flush(directory)
     return manifest
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,6 +1,6 @@
 """What earlier processes of this run left on the storage volume."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +27,24 @@ def output_of(storage: Storage, manifest: Manifest) -> Output:
     return Output(path=storage.on_claim(storage.output), format="model", bytes=manifest.bytes)
 
 
-def complete(directory: Path, *, uid: str) -> Iterator[tuple[Path, Manifest]]:
-    """The complete directories of this run inside `directory`, in the order of their names."""
-    for path in sorted(directory.glob("step-*")):
-        if manifest := commit.read(path, uid=uid):
-            yield path, manifest
-
-
 def checkpoints(storage: Storage) -> list[Checkpoint]:
     """The newest complete checkpoints, oldest first, as many as a Report lists."""
     found = [
         checkpoint_of(storage, path, manifest)
-        for directory in (storage.checkpoints, storage.resume)
-        for path, manifest in complete(directory, uid=storage.uid)
+        for parent in (storage.checkpoints, storage.resume)
+        for path in commit.visible(parent)
+        if (manifest := commit.read(path, uid=storage.uid))
     ]
     return sorted(found, key=lambda checkpoint: checkpoint.time)[-MAX_LISTED_CHECKPOINTS:]
 
 
 def checkpoint_of(storage: Storage, path: Path, manifest: Manifest) -> Checkpoint:
     """A complete directory as a Report names it."""
-    kind = "resume" if path.parent == storage.resume else "weights"
     return Checkpoint(
         name=f"{path.parent.name}/{path.name}",
         step=manifest.facts["step"],
         epoch=manifest.facts["epoch"],
-        kind=kind,
+        kind=storage.kind_of(path),
         path=storage.on_claim(path),
         bytes=manifest.bytes,
         time=manifest.time,

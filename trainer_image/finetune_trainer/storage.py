@@ -5,6 +5,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from finetune_api import names
 from finetune_api.runconfig import RunConfig
@@ -18,6 +19,8 @@ _CONTENTS = (
     names.METRICS_FILE,
     names.REPORT_FILE,
 )
+
+_FULL_STATE = "full-state-epoch-"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,28 @@ class Storage:
     def resume(self) -> Path:
         """State from which a later attempt goes on."""
         return self.root / names.RESUME_DIR
+
+    def weights_after(self, step: int) -> Path:
+        """The model after so many steps, kept along the way."""
+        return self.checkpoints / f"step-{step:08d}"
+
+    def full_state_after(self, epoch: float) -> Path:
+        """The model and the state after so many whole epochs."""
+        return self.checkpoints / f"{_FULL_STATE}{round(epoch)}"
+
+    def full_states(self) -> list[Path]:
+        """All of those."""
+        return list(self.checkpoints.glob(f"{_FULL_STATE}*[0-9]"))
+
+    def state_after(self, step: int) -> Path:
+        """The state after so many steps, for a later attempt to go on from."""
+        return self.resume / f"step-{step:08d}"
+
+    def kind_of(self, path: Path) -> Literal["weights", "resume", "fullState"]:
+        """What kind of checkpoint lies there."""
+        if path.parent == self.resume:
+            return "resume"
+        return "fullState" if path.name.startswith(_FULL_STATE) else "weights"
 
     @property
     def metrics(self) -> Path:

@@ -6,12 +6,20 @@ import torch
 from torch.distributed import DistError
 
 from finetune_api.failure import ExitCode
-from finetune_trainer.errors import TrainerError, of_system
+from finetune_trainer.errors import (
+    AccessDeniedError,
+    PeerLostError,
+    StorageFullError,
+    TrainerError,
+    of_system,
+)
 
 # gloo has no error class of its own.
 _GLOO = ("gloo", "Connection closed by peer", "Connection reset by peer")
 # Libraries in other languages pass on the system's words only.
 _FULL_WORDS = ("No space left on device", "Disk quota exceeded")
+# What may end another thread or process, and has a class of its own.
+_KINDS = {kind.exit_code: kind for kind in (AccessDeniedError, PeerLostError, StorageFullError)}
 
 
 def explain(error: BaseException) -> tuple[ExitCode, str]:
@@ -32,6 +40,13 @@ def explain(error: BaseException) -> tuple[ExitCode, str]:
         if isinstance(one, torch.AcceleratorError):
             return ExitCode.GPU_ERROR, _words(one)
     return ExitCode.ERROR, _words(error)
+
+
+def relayed(exit_code: ExitCode, message: str) -> TrainerError:
+    """An error for what `explain` said of another one: in another process, or of a class that nobody knows there."""
+    error = _KINDS.get(exit_code, TrainerError)(message)
+    error.exit_code = exit_code
+    return error
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
