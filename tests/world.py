@@ -7,13 +7,17 @@ from typing import Any
 from finetune_api import names
 from finetune_api.failure import PodEnd, Recovery, cause_of
 from finetune_api.report import Metrics, Report, Stage
-from finetune_api.status import Checkpoint, DatasetStatus, FineTuneJobStatus, Output, Plan
-from finetune_operator.observed import GangJob, Observed, Pod, Received, Subject, subject
+from finetune_api.status import Checkpoint, DatasetStatus, FineTuneJobStatus, Output, Phase, Plan
+from finetune_operator import cleanup
+from finetune_operator.observed import GangJob, Observed, Owned, Pod, Received, Subject, subject
 from finetune_operator.outcome import Outcome
+from finetune_operator.pods import Manifest
 from finetune_operator.reconcile import reconcile
 from finetune_operator.transitions import Event
 from finetune_operator.workload import Installation
 
+# Whoever wants to look again no later than this has something to do; later, it is a deadline.
+SHORT_WAIT = 10
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 INSTALLATION = Installation(
     trainer_image="registry.example/trainer:1", report_url="https://operator.example:8443", report_ca="CA\n"
@@ -95,6 +99,12 @@ def report(attempt: int = 1, sequence: int = 1, step: int | None = 1, **fields: 
     )
 
 
+def pod_spec(job: Manifest) -> Manifest:
+    """What the pods of a Job are made of."""
+    found: Manifest = job["spec"]["template"]["spec"]
+    return found
+
+
 @dataclass
 class World:
     """One FineTuneJob and everything around it, over time."""
@@ -106,7 +116,11 @@ class World:
     jobs: dict[str, GangJob] = field(default_factory=dict)
     pods: dict[str, Pod] = field(default_factory=dict)
     posted: Received | None = None
+    watching_since: datetime = START
+    """When the operator that is there was started."""
     events: list[Event] = field(default_factory=list)
+    others: dict[str, Owned] = field(default_factory=dict)
+    """What there is beside Jobs and pods, by name and kind."""
     created: list[str] = field(default_factory=list)
     """Jobs that ever were."""
     writes: int = 0
@@ -137,7 +151,18 @@ class World:
         """What a reconcile reads of the rest."""
         job = self.current
         posted = self.posted if job and self.posted and self.posted.job_uid == job.uid else None
-        return Observed(jobs=tuple(self.jobs.values()), pods=tuple(self.pods.values()), report=posted)
+        return Observed(
+            jobs=tuple(self.jobs.values()),
+            pods=tuple(self.pods.values()),
+            report=posted,
+            others=tuple(self.others.values()) if cleanup.is_due(self.subject, self.now) else (),
+            watching_since=self.watching_since,
+        )
+
+    def restart_operator(self, *, away: float = 0) -> None:
+        """Another operator comes after so many seconds, and has heard of nothing."""
+        self.now += timedelta(seconds=away)
+        self.posted, self.watching_since = None, self.now
 
     def decide(self) -> Outcome:
         """What the reconciler would do now."""
@@ -156,9 +181,14 @@ class World:
         for job in outcome.delete:
             if write():
                 self.jobs[job.name] = replace(self.jobs[job.name], deleting=True)
+        for other in outcome.remove:
+            if write():
+                del self.others[f"{other.name} {other.kind}"]
         for manifest_ in outcome.apply:
             if write() and manifest_["kind"] == "Job":
                 self._create(manifest_)
+            elif left[0] >= 0:
+                self._make(manifest_)
         if outcome.status is not None and write():
             self.status = outcome.status
             for event in outcome.events:
@@ -167,15 +197,20 @@ class World:
         return outcome
 
     def settle(self, *, turns: int = 12) -> None:
-        """Let operator and cluster work until neither has anything to do."""
+        """Let operator and cluster work until neither has anything to do but wait for what may never come."""
         for _ in range(turns):
             self.collect()
             outcome = self.turn()
-            if outcome.requeue_after:
-                self.now += timedelta(seconds=round(outcome.requeue_after + 0.5))
+            again = outcome.requeue_after or 0
+            if 0 < again <= SHORT_WAIT or (again and self.status.phase is Phase.RESTARTING):
+                self.now += timedelta(seconds=round(again + 0.5))
             elif not (outcome.delete or outcome.apply or outcome.status):
                 return
         raise AssertionError(f"still busy after {turns} turns: {outcome}")
+
+    def _make(self, other: Manifest) -> None:
+        kind, name = other["kind"], other["metadata"]["name"]
+        self.others.setdefault(f"{name} {kind}", Owned(kind, name, f"other-{len(self.others)}"))
 
     def _create(self, job: dict[str, Any]) -> None:
         name = job["metadata"]["name"]
@@ -189,7 +224,11 @@ class World:
         ]
         assert not alive, f"{name} starts beside {alive}"
         self.created.append(name)
-        made = GangJob(name=name, uid=f"job-{len(self.created)}", attempt=attempt)
+        [config] = [
+            volume["configMap"]["name"] for volume in pod_spec(job)["volumes"] if "configMap" in volume
+        ]
+        uid = f"job-{len(self.created)}"
+        made = GangJob(name=name, uid=uid, attempt=attempt, created=self.now, config=config)
         self.jobs[name] = made
         if attempt == names.PREPARATION:
             self._start_preparing(made)
@@ -220,6 +259,11 @@ class World:
         for job in [job for job in self.jobs.values() if job.deleting]:
             self.pods = {name: pod for name, pod in self.pods.items() if pod.job_uid != job.uid}
             del self.jobs[job.name]
+
+    def edit(self, **spec: Any) -> None:
+        """The user changes the spec."""
+        self.spec |= spec
+        self.generation += 1
 
     def run_pods(self) -> None:
         """All pods that wait get to run."""

@@ -3,9 +3,10 @@
 The trainer turns a cause into an exit code; the operator turns what it sees of the pods into a verdict.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from types import MappingProxyType
 
 
 class ExitCode(IntEnum):
@@ -43,7 +44,7 @@ class Cause:
     recovery: Recovery
     advice: str = ""
     patience: int | None = None
-    """How often in a row it may end attempts that reach no new step; None: as often as restarts are left."""
+    """How often it is tried again while no new step is reached; None: as often as restarts are left."""
 
 
 CAUSES: dict[ExitCode, Cause] = {
@@ -52,7 +53,7 @@ CAUSES: dict[ExitCode, Cause] = {
     ExitCode.OUT_OF_MEMORY: Cause(
         "OutOfMemory",
         Recovery.FAIL,
-        "Lower spec.hyperparameters.maxSeqLen or maxTokensPerGpu, or give the job more GPUs.",
+        "Lower spec.hyperparameters.maxSeqLen, or give the job more or larger GPUs (spec.resources).",
     ),
     ExitCode.STORAGE_FULL: Cause(
         "StorageFull", Recovery.FAIL, "Free or enlarge the claim named by spec.storage.claimName."
@@ -70,9 +71,30 @@ CAUSES: dict[ExitCode, Cause] = {
     ExitCode.KILLED: Cause("Killed", Recovery.RESTART),
     ExitCode.TERMINATED: Cause("Terminated", Recovery.RESUME),
     ExitCode.COLLECTIVE_TIMEOUT: Cause("CollectiveTimeout", Recovery.RESTART),
-    ExitCode.GPU_ERROR: Cause("GpuError", Recovery.RESTART),
+    ExitCode.GPU_ERROR: Cause("GpuError", Recovery.RESTART, "Further attempts avoid this node."),
 }
 DISRUPTED = Cause("Disrupted", Recovery.RESUME)
+# A node that runs short takes pods away, but it may be this very pod that makes it short: then it would do so again.
+EVICTED = Cause(
+    "Evicted",
+    Recovery.RESTART,
+    "If it was memory that ran short, set spec.resources.requests.memory: pods that keep to it are evicted last.",
+)
+# Its own limit, not the node's shortage: the same pod would meet it again.
+LIMIT_EXCEEDED = Cause(
+    "LimitExceeded",
+    Recovery.FAIL,
+    "Volume shm is /dev/shm: raise spec.resources.sharedMemory. Other limits of storage are the namespace's.",
+)
+# No pod of this gang can have run, or none on this node: it need not be so on another one.
+START_ERROR = Cause(
+    "StartError",
+    Recovery.RESTART,
+    "The container could not be started: look after the trainer image, and the node's container runtime and drivers.",
+    patience=2,
+)
+REJECTED = Cause("PodRejected", Recovery.RESTART)
+CONTAINER_LOST = Cause("ContainerLost", Recovery.RESTART)
 VANISHED = Cause("PodVanished", Recovery.RESTART)
 HUNG = Cause(
     "Hung",
@@ -89,15 +111,26 @@ OVERDUE = Cause(
 )
 SUSPENDED = Cause("Suspended", Recovery.RESUME)
 # Not restarted blindly: the same pod would meet the same limit.
-OOM_KILLED = Cause(
-    "OOMKilled", Recovery.FAIL, "Raise spec.resources.requests.memory, or lower maxTokensPerGpu."
-)
-OOM_KILLED_PREPARING = Cause(
-    "OOMKilled",
-    Recovery.FAIL,
-    "The pod that prepares the data sets itself no limit: a LimitRange of the namespace does, or the node's memory. "
-    "Raise it, or have the training pods prepare the data (spec.dataset.prepare: Inline).",
-)
+OOM_KILLED = Cause("OOMKilled", Recovery.FAIL, "Raise spec.resources.requests.memory.")
+
+# What the kubelet calls the end of a pod, and of a container, where that tells more than an exit code does.
+_POD_ENDS = {
+    # Room for a critical pod, a node that shuts down, or one that was given up.
+    "Preempting": DISRUPTED,
+    "Terminated": DISRUPTED,
+    "NodeShutdown": DISRUPTED,
+    "Shutdown": DISRUPTED,
+    "NodeLost": DISRUPTED,
+    # Of the pod's own activeDeadlineSeconds, which somebody's policy has set.
+    "DeadlineExceeded": DISRUPTED,
+}
+_CONTAINER_ENDS = {
+    "StartError": START_ERROR,
+    "ContainerCannotRun": START_ERROR,
+    # The kubelet's word, and containerd's: it, or its node, was restarted.
+    "ContainerStatusUnknown": CONTAINER_LOST,
+    "Unknown": CONTAINER_LOST,
+}
 
 
 def cause_of(exit_code: int) -> Cause:
@@ -118,6 +151,12 @@ class PodEnd:
     oom_killed: bool = False
     disruption: str | None = None
     """Message of the pod's DisruptionTarget condition."""
+    reason: str | None = None
+    """The kubelet's word for the end of the pod, or else of its container."""
+    words: str | None = None
+    """What the kubelet said about it."""
+    asked_to_go: bool = False
+    """The pod was being deleted when its container ended."""
     message: str | None = None
     """What the trainer itself said of the cause."""
     node: str | None = None
@@ -132,60 +171,113 @@ class Verdict:
     reason: str
     message: str
     recovery: Recovery
-    exit_code: int | None
-    node: str | None
+    exit_code: int | None = None
+    node: str | None = None
     log: str | None = None
+    patience: int | None = None
+    """See Cause."""
 
 
 def culprit(ends: Sequence[PodEnd]) -> PodEnd:
-    """The end that explains the others; of several that tell equally much, the first."""
+    """The end that explains the others; of several that tell equally much, the first.
+
+    Not simply the first of all: a container ends up to a grace period after what ended it, by the clock of its node.
+    """
     return min(ends, key=_rank)
 
 
-def judge(ends: Sequence[PodEnd], *, oom_killed: Cause = OOM_KILLED) -> Verdict:
+def judge(ends: Sequence[PodEnd], *, advice: Mapping[str, str] = MappingProxyType({})) -> Verdict:
     """Find, among the ends of a gang's pods, the one that brought the others down, and judge it.
 
     A cluster that takes pods away explains everything else. Then come causes that only the trainer can know,
     then those that one pod's death brings upon its peers: a peer's time-out, a kill, an unexplained error.
-    `oom_killed` is what it means here that a container took too much memory.
+    `advice` has what is known to help this very job, by the cause's reason.
     """
     if not ends:
-        return Verdict(VANISHED.reason, "all pods of the attempt are gone", VANISHED.recovery, None, None)
+        return Verdict(VANISHED.reason, "all pods of the attempt are gone", VANISHED.recovery)
     end = culprit(ends)
-    cause = oom_killed if _cause(end) is OOM_KILLED else _cause(end)
-    said = end.disruption if cause is DISRUPTED else end.message
-    message = f"{end.pod}: {said or _observation(end, cause)}"
-    if cause.advice and cause.advice not in message:
-        message = f"{message.rstrip('.')}. {cause.advice}"
-    return Verdict(cause.reason, message, cause.recovery, end.exit_code, end.node, end.log)
+    cause = _cause(end)
+    message = f"{end.pod}: {_said(end, cause)}"
+    remedy = advice.get(cause.reason, cause.advice)
+    # A trainer that names fields of the spec has said better what to do.
+    if remedy and (cause in _THE_CLUSTERS or "spec." not in (end.message or "")):
+        message = f"{message.rstrip('.')}. {remedy}"
+    return Verdict(
+        cause.reason, message, cause.recovery, end.exit_code, end.node, end.log, patience=cause.patience
+    )
+
+
+def decided(cause: Cause, message: str, *, node: str | None = None) -> Verdict:
+    """The verdict on pods that did not end, but were ended for this cause."""
+    message = f"{message.rstrip('.')}. {cause.advice}" if cause.advice else message
+    return Verdict(cause.reason, message, cause.recovery, node=node, patience=cause.patience)
 
 
 def _cause(end: PodEnd) -> Cause:
+    if end.reason == "Evicted":
+        # A kubelet that is short of something says so in the condition; a pod over its own limit has none.
+        return LIMIT_EXCEEDED if end.disruption is None else EVICTED
     if end.disruption is not None:
         return DISRUPTED
     if end.oom_killed:
         return OOM_KILLED
+    if end.reason in _POD_ENDS:
+        return _POD_ENDS[end.reason]
+    if end.reason in _CONTAINER_ENDS:
+        return _CONTAINER_ENDS[end.reason]
     if end.exit_code is None:
-        return VANISHED
+        return VANISHED if end.reason is None else REJECTED
+    if end.asked_to_go and end.exit_code == ExitCode.KILLED:
+        # That is how a grace period ends.
+        return CAUSES[ExitCode.TERMINATED]
     return cause_of(end.exit_code)
 
 
-# From the most to the least telling. FAIL causes that the trainer names stand between, see _rank.
-_CONSEQUENCES = ("GpuError", "Killed", "PodVanished", "Error", "CollectiveTimeout", "Terminated")
+# What the cluster does to a pod, whatever the pod did.
+_THE_CLUSTERS = (DISRUPTED, EVICTED)
+# From the most to the least telling of what does not speak for itself.
+_CONSEQUENCES = (
+    CAUSES[ExitCode.GPU_ERROR],
+    START_ERROR,
+    CONTAINER_LOST,
+    CAUSES[ExitCode.KILLED],
+    CAUSES[ExitCode.SMALLER_BUDGET],
+    REJECTED,
+    VANISHED,
+    CAUSES[ExitCode.ERROR],
+    CAUSES[ExitCode.COLLECTIVE_TIMEOUT],
+    CAUSES[ExitCode.TERMINATED],
+)
 
 
 def _rank(end: PodEnd) -> int:
     cause = _cause(end)
-    if cause is DISRUPTED:
+    if cause in _THE_CLUSTERS:
         return 0
-    if cause.reason in _CONSEQUENCES:
-        return 2 + _CONSEQUENCES.index(cause.reason)
+    if cause in _CONSEQUENCES:
+        return 2 + _CONSEQUENCES.index(cause)
     return 1
 
 
-def _observation(end: PodEnd, cause: Cause) -> str:
-    if cause.reason == OOM_KILLED.reason:
+def _said(end: PodEnd, cause: Cause) -> str:
+    if cause in _THE_CLUSTERS:
+        return end.disruption or end.words or f"the cluster took it away ({end.reason})"
+    if cause is REJECTED:
+        return (
+            f"{end.reason}: {end.words}" if end.words else f"it was not admitted to its node ({end.reason})"
+        )
+    if cause is OOM_KILLED:
         return "the container used more memory than its limit and was killed"
+    return end.message or end.words or _observation(end, cause)
+
+
+def _observation(end: PodEnd, cause: Cause) -> str:
     if end.exit_code is None:
         return "the pod is gone"
+    if end.exit_code == ExitCode.KILLED and end.asked_to_go:
+        return "it was asked to end, and was killed when its grace period was over"
+    if cause is CAUSES[ExitCode.KILLED]:
+        return "the container was killed (exit code 137), and not for its memory limit"
+    if cause is CONTAINER_LOST:
+        return f"its container was lost ({end.reason}): its node or the container runtime was restarted"
     return f"the trainer ended with exit code {end.exit_code}"

@@ -15,8 +15,10 @@ from finetune_operator import validation
 Wire = Mapping[str, Any]
 """An object as it travels, parsed from JSON."""
 
-# Ends of a container whose message is the container runtime's: it never ran.
-_RUNTIME_SPEAKS = ("StartError", "ContainerCannotRun")
+# No trainer is asked to wait for longer between two Reports.
+MAX_REPORT_INTERVAL_SECONDS = 300.0
+# Ends of a container whose message is not its own.
+_OTHERS_SPEAK = ("StartError", "ContainerCannotRun", "ContainerStatusUnknown")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class GangJob:
     """Why it failed, as the Job controller says it."""
     created: datetime | None = None
     """When it was made."""
+    config: str | None = None
+    """The ConfigMap that its pods ask for."""
 
     @property
     def over(self) -> bool:
@@ -114,12 +118,23 @@ class Taken:
 
 
 @dataclass(frozen=True)
+class Owned:
+    """Another object that belongs to a FineTuneJob."""
+
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
 class Observed:
     """All that belongs to a FineTuneJob."""
 
     jobs: tuple[GangJob, ...] = ()
     pods: tuple[Pod, ...] = ()
     report: Received | None = None
+    others: tuple[Owned, ...] = ()
+    """Its Service, NetworkPolicy and ConfigMaps; looked for only when they are to go."""
     taken: tuple[Taken, ...] = ()
     refusal: str | None = None
     """Why the API server does not let the attempt's objects be: a quota, a policy."""
@@ -161,6 +176,7 @@ def gang_job(wire: Wire, owner_uid: str) -> GangJob | None:
         failed=failed is not None,
         words=failed.get("message", "") if failed else "",
         created=_time(metadata.get("creationTimestamp")),
+        config=_config(wire),
     )
 
 
@@ -206,6 +222,13 @@ def taken(wire: Wire, by: Subject) -> Taken | None:
     return Taken(wire["kind"], wire["metadata"]["name"], fading)
 
 
+def owned(kind: str, wire: Wire, owner_uid: str) -> Owned | None:
+    """Read an object of another kind; None if it is not one that the FineTuneJob of this uid controls."""
+    if controller(wire).get("uid") != owner_uid:
+        return None
+    return Owned(kind, wire["metadata"]["name"], wire["metadata"]["uid"])
+
+
 def controller(wire: Wire) -> Wire:
     """The owner reference of the controller; empty if there is none."""
     owners: list[Wire] = wire["metadata"].get("ownerReferences", [])
@@ -215,6 +238,11 @@ def controller(wire: Wire) -> Wire:
 def _attempt(metadata: Wire) -> int | None:
     label = metadata.get("labels", {}).get(names.LABEL_ATTEMPT, "")
     return int(label) if label.isdecimal() else None
+
+
+def _config(wire: Wire) -> str | None:
+    volumes: list[Wire] = wire.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", [])
+    return next((volume["configMap"]["name"] for volume in volumes if "configMap" in volume), None)
 
 
 def _time(stamp: str | None) -> datetime | None:
@@ -254,7 +282,7 @@ def _end(wire: Wire, terminated: Wire | None, report: Report | None) -> PodEnd |
         message, log = report.failure.message, report.failure.log
     elif report is not None or not last_words:
         message, log = None, None
-    elif told.get("reason") in _RUNTIME_SPEAKS:
+    elif told.get("reason") in _OTHERS_SPEAK:
         message, log, words = None, None, words or last_words
     else:
         # What it printed last, if it left no message.

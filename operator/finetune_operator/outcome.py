@@ -1,14 +1,14 @@
 """Pure: what a reconcile decides, and when a status is worth a write."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import conditions
 from finetune_operator.conditions import Standing
-from finetune_operator.observed import GangJob, Observed, Subject
+from finetune_operator.observed import GangJob, Observed, Owned, Subject
 from finetune_operator.pods import Manifest
 from finetune_operator.transitions import Event, events
 
@@ -17,10 +17,21 @@ PROGRESS_INTERVAL = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What pods under way need beside their Job: where somebody deleted it, it is made again."""
+
+    manifests: tuple[Manifest, ...]
+    every: timedelta
+    """How long after one look another is worth it."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What to do now: deletes, then applies, then one write of the status, then events."""
 
     delete: tuple[GangJob, ...] = ()
+    remove: tuple[Owned, ...] = ()
+    """What else to delete."""
     apply: tuple[Manifest, ...] = ()
     status: FineTuneJobStatus | None = None
     """None: the status is right as it is."""
@@ -28,6 +39,13 @@ class Outcome:
     """To be told once the status is written."""
     requeue_after: float | None = None
     """Seconds after which to look again even if nothing is heard."""
+    needs: Needs | None = None
+    """What else to see to."""
+
+    def within(self, seconds: float) -> "Outcome":
+        """The same, and a look again after this time at the latest."""
+        again = seconds if self.requeue_after is None else min(seconds, self.requeue_after)
+        return replace(self, requeue_after=again)
 
 
 @dataclass(frozen=True)

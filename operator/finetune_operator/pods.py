@@ -1,5 +1,6 @@
 """Pure: the pods that a job's Jobs make: one that prepares the data, and the gang that trains."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from finetune_api import names
@@ -33,8 +34,10 @@ def preparation(job: FineTuneJob, image: str, config: RunConfig, config_map: str
     )
 
 
-def member(job: FineTuneJob, attempt: int, image: str, config: RunConfig, config_map: str) -> Manifest:
-    """A pod of the gang of one attempt."""
+def member(
+    job: FineTuneJob, attempt: int, image: str, config: RunConfig, config_map: str, *, avoid: Sequence[str]
+) -> Manifest:
+    """A pod of the gang of one attempt, on none of the nodes to `avoid`."""
     pod = _pod(
         job,
         config,
@@ -52,7 +55,7 @@ def member(job: FineTuneJob, attempt: int, image: str, config: RunConfig, config
         },
         scratch={"shm": ("/dev/shm", _shared_memory(job))},
     )
-    return pod | {"subdomain": names.service_name(job.metadata.name)}
+    return pod | {"subdomain": names.service_name(job.metadata.name)} | _affinity(avoid)
 
 
 def _pod(
@@ -93,7 +96,8 @@ def _pod(
                     "capabilities": {"drop": ["ALL"]},
                 },
                 "terminationMessagePath": names.TERMINATION_LOG,
-                "terminationMessagePolicy": "File",
+                # A trainer that dies without a word leaves what it printed last.
+                "terminationMessagePolicy": "FallbackToLogsOnError",
                 "volumeMounts": [
                     {"name": "config", "mountPath": names.RUN_CONFIG_DIR, "readOnly": True},
                     {"name": "token", "mountPath": names.TOKEN_DIR, "readOnly": True},
@@ -109,6 +113,15 @@ def _pod(
             *claim_volumes,
         ],
     }
+
+
+def _affinity(avoid: Sequence[str]) -> Manifest:
+    if not avoid:
+        return {}
+    # Such a requirement takes one name; all requirements of a term have to hold.
+    elsewhere = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoid]
+    terms = {"nodeSelectorTerms": [{"matchFields": elsewhere}]}
+    return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}}
 
 
 def _command(name: str) -> list[str]:

@@ -1,8 +1,8 @@
 """Pure: what the preparation of the data is doing, what it found, and how it failed, as status.
 
 It is the Job of attempt 0. A single pod has no peers to end with it, so its own Job starts it again (see workload.py):
-as long as that tries, the preparation is under way, and where it has given up, so has the FineTuneJob. Only that a
-container took more memory than it may is a thing that a Job cannot tell from other kills.
+as long as that tries, the preparation is under way, and where it has given up, so has the FineTuneJob. Two things a Job
+cannot know: that a container took more memory than it may, or a pod more storage, and that a deadline has passed.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from finetune_api import names
-from finetune_api.failure import OOM_KILLED_PREPARING, Recovery, Verdict, judge
+from finetune_api.failure import LIMIT_EXCEEDED, OOM_KILLED, PodEnd, Recovery, Verdict, judge
 from finetune_api.report import Report, Stage
 from finetune_api.status import FineTuneJobStatus, Phase
-from finetune_operator import conditions, gang, progress
+from finetune_operator import advice, budget, conditions, deadlines, gang, progress
 from finetune_operator.conditions import Standing
 from finetune_operator.observed import GangJob, Observed, Pod, Received
 from finetune_operator.outcome import Outcome, Situation, write
@@ -48,12 +48,23 @@ def digest(situation: Situation) -> str | None:
 def follow(situation: Situation, job: GangJob) -> Outcome:
     """The Job is there and has not succeeded: mirror it, or record that it failed."""
     pods = _pods(situation, job)
-    killed = next((pod for pod in pods if pod.end is not None and pod.end.oom_killed), None)
+    killed = next((pod for pod in pods if pod.end is not None and _met_a_limit(pod.end)), None)
+    pod = killed or _newest(pods)
     if job.failed or killed is not None:
-        return _fail(situation, job, killed or _newest(pods))
-    reason, message = _stage(situation, job, _newest(pods))
+        return _fail(situation, _verdict(situation, job, pod), _faults(situation, job, pod))
+    reason, message = _stage(situation, job, pod)
+    received = _received(situation, job, pod)
+    heard = received is not None or _was_heard(situation)
+    deadline = deadlines.of_preparation(situation, job, pods, received, heard=heard)
+    rest = deadline.rest(situation.now)
+    if rest <= 0:
+        # It holds no GPU, and has no budget of restarts but that of its Job.
+        return _fail(situation, deadline.verdict(message))
     status = situation.status.model_copy(update={"phase": Phase.PREPARING})
-    return write(situation.subject, status, Standing.UNDERWAY, reason, message, situation.now)
+    outcome = write(situation.subject, status, Standing.UNDERWAY, reason, message, situation.now)
+    if gang.hindered(pods) is not None:
+        rest = min(rest, gang.LONG_WAIT.total_seconds())
+    return outcome.within(rest)
 
 
 def findings(situation: Situation, job: GangJob) -> FineTuneJobStatus:
@@ -82,17 +93,20 @@ def _newest(pods: Sequence[Pod]) -> Pod | None:
     return max(pods, key=lambda pod: (pod.end is None, pod.finished or _LONG_AGO), default=None)
 
 
-def _received(situation: Situation, job: GangJob, pod: Pod) -> Received | None:
+def _received(situation: Situation, job: GangJob, pod: Pod | None) -> Received | None:
     """What this very pod last POSTed."""
     received = situation.observed.report
-    if received is None or (received.job_uid, received.pod) != (job.uid, pod.name):
+    if pod is None or received is None or (received.job_uid, received.pod) != (job.uid, pod.name):
         return None
     return received
 
 
 def _stage(situation: Situation, job: GangJob, pod: Pod | None) -> tuple[str, str]:
     if pod is not None and pod.end is not None:
-        return "Retrying", f"the data are about to be prepared once more. {judge([pod.end]).message}"
+        return (
+            "Retrying",
+            f"the data are about to be prepared once more. {_judged(situation, pod.end).message}",
+        )
     if pod is None or not pod.running:
         reason, words = gang.obstacle(job.name, [] if pod is None else [pod])
         return reason, f"the data are about to be prepared{words}"
@@ -103,17 +117,28 @@ def _stage(situation: Situation, job: GangJob, pod: Pod | None) -> tuple[str, st
             message = "the data are prepared; waiting for the pod to end"
         return reason, message
     current = conditions.find(situation.status.conditions, conditions.PROGRESSING)
-    if current is not None and current.reason in gang.STAGE_REASONS:
+    if current is not None and _was_heard(situation):
         # After a restart of the operator the next Report is yet to come.
         return current.reason, current.message
-    return "TrainerStarting", "the pod that prepares the data runs; waiting for its first report"
+    return "WaitingForReport", "the pod that prepares the data runs; waiting for its first report"
 
 
-def _fail(situation: Situation, job: GangJob, pod: Pod | None) -> Outcome:
-    verdict = _verdict(situation, job, pod)
+def _met_a_limit(end: PodEnd) -> bool:
+    return judge([end]).reason in (OOM_KILLED.reason, LIMIT_EXCEEDED.reason)
+
+
+def _was_heard(situation: Situation) -> bool:
+    """Whether what is known of the pod that runs came from its own Report."""
+    current = conditions.find(situation.status.conditions, conditions.PROGRESSING)
+    return current is not None and current.reason in gang.STAGE_REASONS
+
+
+def _fail(situation: Situation, verdict: Verdict, faults: Sequence[str] = ()) -> Outcome:
     status = situation.status.model_copy(
         update={"phase": Phase.FAILED, "completion_time": situation.now},
     )
+    # An attempt has a place of its own for the end of its log.
+    more = faults or ([verdict.log] if verdict.log else [])
     return write(
         situation.subject,
         status,
@@ -121,19 +146,23 @@ def _fail(situation: Situation, job: GangJob, pod: Pod | None) -> Outcome:
         verdict.reason,
         verdict.message,
         situation.now,
-        faults=_faults(situation, job, pod),
+        faults=more,
     )
 
 
 def _verdict(situation: Situation, job: GangJob, pod: Pod | None) -> Verdict:
     if pod is None or pod.end is None:
         words = f"the data could not be prepared, and no pod is left to tell why: {job.words}"
-        return Verdict("PodVanished", words, Recovery.FAIL, None, None)
-    verdict = judge([pod.end], oom_killed=OOM_KILLED_PREPARING)
+        return Verdict("PodVanished", words, Recovery.FAIL)
+    verdict = _judged(situation, pod.end)
     if verdict.recovery is not Recovery.RESTART:
         return verdict
-    allowed = situation.job.spec.failure_policy.max_restarts
-    return replace(verdict, message=gang.without_restarts(verdict.message, allowed))
+    spent = budget.used_up(situation.job.spec.failure_policy, verdict.recovery)
+    return replace(verdict, message=f"{verdict.message.rstrip('.')}. {spent}.")
+
+
+def _judged(situation: Situation, end: PodEnd) -> Verdict:
+    return judge([end], advice=advice.for_preparation(situation.job, situation.status))
 
 
 def _faults(situation: Situation, job: GangJob, pod: Pod | None) -> list[str]:

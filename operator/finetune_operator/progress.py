@@ -23,7 +23,10 @@ def with_report(
         checkpoints = status.checkpoints
     elif final:
         checkpoints = _left_out(status.checkpoints, checkpoints) + checkpoints
-    if not refusal:
+    if progressed is not None and _has_not_restored(report):
+        # Of what an earlier attempt reached it cannot say yet how much it starts with.
+        progressed = progressed.model_copy(update={"last_report_time": received})
+    elif not refusal:
         total_steps = status.plan.total_steps if status.plan else None
         progressed = progress(report, received, total_steps=total_steps, known=status.progress)
     return status.model_copy(
@@ -78,6 +81,14 @@ def progress(
     )
 
 
+def last_step(attempt: Attempt, known: Progress | None) -> int | None:
+    """The last step that an attempt did, of which `known` is what it reported last; None if it did none."""
+    if known is None or (attempt.number > 1 and attempt.resumed_from_step is None):
+        # It has not even found out where to go on: what is known is of the attempts before.
+        return None
+    return known.step if known.step > (attempt.resumed_from_step or 0) else None
+
+
 def without_forecast(known: Progress | None) -> Progress | None:
     """Progress of a gang that is no longer training: what was reached stays, what was expected goes."""
     return known and known.model_copy(update={"estimated_finish": None, "remaining": None})
@@ -122,6 +133,11 @@ def _left_out(known: list[Checkpoint], named: list[Checkpoint]) -> list[Checkpoi
 def _unique(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
     # The status is a map by kind and name; the API server refuses one that names a checkpoint twice.
     return list({(checkpoint.kind, checkpoint.name): checkpoint for checkpoint in checkpoints}.values())
+
+
+def _has_not_restored(report: Report) -> bool:
+    early = report.stage in (Stage.STARTING, Stage.PREPARING, Stage.LOADING)
+    return early and report.resumed_from_step is None
 
 
 def _with_resumption(attempt: Attempt, report: Report) -> Attempt:

@@ -18,7 +18,7 @@ from finetune_operator.api import ApiError
 from finetune_operator.cluster import Key
 from finetune_operator.identity import GangMember, Identities, NotAMemberError, TokenRefusedError
 from finetune_operator.metrics import Metrics
-from finetune_operator.observed import Received
+from finetune_operator.observed import MAX_REPORT_INTERVAL_SECONDS, Received
 from finetune_operator.queue import WorkQueue
 from finetune_operator.reports import Reports
 
@@ -30,7 +30,6 @@ MIN_INTERVAL_SECONDS = 5.0
 MAX_REPORTS_PER_SECOND = 20.0
 # A queue that is this deep doubles the interval.
 BUSY_QUEUE_DEPTH = 50
-MAX_INTERVAL_SECONDS = 300.0
 # Reports that come close upon one another are reconciled once.
 COALESCE_SECONDS = 0.5
 
@@ -42,7 +41,7 @@ CERTIFICATE_FILE, KEY_FILE, CA_FILE = "tls.crt", "tls.key", "ca.crt"
 def report_interval(gangs: int, queue_depth: int) -> float:
     """Seconds between two Reports of one gang, from the number of gangs that report and of jobs that wait."""
     interval = max(MIN_INTERVAL_SECONDS, gangs / MAX_REPORTS_PER_SECOND)
-    return min(interval * (1 + queue_depth / BUSY_QUEUE_DEPTH), MAX_INTERVAL_SECONDS)
+    return min(interval * (1 + queue_depth / BUSY_QUEUE_DEPTH), MAX_REPORT_INTERVAL_SECONDS)
 
 
 def tls_context(directory: Path) -> ssl.SSLContext:

@@ -1,14 +1,19 @@
 """Pure: the Kubernetes objects of the preparation and of one attempt."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune_api import names
-from finetune_api.failure import CAUSES, Recovery
+from finetune_api.failure import CAUSES, ExitCode, Recovery
 from finetune_api.runconfig import Locations, RunConfig, run_config
 from finetune_api.spec import FineTuneJob
+from finetune_api.status import Attempt
 from finetune_operator import pods
 from finetune_operator.pods import Manifest
+
+# A cluster that runs short of nodes should forget about old errors.
+MAX_AVOIDED_NODES = 10
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,13 @@ class Installation:
     """PEM certificates that the endpoint's certificate is checked against."""
 
 
+def avoided(attempts: Sequence[Attempt]) -> tuple[str, ...]:
+    """The nodes that showed GPU errors, the newest first."""
+    reason = CAUSES[ExitCode.GPU_ERROR].reason
+    nodes = (attempt.node for attempt in reversed(attempts) if attempt.reason == reason and attempt.node)
+    return tuple(dict.fromkeys(nodes))[:MAX_AVOIDED_NODES]
+
+
 def preparation(job: FineTuneJob, installation: Installation) -> tuple[Manifest, ...]:
     """Everything that the preparation of the data needs, in the order in which to apply it."""
     config, config_map = _configuration(job, installation, prepared=None)
@@ -30,15 +42,22 @@ def preparation(job: FineTuneJob, installation: Installation) -> tuple[Manifest,
 
 
 def attempt(
-    job: FineTuneJob, number: int, installation: Installation, *, prepared: str | None
+    job: FineTuneJob,
+    number: int,
+    installation: Installation,
+    *,
+    prepared: str | None,
+    avoid: Sequence[str] = (),
 ) -> tuple[Manifest, ...]:
     """Everything that an attempt needs, in the order in which to apply it.
 
     The Job comes last: where it exists, all that its pods need existed before. `prepared` is the digest of data that
-    were prepared beforehand.
+    were prepared beforehand; no pod comes to a node of `avoid`.
     """
     config, config_map = _configuration(job, installation, prepared=prepared)
-    pod = pods.member(job, number, installation.trainer_image, config, config_map["metadata"]["name"])
+    pod = pods.member(
+        job, number, installation.trainer_image, config, config_map["metadata"]["name"], avoid=avoid
+    )
     return config_map, _service(job), _network_policy(job), _gang_job(job, number, pod)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from finetune_api.report import Failure, Stage
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.status import MAX_LOG_LENGTH, FineTuneJobStatus
 from finetune_operator.observed import Pod, Taken, gang_job, pod, subject, taken
 from world import World, manifest, report, submitted
 
@@ -158,21 +158,60 @@ def test_a_pod_that_ended_well(phase: str) -> None:
 
 def test_a_pod_that_failed_speaks_for_itself() -> None:
     failure = Failure(exit_code=65, reason="InvalidData", message="no such file")
+    failure = failure.model_copy(update={"log": "Traceback"})
     text = report(attempt=2, stage=Stage.FAILED, failure=failure).to_json()
     end = read(wire_pod(state=terminated(65, message=text), phase="Failed")).end
     assert end is not None
-    assert (end.exit_code, end.message, end.node) == (65, "no such file", "node-a")
+    assert (end.exit_code, end.message, end.node, end.log) == (65, "no such file", "node-a", "Traceback")
 
 
 def test_an_end_is_seen_before_the_pod_s_phase_says_so() -> None:
     assert read(wire_pod(state=terminated(1), phase="Running")).end is not None
 
 
-def test_a_last_word_that_is_no_report_is_shown_as_it_is() -> None:
-    found = read(wire_pod(state=terminated(1, message="Segmentation fault"), phase="Failed"))
+def test_a_trainer_that_died_without_a_word_is_known_by_what_it_printed_last() -> None:
+    printed = "loading\n" * 200 + "Segmentation fault\n"
+    found = read(wire_pod(state=terminated(139, message=printed), phase="Failed"))
     assert found.report is None
     assert found.end is not None
     assert found.end.message == "Segmentation fault"
+    assert found.end.log is not None
+    assert found.end.log.endswith("loading\nSegmentation fault")
+    assert len(found.end.log) == MAX_LOG_LENGTH
+
+
+@pytest.mark.parametrize("reason", ["StartError", "ContainerStatusUnknown"])
+def test_what_others_say_of_a_container_is_not_its_own_word(reason: str) -> None:
+    end = read(
+        wire_pod(state=terminated(128, reason=reason, message="exec: no such file"), phase="Failed")
+    ).end
+    assert end is not None
+    assert (end.reason, end.words, end.message, end.log) == (reason, "exec: no such file", None, None)
+
+
+def test_the_pod_s_word_goes_before_its_container_s() -> None:
+    state = terminated(137, reason="Error")
+    end = read(wire_pod(state=state, phase="Failed", reason="Evicted", message="low on memory")).end
+    assert end is not None
+    assert (end.reason, end.words) == ("Evicted", "low on memory")
+
+
+def test_where_a_pod_is_since_when_and_whether_it_is_to_go() -> None:
+    wire = wire_pod(state={"running": {"startedAt": "2026-01-01T12:00:10Z"}})
+    wire["metadata"] |= {
+        "creationTimestamp": "2026-01-01T12:00:00Z",
+        "deletionTimestamp": "2026-01-01T12:01:00Z",
+    }
+    found = read(wire)
+    assert (found.node, found.deleting) == ("node-a", True)
+    assert (found.created, found.started) == (
+        datetime(2026, 1, 1, 12, tzinfo=UTC),
+        datetime(2026, 1, 1, 12, 0, 10, tzinfo=UTC),
+    )
+    wire["status"]["containerStatuses"][0]["state"] = terminated(137)
+    end = read(wire).end
+    assert end is not None
+    assert end.asked_to_go
 
 
 def test_the_memory_limit_is_told_apart() -> None:
@@ -182,9 +221,9 @@ def test_the_memory_limit_is_told_apart() -> None:
 
 
 def test_a_pod_that_never_ran_tells_what_the_kubelet_said() -> None:
-    end = read(wire_pod(phase="Failed", message="Pod was rejected: OutOfcpu")).end
+    end = read(wire_pod(phase="Failed", reason="OutOfcpu", message="Pod was rejected")).end
     assert end is not None
-    assert (end.exit_code, end.message) == (None, "Pod was rejected: OutOfcpu")
+    assert (end.exit_code, end.reason, end.words) == (None, "OutOfcpu", "Pod was rejected")
 
 
 def test_a_pod_that_the_cluster_takes_away_counts_as_ended_already() -> None:

@@ -131,8 +131,7 @@ def test_a_job_without_a_pod_says_where_to_look() -> None:
 
 def test_a_restart_of_the_operator_keeps_what_was_last_known() -> None:
     world = running()
-    world.posted = None
-    world.now += timedelta(hours=1)
+    world.restart_operator(away=3600)
     assert world.decide().status is None
 
 

@@ -140,7 +140,7 @@ def test_the_trainer_is_told_by_the_image_s_own_entrypoint() -> None:
     assert found["image"] == "registry.example/trainer:1"
     assert (found["terminationMessagePath"], found["terminationMessagePolicy"]) == (
         "/dev/termination-log",
-        "File",
+        "FallbackToLogsOnError",
     )
 
 

@@ -1,0 +1,76 @@
+"""Pure: what would help a job that ended so, in its own values, where they are known."""
+
+from finetune_api import names
+from finetune_api.scalars import amount
+from finetune_api.spec import FineTuneJob
+from finetune_api.status import FineTuneJobStatus
+from finetune_api.units import GIB, gib
+
+# The preparation's pod has no limit of its own (see pods.py).
+_OOM_KILLED_PREPARING = (
+    "The pod that prepares the data sets itself no limit: a LimitRange of the namespace does, or the node's memory. "
+    "Raise it, or have the training pods prepare the data (spec.dataset.prepare: Inline)."
+)
+
+
+def for_attempt(job: FineTuneJob, status: FineTuneJobStatus) -> dict[str, str]:
+    """What helps against the end of the newest attempt, by the reason of its cause."""
+    log = _where_the_log_is(job, status.attempts[-1].number)
+    return {
+        "OOMKilled": _more_memory(job, status),
+        "StorageFull": _more_storage(job, status),
+        "Error": log,
+        "Killed": log,
+        "CollectiveTimeout": log,
+    }
+
+
+def for_preparation(job: FineTuneJob, status: FineTuneJobStatus) -> dict[str, str]:
+    """What helps against the end of the preparation, by the reason of its cause."""
+    return {
+        "OOMKilled": _OOM_KILLED_PREPARING,
+        "StorageFull": _more_storage(job, status),
+        "Error": _where_the_log_is(job, names.PREPARATION),
+    }
+
+
+def _where_the_log_is(job: FineTuneJob, attempt: int) -> str:
+    directory = f"{job.storage_path}/{names.LOGS_DIR}/attempt-{attempt}"
+    return f"Its logs are in {directory} on claim {job.spec.storage.claim_name}."
+
+
+def _more_storage(job: FineTuneJob, status: FineTuneJobStatus) -> str:
+    advice = f"Free or enlarge claim {job.spec.storage.claim_name} (spec.storage.claimName)"
+    if status.plan is not None and status.plan.storage_bytes is not None:
+        advice += f": the whole run takes {gib(status.plan.storage_bytes)}"
+    return f"{advice}. What was complete on it is still there."
+
+
+def _more_memory(job: FineTuneJob, status: FineTuneJobStatus) -> str:
+    limit, needed = job.spec.resources.requests.memory, _needed(job, status)
+    if limit is None:
+        advice = (
+            "The pods state no limit: a LimitRange of the namespace does, or it was the node's memory. "
+            "Set spec.resources.requests.memory"
+        )
+    else:
+        advice = f"The limit is spec.resources.requests.memory: {limit}. Raise it"
+        if needed is not None and needed <= amount(limit):
+            # The plan was too low, so it knows no better.
+            needed = None
+    if needed is not None:
+        advice += f", to {-(-needed // GIB)}Gi at least"
+    if job.spec.resources.gpus_per_node == 0:
+        advice += ", or lower spec.hyperparameters.maxTokensPerGpu"
+        if status.plan is not None and status.plan.max_tokens_per_gpu is not None:
+            advice += f" ({status.plan.max_tokens_per_gpu} now)"
+    return f"{advice}."
+
+
+def _needed(job: FineTuneJob, status: FineTuneJobStatus) -> int | None:
+    """Bytes that a pod needs, where that is known: without GPUs, all that training holds is in its memory."""
+    if job.spec.resources.gpus_per_node > 0 or status.plan is None:
+        return None
+    peak = status.progress.peak_memory if status.progress is not None else None
+    planned = status.plan.memory_per_gpu.high if status.plan.memory_per_gpu is not None else None
+    return max((size for size in (peak, planned) if size is not None), default=None)

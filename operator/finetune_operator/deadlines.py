@@ -1,0 +1,146 @@
+"""Pure: until when a job, an attempt or a preparation has to show something, and what it means that it did not.
+
+A deadline passes without any event: whoever waits for one has to look again by himself when it is due. None is ever
+missed only because the operator was away: what it could not hear is given the time again from its own start on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from finetune_api.failure import HUNG, NOT_STARTED, OVERDUE, Cause, Verdict, decided
+from finetune_api.status import Attempt, Phase
+from finetune_operator import ends, progress
+from finetune_operator.conditions import Standing
+from finetune_operator.heard import reported
+from finetune_operator.observed import MAX_REPORT_INTERVAL_SECONDS, GangJob, Pod, Received
+from finetune_operator.outcome import Outcome, Situation, write
+
+# Phases in which all pods of a gang have been seen running, and its trainer was heard of.
+GANG_UP = (Phase.PREPARING, Phase.RUNNING)
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A time by which something has to have happened."""
+
+    cause: Cause
+    """What it is called when it did not."""
+    since: datetime
+    seconds: int
+
+    def rest(self, now: datetime) -> float:
+        """Seconds that are left; none or fewer if it has passed."""
+        return (self.since - now).total_seconds() + self.seconds
+
+    def verdict(self, standing: str, *, node: str | None = None) -> Verdict:
+        """What it means that it has passed; `standing` says how far things came."""
+        if self.cause is HUNG:
+            words = f"no sign of life for {progress.duration(self.seconds)}: {standing}"
+        else:
+            words = f"not under way within {progress.duration(self.seconds)}: {standing}"
+        return decided(self.cause, words, node=node)
+
+
+def of_gang(
+    situation: Situation, attempt: Attempt, gang: GangJob, pods: Sequence[Pod], received: Received | None
+) -> Deadline:
+    """The deadline that runs for an attempt: first to start, then to make progress. `received` is of this very gang."""
+    status, policy = situation.status, situation.job.spec.failure_policy
+    begun = max(attempt.start_time, gang.created or attempt.start_time)
+    all_run = sum(pod.running for pod in pods) >= situation.job.spec.resources.nodes
+    told = status.progress.last_report_time if status.progress is not None else None
+    heard = received is not None or (told is not None and told >= attempt.start_time)
+    if status.phase not in GANG_UP and not (all_run and heard):
+        # That pods do not run can be seen at any time; what a trainer says only while somebody listens.
+        since = _listening(situation, begun) if all_run else begun
+        return Deadline(NOT_STARTED, since, policy.startup_deadline_seconds)
+    since = _last_sign(situation, max([begun, *_starts(situation, pods)]), received)
+    return Deadline(HUNG, since, policy.progress_deadline_seconds)
+
+
+def of_preparation(
+    situation: Situation, job: GangJob, pods: Sequence[Pod], received: Received | None, *, heard: bool
+) -> Deadline:
+    """The deadline that runs for the preparation, whose Job may have started its pod again.
+
+    `received` is of the pod that counts; `heard`: something of it was received at some time.
+    """
+    status, policy = situation.status, situation.job.spec.failure_policy
+    assert status.start_time is not None
+    begun = max(
+        [
+            status.start_time,
+            *([job.created] if job.created else []),
+            *(pod.finished for pod in pods if pod.finished),
+        ]
+    )
+    runs = any(pod.running for pod in pods)
+    if not runs or not heard:
+        since = _listening(situation, begun) if runs else begun
+        return Deadline(NOT_STARTED, since, policy.startup_deadline_seconds)
+    since = _last_sign(situation, max([begun, *_starts(situation, pods)]), received)
+    return Deadline(HUNG, since, policy.progress_deadline_seconds)
+
+
+def overdue(situation: Situation) -> Outcome | None:
+    """The end of a job that had to be done by now (failurePolicy.activeDeadlineSeconds); None if it may go on."""
+    deadline = _of_job(situation)
+    if deadline is None or deadline.rest(situation.now) > 0 or _done(situation):
+        return None
+    status, now = situation.status, situation.now
+    attempt = status.attempts[-1] if status.attempts else None
+    under_way = attempt is not None and attempt.end_time is None
+    if attempt is not None and under_way:
+        gang = next((job for job in situation.observed.jobs if job.attempt == attempt.number), None)
+        status = reported(situation, attempt, gang)
+    reached = status.progress.summary if status.progress is not None else None
+    words = f"the job did not succeed within {progress.duration(deadline.seconds)}"
+    verdict = decided(OVERDUE, words + (f"; it came to step {reached}" if reached else ""))
+    if under_way:
+        return ends.concluded(situation, status, verdict)
+    status = status.model_copy(update={"phase": Phase.FAILED, "completion_time": now})
+    return write(situation.subject, status, Standing.FAILED, verdict.reason, verdict.message, now).within(0)
+
+
+def bounded(situation: Situation, outcome: Outcome) -> Outcome:
+    """The same, to be looked at again when the job has to be done."""
+    deadline = _of_job(situation)
+    return outcome if deadline is None else outcome.within(max(0, deadline.rest(situation.now)))
+
+
+def _of_job(situation: Situation) -> Deadline | None:
+    status, spec = situation.status, situation.job.spec
+    seconds = spec.failure_policy.active_deadline_seconds
+    # Time stands still for a job that is suspended, or about to be.
+    if seconds is None or status.start_time is None or spec.suspend or status.phase is Phase.SUSPENDED:
+        return None
+    return Deadline(OVERDUE, status.start_time + timedelta(seconds=status.suspended_seconds or 0), seconds)
+
+
+def _done(situation: Situation) -> bool:
+    """Whether the newest attempt has succeeded, which only has to be written down."""
+    attempts = situation.status.attempts
+    return bool(attempts) and any(
+        job.complete and job.attempt == attempts[-1].number for job in situation.observed.jobs
+    )
+
+
+def _starts(situation: Situation, pods: Sequence[Pod]) -> list[datetime]:
+    # By the clocks of nodes: none of them is believed to be ahead.
+    return [min(pod.started, situation.now) for pod in pods if pod.started is not None]
+
+
+def _last_sign(situation: Situation, begun: datetime, received: Received | None) -> datetime:
+    if received is None:
+        return _listening(situation, begun)
+    return max(begun, received.time + timedelta(seconds=received.interval))
+
+
+def _listening(situation: Situation, begun: datetime) -> datetime:
+    """When, of what began at that time, a first Report could have come to this operator."""
+    since = situation.observed.watching_since
+    if since is None or since <= begun:
+        return begun
+    # The operator that was before this one may have asked for the next Report only then.
+    return since + timedelta(seconds=MAX_REPORT_INTERVAL_SECONDS)

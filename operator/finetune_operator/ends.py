@@ -1,0 +1,143 @@
+"""Pure: how attempts end, and what follows from it, as status."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from finetune_api.failure import Recovery, Verdict, judge
+from finetune_api.report import Report
+from finetune_api.status import Attempt, FineTuneJobStatus, Phase
+from finetune_operator import advice, budget, progress
+from finetune_operator.conditions import Standing
+from finetune_operator.heard import final_report
+from finetune_operator.observed import Pod
+from finetune_operator.outcome import Outcome, Situation, write
+
+# The first pod to be seen failing is often a victim of the one that fails a moment later for a reason of its own.
+SETTLING_TIME = timedelta(seconds=5)
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+def succeeded(
+    situation: Situation, status: FineTuneJobStatus, pods: Sequence[Pod], report: Report | None
+) -> Outcome:
+    """The job is done; `report` is the last one that was POSTed, and `status` has it."""
+    now = situation.now
+    told = final_report(pods) or report
+    output = told.output if told is not None else None
+    claim = situation.job.spec.storage.claim_name
+    message = f"the model is in {output.path} on claim {claim}" if output else "all pods ended well"
+    attempt = ended(status, now, reason="Completed", message=message, exit_code=0)
+    status = status.model_copy(
+        update={
+            "phase": Phase.SUCCEEDED,
+            "attempts": [*status.attempts[:-1], attempt],
+            "progress": progress.without_forecast(status.progress),
+            "output": output,
+            "completion_time": now,
+        }
+    )
+    return write(situation.subject, status, Standing.SUCCEEDED, "Completed", message, now)
+
+
+def failed(situation: Situation, status: FineTuneJobStatus, pods: Sequence[Pod]) -> Outcome:
+    """The attempt failed: find out why, as soon as there is evidence, and write down what follows."""
+    now = situation.now
+    # Of ends that tell equally much, the first one counts.
+    over = sorted((pod for pod in pods if pod.end is not None), key=lambda pod: pod.finished or _LONG_AGO)
+    if not over and pods:
+        # The pod that brought the Job down is gone already; how its peers end tells more than that.
+        words = f"a pod is gone; waiting for the other {len(pods)} to end"
+        outcome = write(situation.subject, status, Standing.UNDERWAY, "Ending", words, now)
+        return replace(outcome, requeue_after=SETTLING_TIME.total_seconds())
+    known = advice.for_attempt(situation.job, status)
+    verdict = judge([pod.end for pod in over if pod.end is not None], advice=known)
+    if (wait := _unsettled(verdict, pods, now)) is not None:
+        return Outcome(requeue_after=wait)
+    return concluded(situation, status, verdict)
+
+
+def concluded(situation: Situation, status: FineTuneJobStatus, verdict: Verdict) -> Outcome:
+    """Write down that the newest attempt ended so, and what follows. `status` has all that it reported."""
+    now, subject = situation.now, situation.subject
+    attempt = ended(
+        status,
+        now,
+        reason=verdict.reason,
+        message=verdict.message,
+        exit_code=verdict.exit_code,
+        node=verdict.node,
+        log=verdict.log,
+    )
+    charge = budget.charge(
+        status.model_copy(update={"attempts": [*status.attempts[:-1], attempt]}),
+        verdict,
+        situation.job.spec.failure_policy,
+    )
+    fails = verdict.recovery is Recovery.FAIL or charge.refusal is not None
+    message = verdict.message
+    if charge.refusal is not None:
+        message = f"{message.rstrip('.')}. {charge.refusal}"
+    if not fails:
+        message = f"attempt {attempt.number} ended and is started again. {message}"
+    status = status.model_copy(
+        update={
+            "phase": Phase.FAILED if fails else Phase.RESTARTING,
+            "attempts": [
+                *status.attempts[:-1],
+                attempt.model_copy(update={"counted": charge.counted}),
+            ],
+            "restarts": (status.restarts or 0) + charge.counted,
+            "since_checkpoint": charge.since,
+            "progress": progress.without_forecast(status.progress),
+            "completion_time": now if fails else None,
+        }
+    )
+    standing = Standing.FAILED if fails else Standing.UNDERWAY
+    return write(subject, status, standing, verdict.reason, message, now).within(0)
+
+
+def ended(
+    status: FineTuneJobStatus,
+    now: datetime,
+    *,
+    reason: str,
+    message: str,
+    exit_code: int | None = None,
+    node: str | None = None,
+    log: str | None = None,
+) -> Attempt:
+    """The newest attempt with its end, at nobody's cost. `status` has all that it reported."""
+    attempt = status.attempts[-1]
+    return attempt.model_copy(
+        update={
+            "end_time": now,
+            "last_step": progress.last_step(attempt, status.progress),
+            "reason": reason,
+            "message": message,
+            "exit_code": exit_code,
+            "node": node,
+            "log": log,
+            "counted": False,
+        }
+    )
+
+
+def _unsettled(verdict: Verdict, pods: Sequence[Pod], now: datetime) -> float | None:
+    """Seconds to wait for better evidence than there is; None if the verdict stands."""
+    over = [pod for pod in pods if pod.end is not None]
+    if (
+        len(over) == len(pods)
+        or verdict.recovery is Recovery.FAIL
+        or any(pod.end is not None and pod.end.disruption is not None for pod in over)
+    ):
+        return None
+    first = min((pod.finished for pod in over if pod.finished is not None), default=None)
+    if first is None:
+        return None
+    # The node's clock is not ours: an end in the future is no reason to wait.
+    age = now - first
+    if timedelta(0) <= age < SETTLING_TIME:
+        return (SETTLING_TIME - age).total_seconds()
+    return None
