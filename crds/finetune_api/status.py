@@ -84,7 +84,7 @@ class Condition(ApiModel):
 
 
 class Choice(ApiModel):
-    """A value that the guide chose because the spec leaves it open."""
+    """A value that the guide chose because the spec leaves it open, or a token budget that memory has lowered."""
 
     field: Annotated[str, Field(max_length=128)]
     """The field, from `spec` on."""
@@ -184,11 +184,15 @@ class Plan(ApiModel):
     storage_bytes: int | None = None
     """Space that the whole run takes on the storage claim."""
     chosen: Annotated[list[Choice], Field(max_length=32, json_schema_extra=_list_map("field"))] = []
-    """Values that the guide chose, with reasons."""
+    """Values that are not, or no longer, those of the spec, with reasons."""
     assumptions: Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=8)] = []
     """What had to be assumed, for neither spec nor model nor data tell."""
     warnings: Annotated[list[Advice], Field(max_length=32)] = []
     """What the guide advises against."""
+
+    def choice(self, field: str) -> Choice | None:
+        """What was chosen for a field, from `spec` on; None where the spec's own value is used, or none is known."""
+        return next((choice for choice in self.chosen if choice.field == field), None)
 
 
 class Lengths(ApiModel):

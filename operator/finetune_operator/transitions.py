@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from finetune_api.failure import CAUSES, ExitCode
+from finetune_api.precedents import BUDGET_FIELD, HALVED
 from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator import conditions
 
@@ -27,6 +29,7 @@ def events(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Event, ...]:
         *_acceptance(old, new),
         *_preparation(old, new),
         *_checkpoints(old, new),
+        *_smaller_budget(old, new),
         *_ends(old, new),
         *_starts(old, new),
         *_obstacles(old, new),
@@ -63,6 +66,16 @@ def _checkpoints(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
         for checkpoint in new.checkpoints
         if (checkpoint.kind, checkpoint.name) not in known and (newest is None or checkpoint.time >= newest)
     ]
+
+
+def _smaller_budget(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
+    before = old.plan.max_tokens_per_gpu if old.plan else None
+    choice = new.plan.choice(BUDGET_FIELD) if new.plan else None
+    # A budget may also fall because a suspended job was given other hardware: that is no news.
+    if before is None or choice is None or choice.value >= before or not choice.reason.startswith(HALVED):
+        return []
+    message = f"maxTokensPerGpu is {choice.value:,.0f} in the place of {before:,}, {choice.reason}"
+    return [Event(CAUSES[ExitCode.SMALLER_BUDGET].reason, f"{message}. The result stays the same", "Warning")]
 
 
 def _ends(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from finetune_api.architecture import from_config, typical
 from finetune_api.facts import ASSUMED_LENGTH, DataFacts, ModelFacts, Severity
 from finetune_api.memory import Mode, memory
-from finetune_api.plan import model_by_name, plan, review, study
+from finetune_api.plan import model_by_name, plan, remedies_after, review, study
+from finetune_api.precedents import HALVED, Precedents, TokenBudget
 from finetune_api.recipe import USABLE_GPU_MEMORY, Recipe
 from finetune_api.remedies import remedies
 from finetune_api.spec import FineTuneJob
-from finetune_api.status import Lengths, MicroBatches, Plan
+from finetune_api.status import Choice, Lengths, MicroBatches, Plan
 from finetune_api.units import GIB
 from finetune_trainer.packing import pack
 from world import manifest
@@ -326,3 +327,110 @@ def test_a_step_is_divided_as_the_plan_says(lengths: list[int], world_size: int,
     )
     assert all(sum(lengths[i] for i in members) <= budget for share in shares for members in share)
     assert all(foretold.min <= len(share) <= foretold.max for share in shares)
+
+
+def begun(planned: Plan) -> Precedents:
+    """What a run that began with this plan keeps to."""
+    field = "spec.hyperparameters.maxTokensPerGpu"
+    return Precedents(chosen=[choice for choice in planned.chosen if choice.field != field])
+
+
+@pytest.mark.parametrize("method", ["sft", "osft", "lora"])
+def test_a_run_that_has_begun_keeps_to_what_was_chosen_on_any_hardware(method: str) -> None:
+    data = DataFacts(samples=800, lengths=LENGTHS)
+    small, large = (recipe(method=method, resources=gpus(nodes=nodes)) for nodes in (1, 6))
+    first = plan(small, model("qwen2.5-1.5b"), data)
+    later = plan(large, model("qwen2.5-1.5b"), data, begun(first))
+    # The guide itself would choose otherwise: each of 48 processes needs a sample.
+    assert plan(large, model("qwen2.5-1.5b"), data).effective_batch_size == 48
+    assert (first.effective_batch_size, later.effective_batch_size) == (32, 32)
+    assert later.total_steps == first.total_steps
+    assert choices(later).keys() == choices(first).keys()
+    for choice in begun(first).chosen:
+        assert later.choice(choice.field) == choice
+
+
+def test_a_newer_guide_changes_nothing_of_a_run_that_has_begun() -> None:
+    chosen = Choice(field="spec.hyperparameters.learningRate", value=3e-6, reason="an older guide said so")
+    before = Precedents(chosen=[chosen])
+    assert plan(recipe(), before=before).learning_rate == 3e-6
+    assert plan(recipe(), before=before).choice(chosen.field) == chosen
+    stated = plan(recipe(hyperparameters={"learningRate": 1e-4}), before=before)
+    assert (stated.learning_rate, stated.choice(chosen.field)) == (1e-4, None)
+
+
+def halved(tokens: int, planned: Plan, **differently: Any) -> Precedents:
+    """A run that ran out of memory with this plan, on 8 GPUs of 80 GiB."""
+    assert planned.activation_checkpointing is not None
+    assert planned.accumulate_locally is not None
+    found: dict[str, Any] = {
+        "world_size": planned.world_size,
+        "on_gpu": True,
+        "gpu_memory": 80 * GIB,
+        "activation_checkpointing": planned.activation_checkpointing,
+        "accumulate_locally": planned.accumulate_locally,
+    }
+    budget = TokenBudget(max_tokens_per_gpu=tokens, reason=f"{HALVED} at step 7", **(found | differently))
+    return Precedents(budget=budget)
+
+
+@pytest.mark.parametrize("stated", [{}, {"maxTokensPerGpu": 32768}])
+def test_a_budget_that_did_not_fit_is_planned_with_no_more(stated: dict[str, int]) -> None:
+    job = recipe(resources=gpus(), hyperparameters=stated)
+    data = DataFacts(samples=5000, lengths=LENGTHS)
+    first = plan(job, model("llama-3.1-8b"), data)
+    assert first.max_tokens_per_gpu is not None
+    later = plan(job, model("llama-3.1-8b"), data, halved(first.max_tokens_per_gpu // 2, first))
+    assert later.max_tokens_per_gpu == first.max_tokens_per_gpu // 2
+    choice = later.choice("spec.hyperparameters.maxTokensPerGpu")
+    assert choice is not None
+    assert choice.reason == "halved after running out of memory at step 7"
+    # Not in a way that takes more memory, though by the estimate there would be room for it now.
+    assert later.activation_checkpointing == first.activation_checkpointing
+    assert later.accumulate_locally == first.accumulate_locally
+    assert first.memory_per_gpu is not None
+    assert later.memory_per_gpu is not None
+    assert later.memory_per_gpu.estimate < first.memory_per_gpu.estimate
+
+
+@pytest.mark.parametrize(
+    "differently",
+    [
+        {"world_size": 16},
+        {"gpu_memory": 40 * GIB},
+        {"gpu_memory": None},
+        {"on_gpu": False},
+        {"activation_checkpointing": True},
+        {"accumulate_locally": True},
+    ],
+    ids=lambda differently: next(iter(differently)),
+)
+def test_a_budget_that_did_not_fit_elsewhere_tells_nothing(differently: dict[str, Any]) -> None:
+    job, data = recipe(resources=gpus()), DataFacts(samples=5000, lengths=LENGTHS)
+    first = plan(job, model("llama-3.1-8b"), data)
+    assert plan(job, model("llama-3.1-8b"), data, halved(2000, first, **differently)) == first
+
+
+def test_what_would_fit_is_told_by_more_than_the_estimate_that_failed() -> None:
+    """One sample was estimated at some 40 GiB, and did not fit into 80."""
+    job, data = recipe(resources=gpus(per_node=4)), DataFacts(samples=5000, lengths=LENGTHS)
+    facts = model("llama-3.1-8b")
+    found = remedies_after(job, facts, data, Precedents(), tokens=1500)
+    planned = plan(job, facts, data)
+    assert planned.memory_per_gpu is not None
+    assert planned.memory_per_gpu.estimate < 80 * GIB
+    assert found
+    for remedy in found:
+        room = remedy.recipe.usable_gpu_memory
+        assert room is not None
+        assert remedy.estimate <= room
+        assert "maxTokensPerGpu" not in remedy.change
+    assert "gpusPerNode: 8" in [remedy.change for remedy in found]
+
+
+def test_where_there_is_no_estimate_nobody_can_tell_what_would_fit() -> None:
+    data = DataFacts(samples=5000, lengths=LENGTHS)
+    on_cpu, of_unknown_size = recipe(), recipe(resources=gpus(memory=None))
+    for job in (on_cpu, of_unknown_size):
+        assert remedies_after(job, model("llama-3.1-8b"), data, Precedents(), tokens=1500) == []
+    assert remedies_after(recipe(resources=gpus()), None, data, Precedents(), tokens=1500) == []

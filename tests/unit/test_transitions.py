@@ -1,6 +1,7 @@
 """Events from changes of the status."""
 
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.precedents import HALVED
+from finetune_api.status import Choice, FineTuneJobStatus, Plan
 from finetune_operator.conditions import Standing, conditions
 from finetune_operator.transitions import events
 from world import START, checkpoint
@@ -39,3 +40,35 @@ def test_a_rejection_is_told_again_only_for_another_reason() -> None:
     assert reasons(FineTuneJobStatus(), invalid) == ["Invalid"]
     assert reasons(invalid, rejected("Invalid", "spec.c: no")) == []
     assert reasons(invalid, unsupported) == ["NotSupported"]
+
+
+def planned(budget: int, reason: str | None = None) -> FineTuneJobStatus:
+    """A job with counted steps whose micro-batches have up to so many tokens, for a reason."""
+    field = "spec.hyperparameters.maxTokensPerGpu"
+    chosen = [] if reason is None else [Choice(field=field, value=budget, reason=reason)]
+    plan = Plan(
+        learning_rate=1e-5,
+        num_epochs=1,
+        max_tokens_per_gpu=budget,
+        world_size=2,
+        total_steps=100,
+        chosen=chosen,
+    )
+    return FineTuneJobStatus(plan=plan)
+
+
+def test_a_budget_that_memory_halved_is_told_with_both_numbers() -> None:
+    halved = planned(8192, f"{HALVED} at step 7: 15,000 tokens did not fit")
+    [event] = events(planned(16384), halved)
+    assert (event.reason, event.type) == ("TokenBudgetHalved", "Warning")
+    assert event.message == (
+        "maxTokensPerGpu is 8,192 in the place of 16,384, halved after running out of memory at step 7: "
+        "15,000 tokens did not fit. The result stays the same"
+    )
+    assert events(halved, halved) == ()
+    assert reasons(halved, planned(4096, f"{HALVED} at step 9")) == ["TokenBudgetHalved"]
+
+
+def test_a_budget_that_falls_with_other_hardware_is_no_news() -> None:
+    assert reasons(planned(16384, "the most that fits"), planned(8192, "the most that fits")) == []
+    assert reasons(planned(16384), planned(32768, f"{HALVED} at step 7")) == []
