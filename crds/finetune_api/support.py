@@ -23,5 +23,3 @@ def unsupported(spec: FineTuneJobSpec) -> list[Finding]:
 def _parts(spec: FineTuneJobSpec) -> Iterator[tuple[str, str, str]]:
     if spec.method not in TRAINABLE_METHODS:
         yield "spec.method", f"method {spec.method}", f"use method {' or '.join(sorted(TRAINABLE_METHODS))}"
-    if spec.checkpoints.full_state_at_epoch:
-        yield "spec.checkpoints.fullStateAtEpoch", "full-state checkpoints", "remove the field"

@@ -130,7 +130,7 @@ def test_it_runs_one_job_and_not_several(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_trained_yet_is_refused(tmp_path: Path) -> None:
-    result = run(tmp_path, checkpoints={"fullStateAtEpoch": True})
+    result = run(tmp_path, method="osft")
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: spec.checkpoints.fullStateAtEpoch: ")
+    assert result.stderr.startswith("Error: spec.method: ")
     assert os.listdir(tmp_path) == ["job.yaml"]
