@@ -3,10 +3,12 @@
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from deploy import deploy
+from e2e.jobs import manifest, save_inputs
 from e2e.namespace import Namespace
 
 
@@ -20,6 +22,23 @@ def operator() -> None:
 def namespace(operator: None) -> Iterator[Namespace]:
     """A namespace that enforces the Restricted Pod Security Standard, gone after the module's tests."""
     with _made() as namespace:
+        yield namespace
+
+
+@pytest.fixture(scope="session")
+def long_job() -> dict[str, Any]:
+    """A job of two nodes that is long enough to be disturbed, and saves its state often."""
+    job = manifest("undisturbed", nodes=2, numEpochs=30, effectiveBatchSize=20)
+    job["spec"]["checkpoints"] = {"everySteps": 8}
+    return job
+
+
+@pytest.fixture(scope="session")
+def undisturbed(operator: None, long_job: dict[str, Any]) -> Iterator[Namespace]:
+    """A namespace in which that job is under way and left alone: what comes of it is what must come of others."""
+    with _made() as namespace:
+        save_inputs(namespace, samples=240)
+        namespace.apply(long_job)
         yield namespace
 
 
