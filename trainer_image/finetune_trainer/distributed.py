@@ -116,19 +116,15 @@ class Gang:
     def call_off(self) -> None:
         """Tell the others, before training begins, that this process has to go; they may be anywhere."""
         try:
-            self._store_of_threads.set(_CALLED_OFF, f"{self.rank}")
+            self.post(_CALLED_OFF, f"by rank {self.rank}")
         except DistError as error:
             _log.warning("the other processes cannot be told that this one was asked to stop: %s", error)
         # Until they have heard of it: a connection that is gone would look like an accident.
         time.sleep(2 * FOLLOW_SECONDS)
 
     def called_off(self) -> bool:
-        """Whether another process has called it all off. For a thread that does not hold up anything."""
-        try:
-            return self._store_of_threads.check([_CALLED_OFF])
-        except DistError:
-            # The store is gone with rank 0's node: whoever waits for rank 0 learns of that by itself.
-            return False
+        """Whether a process has called it all off. For a thread of its own to ask."""
+        return self.posted(_CALLED_OFF) is not None
 
     def leave(self) -> None:
         """Leave in good order.

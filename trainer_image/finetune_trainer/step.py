@@ -25,7 +25,7 @@ from finetune_trainer.stopwatch import Stopwatch
 Guard = Callable[[Inputs], AbstractContextManager[None]]
 
 # So many rows stand in the message itself.
-_SHOWN = 8
+_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -125,14 +125,14 @@ class Stepper:
         others = sorted({int(sample) for sample in step.batch.samples} - set(suspects))
         # People count rows from 1.
         rows = [self.samples.number(sample) + 1 for sample in (*suspects, *others)]
-        details = [f"row {row}: the loss of its micro-batch is not finite" for row in rows[: len(suspects)]]
-        details += [f"row {row}: in the same batch" for row in rows[len(suspects) :]]
-        shown = rows[: len(suspects) or len(rows)]
-        more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+        count = len(suspects)
+        details = [f"row {row}: the loss of its micro-batch is not finite" for row in rows[:count]]
+        details += [f"row {row}: in the same batch" for row in rows[count:]]
+        named = rows[:count] if suspects else rows
+        more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
         return LossNotFiniteError(
             f"the loss is {measured.loss} and the gradient norm {measured.grad_norm} in step {step.index + 1}, at a "
-            f"learning rate of {measured.learning_rate:.3g}, {'where' if suspects else 'on'} rows "
-            f"{', '.join(map(str, shown[:_SHOWN]))}{more} of the training data "
-            f"{'came together' if suspects else ''}",
+            f"learning rate of {measured.learning_rate:.3g}; {'it came of' if suspects else 'the batch was'} rows "
+            f"{', '.join(map(str, named[:_NAMED]))}{more} of the training data",
             details[:MAX_DETAILS],
         )

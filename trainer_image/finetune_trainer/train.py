@@ -1,9 +1,11 @@
 """One process's whole course: prepare, plan, load, train, and leave a model behind."""
 
 import logging
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, set_tqdm_hook
 
 from finetune_api.report import Preparation, Stage
 from finetune_api.runconfig import RunConfig
@@ -39,15 +41,13 @@ def train(
 
     Raises a TrainerError, or whatever went wrong.
     """
-    # Progress bars are made for terminals; the Report says more.
-    disable_progress_bar()
     gang = Gang(use_gpu=config.use_gpu)
     if gang.world_size > 1:
-        stop.follow(gang.called_off)
+        stop.follow(gang)
     try:
         _take_part(config, gang, attempt=attempt, ca=ca, token=token, stop=stop)
     except TerminatedError:
-        if gang.world_size > 1:
+        if gang.world_size > 1 and not stop.deferred:
             gang.call_off()
         raise
 
@@ -58,6 +58,7 @@ def _take_part(
     storage = Storage.of(config)
     poster = Poster(config.report_url, ca=ca, token=token) if config.report_url and gang.is_first else None
     reporter = Reporter(storage, attempt, poster, silent=not gang.is_first)
+    _show_progress_by(reporter.tick)
     base = Path(config.locations.model)
     model_config = load_config(base)
 
@@ -108,6 +109,24 @@ def _take_part(
         )
     reporter.close()
     gang.leave()
+
+
+def _show_progress_by(tick: Callable[[], None]) -> None:
+    """Have transformers call `tick` where it would move a progress bar on: for each weight that it loads, and the like.
+
+    Bars are made for terminals; the Report says more. From a slow volume a large model takes many minutes.
+    """
+    disable_progress_bar()
+
+    def counted(items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            tick()
+            yield item
+
+    def bar(make: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        return make(*([counted(args[0]), *args[1:]] if args else ()), **options)
+
+    set_tqdm_hook(bar)
 
 
 def _prepared(config: RunConfig, gang: Gang, length: int, reporter: Reporter) -> Prepared:

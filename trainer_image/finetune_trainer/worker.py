@@ -3,7 +3,10 @@
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from finetune_api import names
 from finetune_api.failure import ExitCode
@@ -23,7 +26,12 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s rank {rank} %(levelname)s %(message)s", stream=sys.stderr
     )
-    stop = StopRequest()
+
+    def end(exit_code: int, message: str, details: Sequence[str] = ()) -> NoReturn:
+        causes.leave(f"rank {rank}", exit_code, message, details)
+        end_at_once(exit_code)
+
+    stop = StopRequest(partial(end, ExitCode.TERMINATED))
     try:
         file = Path(sys.argv[1])
         _train(checks.load(file), file, stop)
@@ -42,9 +50,7 @@ def main() -> None:
             _log.info("%s", message)
         else:
             _log.exception("rank %d ends with exit code %d", rank, exit_code)
-        details = error.details if isinstance(error, TrainerError) else ()
-        causes.leave(f"rank {rank}", exit_code, message, details)
-        end_at_once(exit_code)
+        end(exit_code, message, error.details if isinstance(error, TrainerError) else ())
     end_at_once(ExitCode.SUCCESS)
 
 
