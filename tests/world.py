@@ -116,7 +116,7 @@ class World:
     jobs: dict[str, GangJob] = field(default_factory=dict)
     pods: dict[str, Pod] = field(default_factory=dict)
     posted: Received | None = None
-    watching_since: datetime = START
+    watching_since: datetime = START - timedelta(days=1)
     """When the operator that is there was started."""
     events: list[Event] = field(default_factory=list)
     others: dict[str, Owned] = field(default_factory=dict)

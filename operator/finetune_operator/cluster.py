@@ -10,7 +10,7 @@ from finetune_api import names
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import observed
 from finetune_operator.api import APPLY, FIELD_MANAGER, Api, ApiError
-from finetune_operator.observed import GangJob, Observed, Subject, Taken, Wire
+from finetune_operator.observed import GangJob, Observed, Owned, Subject, Taken, Wire
 from finetune_operator.pods import Manifest
 from finetune_operator.transitions import Event
 
@@ -52,8 +52,9 @@ FINETUNEJOBS = Resource(names.API_VERSION, names.PLURAL)
 JOBS = Resource("batch/v1", "jobs")
 PODS = Resource("v1", "pods")
 EVENTS = Resource("v1", "events")
+CONFIGMAPS = Resource("v1", "configmaps")
 _APPLIED = {
-    "ConfigMap": Resource("v1", "configmaps"),
+    "ConfigMap": CONFIGMAPS,
     "Service": Resource("v1", "services"),
     "NetworkPolicy": Resource("networking.k8s.io/v1", "networkpolicies"),
     "Job": JOBS,
@@ -88,10 +89,28 @@ class Cluster:
             pods=tuple(pod for wire in pods if (pod := observed.pod(wire, subject.name))),
         )
 
+    async def others(self, subject: Subject) -> tuple[Owned, ...]:
+        """What else belongs to a FineTuneJob. Only ConfigMaps have names that nobody can tell beforehand."""
+        namespace = subject.namespace
+        service, policy, configs = await asyncio.gather(
+            self._get(_APPLIED["Service"], namespace, names.service_name(subject.name)),
+            self._get(_APPLIED["NetworkPolicy"], namespace, names.network_policy_name(subject.name)),
+            self._labelled(CONFIGMAPS, subject),
+        )
+        found = [("Service", service), ("NetworkPolicy", policy), *(("ConfigMap", wire) for wire in configs)]
+        return tuple(
+            owned for kind, wire in found if wire and (owned := observed.owned(kind, wire, subject.uid))
+        )
+
     async def taken(self, manifests: Sequence[Manifest], subject: Subject) -> tuple[Taken, ...]:
         """Those objects that exist under the names of `manifests` and are not controlled by this FineTuneJob."""
-        found = await asyncio.gather(*(self._existing(manifest) for manifest in manifests))
+        found = await asyncio.gather(*map(self._existing, manifests))
         return tuple(taken for wire in found if wire and (taken := observed.taken(wire, subject)))
+
+    async def missing(self, manifests: Sequence[Manifest]) -> list[Manifest]:
+        """Those of `manifests` of whose names there is no object."""
+        found = await asyncio.gather(*map(self._existing, manifests))
+        return [manifest for manifest, wire in zip(manifests, found, strict=True) if wire is None]
 
     async def apply(self, manifest: Manifest) -> None:
         """Make an object be as the manifest says (server-side apply)."""
@@ -101,13 +120,11 @@ class Cluster:
 
     async def delete(self, namespace: str, job: GangJob) -> None:
         """Delete an attempt's Job, and no other of its name; it stays until its last pod is gone."""
-        body = {"preconditions": {"uid": job.uid}, "propagationPolicy": "Foreground"}
-        try:
-            await self._api.request("DELETE", JOBS.path(namespace, job.name), resource=JOBS.plural, body=body)
-        except ApiError as error:
-            # Gone already, or another one has its name by now: either way this one is no more.
-            if error.status not in (404, 409):
-                raise
+        await self._delete(JOBS, namespace, job.name, job.uid, "Foreground")
+
+    async def remove(self, namespace: str, owned: Owned) -> None:
+        """Delete any other object, and no other of its name."""
+        await self._delete(_APPLIED[owned.kind], namespace, owned.name, owned.uid, "Background")
 
     async def write_status(self, subject: Subject, status: FineTuneJobStatus) -> None:
         """Write the whole status, unless the FineTuneJob has changed since it was read (ApiError 409)."""
@@ -208,6 +225,18 @@ class Cluster:
             if error.status == 404:
                 return None
             raise
+
+    async def _delete(
+        self, resource: Resource, namespace: str, name: str, uid: str, propagation: str
+    ) -> None:
+        body = {"preconditions": {"uid": uid}, "propagationPolicy": propagation}
+        try:
+            path = resource.path(namespace, name)
+            await self._api.request("DELETE", path, resource=resource.plural, body=body)
+        except ApiError as error:
+            # Gone already, or another one has its name by now: either way this one is no more.
+            if error.status not in (404, 409):
+                raise
 
     async def _labelled(self, resource: Resource, subject: Subject) -> Iterable[Wire]:
         answer = await self._api.request(

@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 import aiohttp
 
 from finetune_api.status import Phase
+from finetune_operator import cleanup
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster, Key
+from finetune_operator.healing import Looks
 from finetune_operator.metrics import Metrics
 from finetune_operator.observed import Observed, Subject
 from finetune_operator.outcome import Outcome
@@ -46,6 +48,7 @@ class Controller:
         self._metrics = metrics
         self._clock = clock
         self._since = clock()
+        self._looks = Looks()
 
     async def handle(self, key: Key) -> float | None:
         """Reconcile one FineTuneJob; returns the seconds after which to do it again, or None.
@@ -77,10 +80,10 @@ class Controller:
     async def _turn(self, key: Key) -> tuple[str, float | None]:
         subject = await self._cluster.subject(key)
         if subject is None:
-            self._reports.forget(key)
+            self._forget(key)
             return "idle", None
-        observed = await self._observe(key, subject)
         now = self._clock()
+        observed = await self._observe(key, subject, now)
         outcome = reconcile(subject, observed, now, self._installation)
         if outcome.apply:
             observed = replace(observed, taken=await self._cluster.taken(outcome.apply, subject))
@@ -89,13 +92,19 @@ class Controller:
             if observed.taken or observed.refusal:
                 outcome = reconcile(subject, observed, now, self._installation)
         await self._carry_out(subject, outcome)
-        changed = bool(outcome.delete or outcome.apply or outcome.status)
+        mended = await self._mend(key, subject, outcome, now)
+        changed = bool(outcome.delete or outcome.remove or outcome.apply or outcome.status or mended)
         return "changed" if changed else "idle", outcome.requeue_after
 
-    async def _observe(self, key: Key, subject: Subject) -> Observed:
-        if subject.status.phase is Phase.SUCCEEDED:
+    async def _observe(self, key: Key, subject: Subject, now: datetime) -> Observed:
+        if cleanup.is_due(subject, now):
+            belongings, others = await asyncio.gather(
+                self._cluster.belongings(subject), self._cluster.others(subject)
+            )
+            return replace(belongings, others=others)
+        if subject.status.phase is Phase.SUCCEEDED or subject.status.cleanup_time is not None:
             # Its pods may lie there for months; nothing that they say can matter any more.
-            self._reports.forget(key)
+            self._forget(key)
             return Observed()
         observed = replace(await self._cluster.belongings(subject), watching_since=self._since)
         if not observed.jobs:
@@ -116,12 +125,31 @@ class Controller:
         return None
 
     async def _carry_out(self, subject: Subject, outcome: Outcome) -> None:
-        await asyncio.gather(*(self._cluster.delete(subject.namespace, job) for job in outcome.delete))
+        await asyncio.gather(
+            *(self._cluster.delete(subject.namespace, job) for job in outcome.delete),
+            *(self._cluster.remove(subject.namespace, other) for other in outcome.remove),
+        )
         if outcome.status is None:
             return
         await self._cluster.write_status(subject, outcome.status)
         for event in outcome.events:
             await self._tell(subject, event)
+
+    async def _mend(self, key: Key, subject: Subject, outcome: Outcome, now: datetime) -> bool:
+        """See to what pods need, if it is time for that; says whether anything was missing."""
+        needs = outcome.needs
+        if needs is None or not self._looks.due(key, needs.every, now):
+            return False
+        missing = await self._cluster.missing(needs.manifests)
+        for manifest in missing:
+            await self._cluster.apply(manifest)
+            what = f"{manifest['kind']} {manifest['metadata']['name']}"
+            await self._tell(subject, Event("Recreated", f"{what} was missing, and is made again", "Warning"))
+        return bool(missing)
+
+    def _forget(self, key: Key) -> None:
+        self._reports.forget(key)
+        self._looks.forget(key)
 
     async def _tell(self, subject: Subject, event: Event) -> None:
         logger.info(

@@ -4,9 +4,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 from finetune_api import names
-from finetune_operator import conditions
+from finetune_operator import conditions, departure
 from finetune_operator.conditions import Standing
-from finetune_operator.observed import GangJob, Observed
 from finetune_operator.outcome import Outcome, Situation, write
 from finetune_operator.pods import Manifest
 from finetune_operator.transitions import NAME_CONFLICT, REFUSED
@@ -20,11 +19,8 @@ def launch(situation: Situation, number: int, manifests: tuple[Manifest, ...]) -
     """Apply what the attempt of this number, or the preparation, needs, once nothing is in the way."""
     observed = situation.observed
     if observed.jobs or observed.pods:
-        # Two gangs on one storage directory would destroy each other's work.
-        return replace(
-            _waiting(situation, "WaitingForPods", "pods of an earlier run are still ending"),
-            delete=strays(observed),
-        )
+        words = "pods of an earlier run are still ending"
+        return departure.wait(situation, situation.status, "WaitingForPods", words)
     if any(taken.fading for taken in observed.taken):
         outcome = _waiting(
             situation, "WaitingForCleanup", "objects of a deleted FineTuneJob of this name are still going"
@@ -48,11 +44,6 @@ def about_to_create(number: int) -> tuple[str, str]:
     if number == names.PREPARATION:
         return "CreatingPods", "the pod that prepares the data is about to be created"
     return "CreatingPods", f"attempt {number}: its pods are about to be created"
-
-
-def strays(observed: Observed, *, keep: int | None = None) -> tuple[GangJob, ...]:
-    """The Jobs to delete: all but that of the attempt to keep, and those that are going already."""
-    return tuple(job for job in observed.jobs if job.attempt != keep and not job.deleting)
 
 
 def _waiting(situation: Situation, reason: str, message: str) -> Outcome:

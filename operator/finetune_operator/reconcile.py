@@ -14,13 +14,16 @@ two of these writes, and nothing is lost or done twice, because each step can be
     the Job succeeded or a pod failed      → write the attempt's end, and what follows from it, to the status
     attempt n has ended, n's Job is there  → delete the Job (its uid as precondition), wait until every pod is gone
     nothing of attempt n is left           → write attempt n+1 to the status
+    the job is over, and its time to live  → delete what there is; when there is nothing, write that to the status
 
-With dataset.prepare: Inline there is no preparation, and attempt 1 is written together with the start time.
+With dataset.prepare: Inline there is no preparation, and attempt 1 is written together with the start time. What
+spec.suspend changes of this is told in suspension.py.
 
 So the evidence of an end is deleted only once the verdict is on record, a gang starts only once its attempt is on
 record and its predecessor is gone, and whatever a crash repeats is an apply of the same object under the same name.
 A preparation may be repeated without a record: it finds what an earlier one left on the volume. Once it is over, its
-Job stays until the FineTuneJob goes: it holds nothing, and what it printed is what people want whose data were refused.
+Job stays until the FineTuneJob goes or its time to live is over: it holds nothing, and what it printed is what people
+want whose data were refused.
 
 The status is written with the resourceVersion it was read at: who decides on an outdated status (a second operator,
 say) cannot write. Succeeded and Failed are never left; only a job that was rejected and never began is looked at again.
@@ -34,17 +37,25 @@ from finetune_api import names
 from finetune_api.plan import study
 from finetune_api.status import MAX_LISTED_ATTEMPTS, Attempt, FineTuneJobStatus, Phase
 from finetune_api.support import unsupported
-from finetune_operator import conditions, preparation, workload
+from finetune_operator import (
+    budget,
+    cleanup,
+    conditions,
+    deadlines,
+    departure,
+    preparation,
+    suspension,
+    workload,
+)
 from finetune_operator.conditions import Standing
+from finetune_operator.departure import strays
 from finetune_operator.gang import follow
-from finetune_operator.launch import about_to_create, launch, strays
+from finetune_operator.healing import keep_up
+from finetune_operator.launch import about_to_create, launch
 from finetune_operator.observed import Observed, Subject
 from finetune_operator.outcome import Outcome, Situation, write
 from finetune_operator.transitions import NOT_SUPPORTED, REJECTED
 from finetune_operator.workload import Installation
-
-# Gangs that fall over at once are not started in a tight loop.
-ATTEMPT_SPACING = timedelta(seconds=10)
 
 # Phases in which the Job of the open attempt has been seen. If it is missing now, it vanished.
 _GANG_SEEN = (Phase.STARTING, Phase.PREPARING, Phase.RUNNING)
@@ -57,17 +68,24 @@ def reconcile(subject: Subject, observed: Observed, now: datetime, installation:
         return Outcome()
     status = subject.status
     if status.phase is not None and status.phase.is_terminal and status.start_time is not None:
-        return _rest(subject, observed)
+        return _rest(subject, observed, now)
     if subject.job is None:
         return _reject(subject, REJECTED, subject.problems, now)
     if missing := unsupported(subject.job.spec):
         return _reject(subject, NOT_SUPPORTED, map(str, missing), now)
     situation = Situation(subject, subject.job, observed, now)
+    suspend = subject.job.spec.suspend
     if status.start_time is None:
-        return _begin(situation)
+        return suspension.hold(situation) if suspend else _begin(situation)
+    if status.phase is Phase.SUSPENDED and not suspend:
+        return suspension.resume(situation)
+    if (end := deadlines.overdue(situation)) is not None:
+        return end
     if not status.attempts:
-        return _prepare(situation, installation)
-    return _train(replace(situation, observed=preparation.apart_from(observed)), installation)
+        outcome = _prepare(situation, installation)
+    else:
+        outcome = _train(_without_preparation(situation), installation)
+    return deadlines.bounded(situation, outcome)
 
 
 def _reject(subject: Subject, reason: str, problems: Iterable[str], now: datetime) -> Outcome:
@@ -85,19 +103,29 @@ def _reject(subject: Subject, reason: str, problems: Iterable[str], now: datetim
     )
 
 
-def _rest(subject: Subject, observed: Observed) -> Outcome:
-    """The job is over: a failed one leaves no pod that runs, a successful one its completed pods for their logs."""
+def _rest(subject: Subject, observed: Observed, now: datetime) -> Outcome:
+    """The job is over: a failed one leaves no pod that runs, a successful one its completed pods for their logs.
+
+    Both leave nothing once their time to live is over.
+    """
     status = subject.status
-    outcome = Outcome()
     if status.observed_generation != subject.generation:
         # Nothing else of the status changes.
         current = {
             "observed_generation": subject.generation,
             "conditions": conditions.at_generation(status.conditions, subject.generation),
         }
-        outcome = Outcome(status=status.model_copy(update=current))
-    failed = status.phase is Phase.FAILED
-    return replace(outcome, delete=strays(preparation.apart_from(observed)) if failed else ())
+        status = status.model_copy(update=current)
+    if cleanup.is_due(subject, now):
+        outcome = cleanup.clean(subject, status, observed, now)
+    else:
+        failed = status.phase is Phase.FAILED
+        outcome = Outcome(delete=strays(preparation.apart_from(observed)) if failed else ())
+        if (rest := cleanup.remaining(subject, now)) is not None:
+            outcome = outcome.within(rest.total_seconds())
+    if outcome.status is None and status != subject.status:
+        outcome = replace(outcome, status=status)
+    return outcome
 
 
 def _begin(situation: Situation) -> Outcome:
@@ -120,31 +148,44 @@ def _begin(situation: Situation) -> Outcome:
 
 def _prepare(situation: Situation, installation: Installation) -> Outcome:
     job = preparation.job_of(situation.observed)
-    if job is None:
-        return launch(situation, names.PREPARATION, workload.preparation(situation.job, installation))
-    if job.complete:
+    if situation.job.spec.suspend and (
+        job is None or job.complete or not suspension.is_ending(situation, job)
+    ):
+        return suspension.give_back(_without_preparation(situation))
+    if job is not None and job.complete:
         return _begin_attempt(situation, preparation.findings(situation, job), 1)
-    return preparation.follow(situation, job)
+    manifests = workload.preparation(situation.job, installation)
+    if job is None or job.deleting:
+        return launch(situation, names.PREPARATION, manifests)
+    return keep_up(situation, preparation.follow(situation, job), job, manifests, nodes=1)
 
 
 def _train(situation: Situation, installation: Installation) -> Outcome:
     status, observed = situation.status, situation.observed
     attempt = status.attempts[-1]
-    if attempt.end_time is not None:
-        return _restart(situation, attempt)
     gang = next((job for job in observed.jobs if job.attempt == attempt.number), None)
-    if gang is None and status.phase not in _GANG_SEEN:
-        prepared = preparation.digest(situation)
-        manifests = workload.attempt(situation.job, attempt.number, installation, prepared=prepared)
+    # It may have been so near its end that it came to a good one after all.
+    succeeded = gang is not None and gang.complete and suspension.was_cause(attempt)
+    if attempt.end_time is not None and not succeeded:
+        return _restart(situation, attempt)
+    seen = status.phase in _GANG_SEEN
+    ending = seen if gang is None else suspension.is_ending(situation, gang)
+    if situation.job.spec.suspend and not ending:
+        return suspension.end(situation, attempt, gang)
+    prepared = preparation.digest(situation)
+    manifests = workload.attempt(situation.job, attempt.number, installation, prepared=prepared)
+    if gang is None and not seen:
         return launch(situation, attempt.number, manifests)
-    outcome = follow(situation, attempt, gang)
-    return replace(outcome, delete=strays(observed, keep=attempt.number))
+    outcome = replace(follow(situation, attempt, gang), delete=strays(observed, keep=attempt.number))
+    if gang is None or gang.over or gang.deleting:
+        return outcome
+    return keep_up(situation, outcome, gang, manifests, nodes=situation.job.spec.resources.nodes)
 
 
 def _begin_attempt(situation: Situation, status: FineTuneJobStatus, number: int) -> Outcome:
     now = situation.now
     attempts = [*status.attempts, Attempt(number=number, start_time=now)][-MAX_LISTED_ATTEMPTS:]
-    phase = Phase.PENDING if number == 1 else Phase.RESTARTING
+    phase = Phase.RESTARTING if status.phase is Phase.RESTARTING else Phase.PENDING
     outcome = write(
         situation.subject,
         status.model_copy(update={"phase": phase, "attempts": attempts}),
@@ -156,10 +197,31 @@ def _begin_attempt(situation: Situation, status: FineTuneJobStatus, number: int)
 
 
 def _restart(situation: Situation, ended: Attempt) -> Outcome:
-    """Remove all of the attempt that has ended, then begin the next one."""
+    """Remove all of the attempt that has ended, then begin the next one, or be suspended."""
+    status = situation.status
+    if situation.job.spec.suspend:
+        return suspension.give_back(situation)
     if situation.observed.jobs or situation.observed.pods:
-        return Outcome(delete=strays(situation.observed))
-    rest = ATTEMPT_SPACING - (situation.now - ended.start_time)
-    if rest > timedelta(0):
+        return departure.wait(situation, suspension.last_words(situation), *_why_again(status, ended))
+    rest = budget.pause(status) - (situation.now - ended.start_time)
+    # Who was suspended is not kept waiting.
+    if status.phase is Phase.RESTARTING and rest > timedelta(0):
         return Outcome(requeue_after=rest.total_seconds())
-    return _begin_attempt(situation, situation.status, ended.number + 1)
+    return _begin_attempt(situation, status, ended.number + 1)
+
+
+def _why_again(status: FineTuneJobStatus, ended: Attempt) -> tuple[str, str]:
+    """Why another attempt comes, as a word and a sentence."""
+    if suspension.was_cause(ended):
+        return (
+            "WaitingForPods",
+            f"attempt {ended.number + 1} begins when the pods of the one before have ended",
+        )
+    told = conditions.find(status.conditions, conditions.PROGRESSING)
+    if told is not None and told.reason == ended.reason:
+        return told.reason, told.message
+    return str(ended.reason), f"attempt {ended.number} ended and is started again. {ended.message}"
+
+
+def _without_preparation(situation: Situation) -> Situation:
+    return replace(situation, observed=preparation.apart_from(situation.observed))

@@ -12,6 +12,11 @@ NAME_CONFLICT = "NameConflict"
 NOT_SUPPORTED = "NotSupported"
 REFUSED = "Refused"
 REJECTED = "Invalid"
+# While the state is saved because of spec.suspend, and once nothing is left that runs.
+SUSPENDING = "Suspending"
+SUSPENDED = "Suspended"
+# Pods do not go although they were asked to.
+STUCK = "WaitingForNode"
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ def events(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Event, ...]:
         *_checkpoints(old, new),
         *_smaller_budget(old, new),
         *_ends(old, new),
+        *_suspension(old, new),
         *_starts(old, new),
         *_obstacles(old, new),
     )
@@ -91,6 +97,14 @@ def _ends(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
     return []
 
 
+def _suspension(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
+    if new.phase is Phase.SUSPENDED:
+        return [] if old.phase is Phase.SUSPENDED else [Event(SUSPENDED, _message(new))]
+    if old.phase is Phase.SUSPENDED and new.phase is not None and not new.phase.is_terminal:
+        return [Event("Resumed", _message(new))]
+    return [Event(SUSPENDING, _message(new))] if _is_new(SUSPENDING, conditions.PROGRESSING, old, new) else []
+
+
 def _starts(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
     known = {attempt.number for attempt in old.attempts}
     return [
@@ -101,13 +115,28 @@ def _starts(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
 
 
 def _obstacles(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
-    before = conditions.find(old.conditions, conditions.STALLED)
-    after = conditions.find(new.conditions, conditions.STALLED)
-    if after is None or after.reason not in (NAME_CONFLICT, REFUSED):
-        return []
-    if before is not None and (before.reason, before.message) == (after.reason, after.message):
-        return []
-    return [Event(after.reason, after.message, "Warning")]
+    told = (
+        (NAME_CONFLICT, conditions.STALLED),
+        (REFUSED, conditions.STALLED),
+        (STUCK, conditions.PROGRESSING),
+    )
+    return [
+        Event(reason, _message(new), "Warning")
+        for reason, type_ in told
+        if _is_new(reason, type_, old, new, other_words=True)
+    ]
+
+
+def _is_new(
+    reason: str, type_: str, old: FineTuneJobStatus, new: FineTuneJobStatus, *, other_words: bool = False
+) -> bool:
+    """Whether a condition has this reason now and had not before; or, with `other_words`, had with another message."""
+    before, after = (conditions.find(status.conditions, type_) for status in (old, new))
+    if after is None or after.reason != reason:
+        return False
+    if before is None or before.reason != reason:
+        return True
+    return other_words and before.message != after.message
 
 
 def _message(status: FineTuneJobStatus) -> str:

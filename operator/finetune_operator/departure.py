@@ -1,0 +1,59 @@
+"""Pure: pods that were asked to go. Nothing starts beside them: two gangs would destroy each other's work."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator.conditions import Standing
+from finetune_operator.observed import GangJob, Observed, Pod
+from finetune_operator.outcome import Outcome, Situation, write
+from finetune_operator.transitions import STUCK
+
+# A kubelet that is there removes a pod within seconds after its grace period.
+PATIENCE = timedelta(minutes=1)
+
+
+def wait(situation: Situation, status: FineTuneJobStatus, reason: str, message: str) -> Outcome:
+    """Have everything go that is left, and tell what is waited for.
+
+    `reason` and `message` stand as long as nothing is wrong: a pod on a node that nobody hears of stays until somebody
+    decides that the node is gone.
+    """
+    pods, now = situation.observed.pods, situation.now
+    late = [pod for pod in pods if pod.due is not None and now - pod.due >= PATIENCE]
+    if late:
+        reason, message = STUCK, _advice(late)
+    outcome = write(situation.subject, status, Standing.UNDERWAY, reason, message, now)
+    outcome = replace(outcome, delete=strays(situation.observed))
+    for pod in pods:
+        if pod.due is not None and pod not in late:
+            outcome = outcome.within((pod.due + PATIENCE - now).total_seconds())
+    return outcome
+
+
+def strays(observed: Observed, *, keep: int | None = None) -> tuple[GangJob, ...]:
+    """The Jobs to delete: all but that of the attempt to keep, and those that are going already."""
+    return tuple(job for job in observed.jobs if job.attempt != keep and not job.deleting)
+
+
+def ending(pods: Sequence[Pod]) -> str:
+    """How many pods are to end: '2 pods are ending'."""
+    return "1 pod is ending" if len(pods) == 1 else f"{len(pods)} pods are ending"
+
+
+def _advice(late: Sequence[Pod]) -> str:
+    """Which pods do not go, and what somebody with rights over nodes can do about it."""
+    late = sorted(late, key=lambda pod: pod.name)
+    waited_for = ", ".join(f"{pod.name} on node {pod.node} (since {_clock(pod.due)})" for pod in late)
+    nodes = sorted({pod.node for pod in late if pod.node is not None})
+    each = " ".join(nodes)
+    return (
+        f"waiting for pods that should have ended: {waited_for}. Nothing starts beside them. If the machine is off for "
+        f"good, delete its Node object (kubectl delete node {each}); if it is off and will be back, taint it "
+        f"(kubectl taint node {each} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute)."
+    )
+
+
+def _clock(due: datetime | None) -> str:
+    return f"{due:%H:%M:%S} UTC" if due is not None else ""
