@@ -1,0 +1,80 @@
+"""Being asked to stop: at once while there is nothing to save, on time whatever the main thread is in the middle of."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from finetune_api.failure import ExitCode
+
+# Says when it is ready; what it does then is the test's.
+_PROCESS = """
+import hashlib, os, signal, sys, threading, time
+from finetune_trainer import stopping
+from finetune_trainer.errors import TerminatedError
+
+def end(message):
+    print("ended:", message, flush=True)
+    os._exit(143)
+
+def one_long_instruction():
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+stopping._REACTION_SECONDS = 0.5
+stop = stopping.StopRequest(end)
+try:
+    print("ready", flush=True)
+    {action}
+except TerminatedError as error:
+    print("raised:", error, flush=True)
+    time.sleep(1)
+    sys.exit(143)
+"""
+
+
+@contextmanager
+def process(action: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that does something, and can be asked to stop."""
+    script = _PROCESS.format(action=action)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as started:
+        try:
+            assert started.stdout is not None
+            assert started.stdout.readline() == "ready\n"
+            yield started
+        finally:
+            started.kill()
+
+
+def test_it_ends_what_the_main_thread_is_doing() -> None:
+    with process("time.sleep(600)") as asked:
+        asked.send_signal(signal.SIGTERM)
+        # Another one must not disturb how the first is told.
+        time.sleep(0.1)
+        asked.send_signal(signal.SIGINT)
+        said, _ = asked.communicate(timeout=60)
+    assert said == "raised: asked to stop before training began: there is nothing new to save\n"
+    assert asked.returncode == ExitCode.TERMINATED
+
+
+def test_it_ends_a_process_whose_main_thread_cannot_be_reached() -> None:
+    with process("one_long_instruction()") as asked:
+        asked.send_signal(signal.SIGTERM)
+        said, _ = asked.communicate(timeout=60)
+    assert said == "ended: asked to stop before training began: there is nothing new to save\n"
+    assert asked.returncode == ExitCode.TERMINATED
+
+
+def test_later_it_takes_note_and_counts_the_time_that_is_left_from_the_signal() -> None:
+    busy = """stop.defer()
+    before = stop.requested, stop.seconds_left(60)
+    began = time.monotonic()
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 4_000_000)
+    busy = time.monotonic() - began - 0.1
+    print(*before, stop.requested, abs(55 - busy - stop.seconds_left(60)) < busy / 2, flush=True)"""
+    with process(busy) as asked:
+        said, _ = asked.communicate(timeout=60)
+    assert said == "False 55.0 True True\n"
+    assert asked.returncode == 0
