@@ -171,6 +171,11 @@ class World:
     def turn(self, *, crash_after: int | None = None) -> Outcome:
         """Reconcile once; the operator dies after this many writes, if they are fewer than it wants to make."""
         outcome = self.decide()
+        self.carry_out(outcome, crash_after=crash_after)
+        return outcome
+
+    def carry_out(self, outcome: Outcome, *, crash_after: int | None = None) -> None:
+        """Write what was decided, as far as the operator lives for it."""
         left = [crash_after if crash_after is not None else 1000]
 
         def write() -> bool:
@@ -183,7 +188,7 @@ class World:
                 self.jobs[job.name] = replace(self.jobs[job.name], deleting=True)
         for other in outcome.remove:
             if write():
-                del self.others[f"{other.name} {other.kind}"]
+                self.others.pop(f"{other.name} {other.kind}", None)
         for manifest_ in outcome.apply:
             if write() and manifest_["kind"] == "Job":
                 self._create(manifest_)
@@ -194,7 +199,6 @@ class World:
             for event in outcome.events:
                 if write():
                     self.events.append(event)
-        return outcome
 
     def settle(self, *, turns: int = 12) -> None:
         """Let operator and cluster work until neither has anything to do but wait for what may never come."""

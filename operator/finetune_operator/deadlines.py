@@ -68,13 +68,8 @@ def of_preparation(
     """
     status, policy = situation.status, situation.job.spec.failure_policy
     assert status.start_time is not None
-    begun = max(
-        [
-            status.start_time,
-            *([job.created] if job.created else []),
-            *(pod.finished for pod in pods if pod.finished),
-        ]
-    )
+    ends_of_others = [pod.finished for pod in pods if pod.finished is not None]
+    begun = max([status.start_time, job.created or status.start_time, *ends_of_others])
     runs = any(pod.running for pod in pods)
     if not runs or not heard:
         since = _listening(situation, begun) if runs else begun
@@ -140,7 +135,7 @@ def _last_sign(situation: Situation, begun: datetime, received: Received | None)
 def _listening(situation: Situation, begun: datetime) -> datetime:
     """When, of what began at that time, a first Report could have come to this operator."""
     since = situation.observed.watching_since
-    if since is None or since <= begun:
+    if since is None or since < begun:
         return begun
     # The operator that was before this one may have asked for the next Report only then.
     return since + timedelta(seconds=MAX_REPORT_INTERVAL_SECONDS)

@@ -67,6 +67,13 @@ def follow(situation: Situation, job: GangJob) -> Outcome:
     return outcome.within(rest)
 
 
+def is_ending(situation: Situation, job: GangJob) -> bool:
+    """Whether it comes to its end by itself, a good one or one that is not tried again."""
+    pods = _pods(situation, job)
+    ends_well = any(pod.finished is not None and pod.end is None for pod in pods)
+    return job.over or ends_well or any(pod.end is not None and _met_a_limit(pod.end) for pod in pods)
+
+
 def findings(situation: Situation, job: GangJob) -> FineTuneJobStatus:
     """The status with what a preparation that succeeded tells of plan and data.
 
@@ -147,7 +154,7 @@ def _fail(situation: Situation, verdict: Verdict, faults: Sequence[str] = ()) ->
         verdict.message,
         situation.now,
         faults=more,
-    )
+    ).within(0)
 
 
 def _verdict(situation: Situation, job: GangJob, pod: Pod | None) -> Verdict:
