@@ -26,10 +26,12 @@ RECONCILING = "Reconciling"
 STALLED = "Stalled"
 TYPES = (ACCEPTED, PREPARED, PROGRESSING, SUCCEEDED, SUSPENDED, READY, RECONCILING, STALLED)
 
-# Reasons of Accepted and Prepared when they are True; else all conditions carry that of where the job stands.
+# Reasons of Accepted and Prepared when they are True, and of Suspended when it is False; else all conditions carry that
+# of where the job stands.
 VALID = "Valid"
 VALID_MESSAGE = "the spec is valid"
 DATA_KNOWN = "DataPrepared"
+NOT_SUSPENDED = "NotSuspended"
 
 
 class Standing(Enum):
@@ -71,6 +73,8 @@ def conditions(
     told = {type_: (status, reason, message) for type_, status in standing.truths.items()}
     if standing is not Standing.REJECTED:
         told[ACCEPTED] = ("True", VALID, VALID_MESSAGE)
+    if standing is not Standing.SUSPENDED:
+        told[SUSPENDED] = ("False", NOT_SUSPENDED, "")
     if dataset is not None:
         told[PREPARED] = ("True", DATA_KNOWN, found(dataset))
     elif faults:

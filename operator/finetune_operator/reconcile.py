@@ -148,15 +148,18 @@ def _begin(situation: Situation) -> Outcome:
 
 def _prepare(situation: Situation, installation: Installation) -> Outcome:
     job = preparation.job_of(situation.observed)
-    if situation.job.spec.suspend and (
-        job is None or job.complete or not suspension.is_ending(situation, job)
+    if job is not None and job.deleting and not job.complete:
+        # How it ends says nothing of the data: it was told to.
+        job = None
+    if situation.job.spec.suspend and not (
+        job and not job.complete and preparation.is_ending(situation, job)
     ):
         return suspension.give_back(_without_preparation(situation))
-    if job is not None and job.complete:
-        return _begin_attempt(situation, preparation.findings(situation, job), 1)
     manifests = workload.preparation(situation.job, installation)
-    if job is None or job.deleting:
+    if job is None:
         return launch(situation, names.PREPARATION, manifests)
+    if job.complete:
+        return _begin_attempt(situation, preparation.findings(situation, job), 1)
     return keep_up(situation, preparation.follow(situation, job), job, manifests, nodes=1)
 
 

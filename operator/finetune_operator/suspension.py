@@ -33,18 +33,10 @@ def hold(situation: Situation) -> Outcome:
     return write(situation.subject, status, Standing.SUSPENDED, transitions.SUSPENDED, message, situation.now)
 
 
-def is_ending(situation: Situation, job: GangJob | None) -> bool:
-    """Whether a gang, or the preparation, comes to its end by itself: that is judged before it is suspended."""
-    if job is not None and job.complete:
-        return True
-    if job is None or job.deleting:
-        return False
+def is_ending(situation: Situation, job: GangJob) -> bool:
+    """Whether a gang comes to its end by itself: that is judged before it is suspended."""
     pods = [pod for pod in situation.observed.pods if pod.job_uid == job.uid]
-    if job.failed or any(pod.finished is not None and pod.end is None for pod in pods):
-        return True
-    ends = [pod.end for pod in pods if pod.end is not None]
-    # A Job starts the preparation again by itself, and what failed before still lies there.
-    return any(job.attempt != names.PREPARATION or end.oom_killed for end in ends)
+    return job.over or any(pod.end is not None or pod.finished is not None for pod in pods)
 
 
 def end(situation: Situation, attempt: Attempt, job: GangJob | None) -> Outcome:

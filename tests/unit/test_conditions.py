@@ -56,7 +56,7 @@ def test_never_stalled_and_reconciling_at_once(standing: Standing) -> None:
 def test_each_speaks_of_the_generation_and_says_why() -> None:
     for condition in of(Standing.FAILED):
         assert condition.observed_generation == 4
-        if condition.type != "Accepted":
+        if condition.type not in ("Accepted", "Suspended"):
             assert (condition.reason, condition.message) == ("Reason", "message")
 
 
@@ -67,6 +67,17 @@ def test_an_accepted_job_says_so_whatever_becomes_of_it() -> None:
     rejected = find(of(Standing.REJECTED), "Accepted")
     assert rejected is not None
     assert (rejected.status, rejected.message) == ("False", "message")
+
+
+def test_what_a_job_is_suspended_for_is_no_reason_why_another_is_not() -> None:
+    told = {standing: find(of(standing), "Suspended") for standing in Standing}
+    assert {standing for standing, found in told.items() if found and found.status == "True"} == {
+        Standing.SUSPENDED
+    }
+    others = {
+        found.reason for standing, found in told.items() if found and standing is not Standing.SUSPENDED
+    }
+    assert others == {"NotSuspended"}
 
 
 def test_the_time_of_a_transition_is_that_of_the_status_not_of_the_message() -> None:

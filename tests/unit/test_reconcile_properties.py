@@ -9,19 +9,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from finetune_api import names
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase
-from finetune_operator import conditions
+from finetune_operator import cleanup, conditions
 from world import DATASET, INLINE, OUTPUT, World, checkpoint, found, report
 
 MAX_RESTARTS = 2
+TIMES_TO_LIVE = st.sampled_from([None, 0, 30])
 EXIT_CODES = st.sampled_from([1, 65, 71, 137, 143, 200, 201, 42])
 
 
 class Histories(RuleBasedStateMachine):
     """The operator takes turns, and may die after any write; meanwhile the cluster does what it likes."""
 
-    @initialize(inline=st.booleans())
-    def submit(self, inline: bool) -> None:
-        spec = {"failurePolicy": {"maxRestarts": MAX_RESTARTS}}
+    @initialize(inline=st.booleans(), suspend=st.booleans(), lives=TIMES_TO_LIVE)
+    def submit(self, inline: bool, suspend: bool, lives: int | None) -> None:
+        spec = {"failurePolicy": {"maxRestarts": MAX_RESTARTS}, "suspend": suspend}
+        spec |= {"ttlSecondsAfterFinished": lives}
         self.world = World(spec=spec | ({"dataset": INLINE} if inline else {}))
         self.inline = inline
         self.sequence = 0
@@ -33,18 +35,36 @@ class Histories(RuleBasedStateMachine):
 
     @rule(crash_after=st.none() | st.integers(0, 6))
     def reconcile(self, crash_after: int | None) -> None:
-        outcome, status = self.world.decide(), self.world.status
+        world = self.world
+        outcome, status = world.decide(), world.status
+        over = status.phase in (Phase.SUCCEEDED, Phase.FAILED)
         for job in outcome.delete:
             verdicts = {a.number for a in status.attempts if a.end_time is not None}
-            if status.phase is Phase.FAILED:
+            if (
+                status.phase is Phase.FAILED
+                or world.spec["suspend"]
+                or cleanup.is_due(world.subject, world.now)
+            ):
                 verdicts.add(names.PREPARATION)
             assert job.attempt in verdicts, "the evidence is deleted before the verdict is on record"
+        if status.phase is Phase.SUCCEEDED:
+            assert not outcome.delete or cleanup.is_due(world.subject, world.now)
+        assert over or not outcome.remove
         if outcome.apply:
             assert status.start_time is not None, "something is made while the spec may still change"
+            assert not world.spec["suspend"], "something is made for a job that is to be suspended"
             number = int(outcome.apply[-1]["metadata"]["labels"][names.LABEL_ATTEMPT])
             on_record = [a.number for a in status.attempts if a.end_time is None] or [names.PREPARATION]
             assert on_record == [number], "a gang starts without its attempt on record"
-        self.world.turn(crash_after=crash_after)
+        world.turn(crash_after=crash_after)
+
+    @rule()
+    def two_operators_do_the_same(self) -> None:
+        """The second one's status is refused by the API server, for it was decided on an outdated one."""
+        outcome = self.world.turn()
+        before = dict(self.world.jobs), dict(self.world.pods), dict(self.world.others)
+        self.world.carry_out(replace(outcome, status=None, events=()))
+        assert (self.world.jobs, self.world.pods, self.world.others) == before
 
     @rule()
     def restart_of_the_operator(self) -> None:
@@ -148,7 +168,15 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def user_edits_what_is_free(self) -> None:
-        self.world.generation += 1
+        self.world.edit()
+
+    @rule()
+    def user_suspends_or_resumes(self) -> None:
+        self.world.edit(suspend=not self.world.spec["suspend"])
+
+    @rule(lives=TIMES_TO_LIVE)
+    def user_changes_the_time_to_live(self, lives: int | None) -> None:
+        self.world.edit(ttlSecondsAfterFinished=lives)
 
     # What always holds
 
@@ -174,18 +202,38 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def an_end_is_final(self) -> None:
         for attempt in self.world.status.attempts:
-            if attempt.number in self.ended:
-                assert attempt == self.ended[attempt.number]
+            known = self.ended.get(attempt.number)
+            if known is not None and known.reason == "Suspended":
+                # Its pods save the state, and may yet make the last step of all.
+                attempt = attempt if attempt.reason == "Completed" else _but_for_steps(attempt, known)
+                known = None if attempt.reason == "Completed" else known
+            if known is not None:
+                assert attempt == known
             elif attempt.end_time is not None:
                 self.ended[attempt.number] = attempt
 
     @invariant()
+    def a_suspended_job_holds_nothing(self) -> None:
+        if self.world.status.phase is Phase.SUSPENDED:
+            kept = {
+                job.uid for job in self.world.jobs.values() if job.attempt == names.PREPARATION and job.over
+            }
+            assert {pod.job_uid for pod in self.world.pods.values()} <= kept
+            assert {job.uid for job in self.world.jobs.values()} <= kept
+
+    @invariant()
     def terminal_phases_are_absorbing(self) -> None:
-        status = self.world.status.model_copy(update={"observed_generation": 0, "conditions": []})
+        cleared = {"observed_generation": 0, "conditions": [], "cleanup_time": None}
+        status = self.world.status.model_copy(update=cleared)
         if self.settled is not None:
             assert status == self.settled
         elif self.world.status.phase in (Phase.SUCCEEDED, Phase.FAILED):
             self.settled = status
+
+    @invariant()
+    def what_is_cleaned_up_is_gone(self) -> None:
+        if self.world.status.cleanup_time is not None:
+            assert (self.world.jobs, self.world.pods, self.world.others) == ({}, {}, {})
 
     @invariant()
     def the_budget_is_kept(self) -> None:
@@ -200,7 +248,8 @@ class Histories(RuleBasedStateMachine):
             stalled = conditions.is_true(found, conditions.STALLED)
             reconciling = conditions.is_true(found, conditions.RECONCILING)
             ready = conditions.is_true(found, conditions.READY)
-            assert stalled + reconciling + ready == 1
+            suspended = conditions.is_true(found, conditions.SUSPENDED)
+            assert stalled + reconciling + ready + suspended == 1
 
     @invariant()
     def each_happening_is_told_at_most_once(self) -> None:
@@ -212,14 +261,21 @@ class Histories(RuleBasedStateMachine):
         """Left alone, operator and cluster come to rest, and a finished job holds no pod that runs."""
         world = self.world
         world.settle(turns=20)
-        writes = world.writes
-        world.now += timedelta(hours=1)
+        writes, again = world.writes, world.turn().requeue_after
+        world.now += timedelta(seconds=3600 if again is None else max(0, min(3600, again - 1)))
         world.turn()
         assert world.writes == writes, "an idle job is written to"
+        if world.spec["suspend"] and not world.status.phase.is_terminal:
+            assert world.status.phase is Phase.SUSPENDED
         if world.status.phase is Phase.FAILED:
             kept = {job.uid for job in world.jobs.values()}
             assert all(job.attempt == names.PREPARATION and job.over for job in world.jobs.values())
             assert {pod.job_uid for pod in world.pods.values()} <= kept
+
+
+def _but_for_steps(attempt: Attempt, known: Attempt) -> Attempt:
+    steps = {"last_step": known.last_step, "resumed_from_step": known.resumed_from_step}
+    return attempt.model_copy(update=steps)
 
 
 TestHistories = Histories.TestCase
