@@ -89,6 +89,16 @@ class Cluster:
             pods=tuple(pod for wire in pods if (pod := observed.pod(wire, subject.name))),
         )
 
+    async def complaint(self, namespace: str, pod: str) -> tuple[str, str] | None:
+        """The newest warning about a pod, as a word and a sentence: of its volumes, say, nothing else tells."""
+        answer = await self._api.request(
+            "GET",
+            EVENTS.path(namespace),
+            resource=EVENTS.plural,
+            query={"fieldSelector": f"involvedObject.kind=Pod,involvedObject.name={pod},type=Warning"},
+        )
+        return observed.newest_warning(answer["items"])
+
     async def others(self, subject: Subject) -> tuple[Owned, ...]:
         """What else belongs to a FineTuneJob. Only ConfigMaps have names that nobody can tell beforehand."""
         namespace = subject.namespace

@@ -13,6 +13,7 @@ from finetune_api.status import Phase
 from finetune_operator import cleanup
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster, Key
+from finetune_operator.gang import unexplained
 from finetune_operator.healing import Looks
 from finetune_operator.metrics import Metrics
 from finetune_operator.observed import Observed, Subject
@@ -110,7 +111,12 @@ class Controller:
         if not observed.jobs:
             return observed
         gang = max(observed.jobs, key=lambda job: job.attempt)
-        return replace(observed, report=self._reports.newest(key, gang.uid))
+        observed = replace(observed, report=self._reports.newest(key, gang.uid))
+        silent = unexplained([pod for pod in observed.pods if pod.job_uid == gang.uid], now)
+        if silent is None or (said := await self._cluster.complaint(subject.namespace, silent.name)) is None:
+            return observed
+        pods = (replace(pod, waiting=said) if pod is silent else pod for pod in observed.pods)
+        return replace(observed, pods=tuple(pods))
 
     async def _apply(self, outcome: Outcome) -> str | None:
         """Apply all objects, the last of them last; returns the API server's words if it will not have one."""

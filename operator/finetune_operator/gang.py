@@ -12,8 +12,8 @@ from finetune_operator.heard import pods_of, received_from, reported
 from finetune_operator.observed import GangJob, Pod
 from finetune_operator.outcome import Outcome, Situation, write
 
-# How soon to look whether a pod that waits has said why.
-LONG_WAIT = timedelta(seconds=30)
+# How long a pod may wait before somebody asks why, and how often then.
+LONG_WAIT = timedelta(seconds=15)
 
 # What the trainer does, as a phase, a word and a sentence.
 STAGES = {

@@ -1,8 +1,8 @@
 """Pure: what the API server says, as plain values to decide on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from finetune_api import names
@@ -213,6 +213,12 @@ def pod(wire: Wire, name: str) -> Pod | None:
     )
 
 
+def newest_warning(wires: Sequence[Wire]) -> tuple[str, str] | None:
+    """The event that happened last, as a word and a sentence; None if there is none."""
+    newest = max(wires, key=_happened, default=None)
+    return None if newest is None else (newest.get("reason", "Waiting"), newest.get("message", ""))
+
+
 def taken(wire: Wire, by: Subject) -> Taken | None:
     """An object that has a name which the FineTuneJob `by` needs; None if it controls that object."""
     owner = controller(wire)
@@ -247,6 +253,13 @@ def _config(wire: Wire) -> str | None:
 
 def _time(stamp: str | None) -> datetime | None:
     return datetime.fromisoformat(stamp) if stamp else None
+
+
+def _happened(event: Wire) -> datetime:
+    # By v1's own time, or by those of events.k8s.io/v1, which the same object then has in its place.
+    series = event.get("series") or {}
+    stamp = event.get("lastTimestamp") or series.get("lastObservedTime") or event.get("eventTime")
+    return _time(stamp or event["metadata"]["creationTimestamp"]) or datetime.min.replace(tzinfo=UTC)
 
 
 def _condition(status: Wire, type_: str) -> Wire | None:

@@ -180,14 +180,15 @@ def test_no_rule_is_a_wildcard_or_reads_secrets(manifests: list[Manifest]) -> No
 ALLOWED = """
     get,list,watch finetunejobs.finetune.dev            patch finetunejobs.finetune.dev/status
     update finetunejobs.finetune.dev/finalizers         get,list,watch,create,patch,delete jobs.batch
-    get,create,patch configmaps                         get,create,patch services
-    get,create,patch networkpolicies.networking.k8s.io  get,list,watch pods
-    create events                                       create tokenreviews.authentication.k8s.io
+    get,list,create,patch,delete configmaps             get,create,patch,delete services
+    get,create,patch,delete networkpolicies.networking.k8s.io
+    get,list,watch pods                                 create events
+    create tokenreviews.authentication.k8s.io
 """
 FORBIDDEN = """
-    create,update,patch,delete finetunejobs.finetune.dev  list,delete configmaps   list,delete services
+    create,update,patch,delete finetunejobs.finetune.dev  watch,deletecollection configmaps  list services
     create,update,patch,delete pods                       create pods/exec         get,list,watch,create secrets
-    delete networkpolicies.networking.k8s.io              get nodes                create serviceaccounts/token
+    list networkpolicies.networking.k8s.io                get nodes                create serviceaccounts/token
     create,escalate,bind clusterroles.rbac.authorization.k8s.io                    impersonate users
     update,patch customresourcedefinitions.apiextensions.k8s.io
 """

@@ -7,7 +7,7 @@ import pytest
 
 from finetune_api.report import Failure, Stage
 from finetune_api.status import MAX_LOG_LENGTH, FineTuneJobStatus
-from finetune_operator.observed import Pod, Taken, gang_job, pod, subject, taken
+from finetune_operator.observed import Pod, Taken, gang_job, newest_warning, pod, subject, taken
 from world import World, manifest, report, submitted
 
 
@@ -136,6 +136,22 @@ def test_a_pod_that_waits_says_why() -> None:
     waiting = {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}
     assert read(wire_pod(state=waiting)).waiting == ("ErrImagePull", "no such image")
     assert read(wire_pod()).waiting is None
+
+
+def event(reason: str, **times: Any) -> dict[str, Any]:
+    created = {"creationTimestamp": "2026-01-01T12:00:00Z"}
+    return {"metadata": created, "reason": reason, "message": f"{reason} says why"} | times
+
+
+def test_of_warnings_the_last_one_counts_whichever_way_its_time_is_told() -> None:
+    assert newest_warning([]) is None
+    mount = event("FailedMount", lastTimestamp="2026-01-01T12:00:30Z", eventTime=None)
+    scheduling = event("FailedScheduling", lastTimestamp=None, eventTime="2026-01-01T12:00:20.123456Z")
+    series = {"lastObservedTime": "2026-01-01T12:00:40.000000Z", "count": 3}
+    attach = event("FailedAttachVolume", eventTime="2026-01-01T12:00:10.000000Z", series=series)
+    assert newest_warning([mount, scheduling]) == ("FailedMount", "FailedMount says why")
+    assert newest_warning([scheduling, event("Older")]) == ("FailedScheduling", "FailedScheduling says why")
+    assert newest_warning([mount, attach]) == ("FailedAttachVolume", "FailedAttachVolume says why")
 
 
 def test_a_pod_that_runs() -> None:

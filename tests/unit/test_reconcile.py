@@ -8,6 +8,7 @@ import pytest
 from finetune_api.report import Stage
 from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator import conditions
+from finetune_operator.gang import unexplained
 from finetune_operator.observed import GangJob, Observed, Taken
 from finetune_operator.reconcile import reconcile
 from world import DATASET, INLINE, INSTALLATION, OUTPUT, PLAN, START, World, checkpoint, report
@@ -106,6 +107,19 @@ def test_what_the_kubelet_says_of_a_pod_is_shown() -> None:
     for type_ in (conditions.PROGRESSING, conditions.READY):
         assert reason(world.status, type_) == "ImagePullBackOff"
         assert "demo-1-1: ImagePullBackOff: no such image" in message(world.status, type_)
+
+
+def test_what_a_pod_does_not_say_is_asked_for_after_a_while_and_again_and_again() -> None:
+    world = started()
+    waiting = replace(world.pods["demo-1-1"], waiting=("ContainerCreating", ""), created=world.now)
+    world.pods["demo-1-1"] = waiting
+    pods = list(world.pods.values())
+    assert unexplained(pods, world.now + timedelta(seconds=14)) is None
+    assert unexplained(pods, world.now + timedelta(seconds=15)) is waiting
+    world.turn()
+    assert world.decide().requeue_after == 15
+    explained = replace(waiting, waiting=("FailedMount", "no such volume"))
+    assert unexplained([explained], world.now + timedelta(seconds=15)) is None
 
 
 def test_pods_that_run_are_not_yet_a_training() -> None:
@@ -215,7 +229,7 @@ def test_what_this_version_cannot_train_is_refused_for_that_reason_and_without_a
     world.settle()
     assert (world.status.phase, world.status.start_time) == (Phase.FAILED, None)
     assert "spec.method: " in message(world.status, conditions.ACCEPTED)
-    assert {reason(world.status, type_) for type_ in conditions.TYPES} == {"NotSupported"}
+    assert reason(world.status, conditions.ACCEPTED) == reason(world.status) == "NotSupported"
     assert truths(world.status)[conditions.ACCEPTED] == "False"
     assert truths(world.status)[conditions.STALLED] == "True"
     assert not world.created
