@@ -10,8 +10,8 @@ _CPU_ALLOCATOR = "DefaultCPUAllocator: can't allocate memory"
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether torch found no memory for a tensor, on a GPU or in main memory."""
-    return isinstance(error, torch.OutOfMemoryError) or (
+    """Whether torch found no memory for a tensor, on a GPU or in main memory, or Python none for an object."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and _CPU_ALLOCATOR in str(error)
     )
 

@@ -1,0 +1,201 @@
+"""Running out of memory in the middle of a step: half the token budget, and the same result."""
+
+import itertools
+import json
+import resource
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from finetune_api.failure import ExitCode
+from finetune_api.report import Report
+from finetune_api.runconfig import RunConfig
+from tiny import conversation, save_chat_data, save_tiny_model
+from trainer import forked, gangs
+
+SAMPLES, BATCH, STEPS = 64, 16, 8
+BUDGET = 1280
+HYPERPARAMETERS: dict[str, Any] = {
+    "learningRate": 1e-3,
+    "effectiveBatchSize": BATCH,
+    "numEpochs": 2,
+    "maxSeqLen": 128,
+    # A step of one process in a single micro-batch; half of it takes two.
+    "maxTokensPerGpu": BUDGET,
+    "weightDecay": 0.1,
+    # Large enough for rounding not to decide what a weight without a gradient worth mentioning does.
+    "eps": 1e-5,
+}
+# What 32 tokens take from main memory where it is limited: so much that the C library gives it back at once.
+_CHUNK, _TOKENS_OF_CHUNK = 48 * 2**20, 32
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("memory")
+    save_tiny_model(base / "model")
+    save_chat_data(base / "train.jsonl", samples=SAMPLES)
+    return base
+
+
+def run(base: Path, name: str, nodes: int = 1, **stated: Any) -> RunConfig:
+    return gangs.config(base, name=name, nodes=nodes, every_epoch=False, **(HYPERPARAMETERS | stated))
+
+
+def trained(config: RunConfig, beforehand: forked.Beforehand | None = None) -> dict[str, Tensor]:
+    """Train to the end in one attempt; returns the weights."""
+    with forked.running(config, beforehand=beforehand) as gang:
+        codes = gang.wait()
+        assert codes == [0] * config.world_size, (codes, gang.output())
+    return weights(config)
+
+
+def weights(config: RunConfig) -> dict[str, Tensor]:
+    return load_file(Path(config.locations.storage) / "output" / "model.safetensors")
+
+
+def report(config: RunConfig) -> Report:
+    return Report.from_json((Path(config.locations.storage) / "report.json").read_bytes())
+
+
+def budget(config: RunConfig) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(config.locations.storage) / "token-budget.json").read_text())
+    return found
+
+
+def close(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return some.keys() == others.keys() and all(
+        torch.allclose(some[name], others[name], rtol=0, atol=1e-5) for name in some
+    )
+
+
+def equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return some.keys() == others.keys() and all(torch.equal(some[name], others[name]) for name in some)
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """In one process, the backward pass of a micro-batch finds no memory, or that of every one from then on."""
+
+    nth: int
+    rank: int = 0
+    lasting: bool = False
+
+    def __call__(self, rank: int) -> None:
+        if rank != self.rank:
+            return
+        from torch.nn.modules.module import register_module_forward_hook
+
+        from finetune_trainer.model import TrainableModel
+
+        passed = itertools.count(1)
+
+        def fail(_: Tensor) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+        def on_forward(module: Any, _: Any, loss: Tensor) -> None:
+            if isinstance(module, TrainableModel) and (
+                (number := next(passed)) == self.nth or (self.lasting and number > self.nth)
+            ):
+                loss.register_hook(fail)
+
+        register_module_forward_hook(on_forward)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """From a micro-batch on, main memory has room for so many tokens of those to come, of which each takes much."""
+
+    nth: int
+    tokens: int
+
+    def __call__(self, rank: int) -> None:
+        from finetune_trainer.model import TrainableModel
+
+        forward: Callable[..., Tensor] = TrainableModel.forward
+        passed = itertools.count(1)
+
+        def greedy(model: TrainableModel, input_ids: Tensor, **rest: Any) -> Tensor:
+            number = next(passed)
+            if number == self.nth:
+                limit = data_size() + self.tokens // _TOKENS_OF_CHUNK * _CHUNK
+                resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+            chunks = input_ids.numel() // _TOKENS_OF_CHUNK if number >= self.nth else 0
+            taken = [torch.empty(_CHUNK, dtype=torch.uint8) for _ in range(chunks)]
+            assert len(taken) == chunks
+            return forward(model, input_ids, **rest)
+
+        TrainableModel.forward = greedy  # type: ignore[method-assign]
+
+
+def data_size() -> int:
+    [line] = [
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData")
+    ]
+    return int(line.split()[1]) * 1024
+
+
+@pytest.fixture(scope="module")
+def undisturbed(base: Path) -> dict[str, Tensor]:
+    return trained(run(base, "undisturbed"))
+
+
+def test_a_process_alone_repeats_the_step_where_it_is(base: Path, undisturbed: dict[str, Tensor]) -> None:
+    config = run(base, "alone")
+    found = trained(config, Shortage(nth=1))
+    # From the first step on it is the run that had half the budget from the start.
+    assert equal(found, trained(run(base, "small", maxTokensPerGpu=BUDGET // 2)))
+    assert close(found, undisturbed)
+    assert budget(config)["maxTokensPerGpu"] == BUDGET // 2
+    said = report(config)
+    assert said.attempt == 1
+    assert said.plan is not None
+    choice = said.plan.choice("spec.hyperparameters.maxTokensPerGpu")
+    assert choice is not None
+    assert choice.value == said.plan.max_tokens_per_gpu == BUDGET // 2
+    assert choice.reason.startswith("halved after running out of memory at step 1: ")
+    assert "CUDA out of memory. Tried to allocate 20.00 MiB." in choice.reason
+    assert said.plan.micro_batches_per_step is not None
+    assert said.plan.micro_batches_per_step.mean == 2
+    # No step is missing, and none is there twice.
+    assert len(gangs.metrics(base / "alone")) == STEPS
+
+
+def test_memory_that_is_really_short_is_given_back(base: Path, undisturbed: dict[str, Tensor]) -> None:
+    """Some 830 tokens do not fit into what is left in the fourth step; half of them do if nothing of it remains."""
+    config = run(base, "limited")
+    assert close(trained(config, Limit(nth=4, tokens=560)), undisturbed)
+    assert budget(config)["maxTokensPerGpu"] == BUDGET // 2
+    assert "at step 4" in budget(config)["reason"]
+    assert "DefaultCPUAllocator: can't allocate memory" in budget(config)["reason"]
+    assert len(gangs.metrics(base / "limited")) == STEPS
+
+
+def test_a_gang_leaves_together_and_loses_nothing(base: Path, undisturbed: dict[str, Tensor]) -> None:
+    # Two micro-batches to a step: it is in the middle of the fourth.
+    config = run(base, "gang", nodes=2, maxTokensPerGpu=320)
+    with forked.running(config, beforehand=Shortage(nth=8, rank=1)) as gang:
+        assert gang.wait() == [ExitCode.SMALLER_BUDGET] * 2, gang.output()
+        causes = gang.causes()
+    assert {cause["exit_code"] for cause in causes.values()} == {ExitCode.SMALLER_BUDGET}
+    assert budget(config)["maxTokensPerGpu"] == 160
+    assert [path.name for path in (base / "gang" / "resume").iterdir()] == ["step-00000003"]
+    with forked.running(config, attempt=2) as gang:
+        assert gang.wait() == [0, 0], gang.output()
+    assert report(config).resumed_from_step == 3
+    assert len(gangs.metrics(base / "gang")) == STEPS
+    assert close(weights(config), undisturbed)
+
+
+def test_a_sample_that_does_not_fit_alone_ends_the_run(base: Path) -> None:
+    config = run(base, "hopeless", maxTokensPerGpu=None)
+    with forked.running(config, beforehand=Shortage(nth=3, lasting=True)) as gang:
+        assert gang.wait() == [ExitCode.OUT_OF_MEMORY], gang.output()
+        [cause] = gang.causes().values()
+    assert cause["message"].startswith("step 1: ")
