@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tiny import save_chat_data, save_tiny_model
+from trainer import survival
 from trainer.gangs import End, config, run, running
 
 SAMPLES, OVERLONG, BATCH, EPOCHS = 590, 3, 20, 2
@@ -96,3 +97,18 @@ def two(inputs: Path) -> Run:
         stopped = gang.wait()
     alone = run(config(inputs, name="two", **HYPERPARAMETERS), attempt=3)
     return Run(inputs / "two", [killed, stopped, alone])
+
+
+@pytest.fixture(scope="session")
+def survivors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tiny model and data, for runs that are hit on their way."""
+    base = tmp_path_factory.mktemp("survivors")
+    save_tiny_model(base / "model")
+    save_chat_data(base / "train.jsonl", samples=survival.SAMPLES)
+    return base
+
+
+@pytest.fixture(scope="session")
+def undisturbed(survivors: Path) -> dict[int, survival.Result]:
+    """What comes out of such a run when nothing hits it, on one process and on two."""
+    return {world_size: survival.Course(survivors).finish(world_size) for world_size in (1, 2)}
