@@ -151,7 +151,7 @@ class Course:
             assert (report.resumed_from_step or 0) == newest, report
 
     def _check_states(self, before: int) -> None:
-        """No state that was complete is lost to a newer one that is not, and of old ones no more are kept than asked."""
+        """No state that was complete is lost to one that is not, and no more of them are kept than asked."""
         if self.is_finished():
             return
         assert self.newest_state() >= before
