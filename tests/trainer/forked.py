@@ -23,8 +23,8 @@ from finetune_api.runconfig import RunConfig
 from finetune_trainer import causes, planning, storage
 from trainer.gangs import PATIENCE, free_port
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
     [
         # Which pyarrow looks for when it first hands out an array.
         "pandas",
@@ -61,7 +61,7 @@ class Gang:
         for rank in range(config.world_size):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             output = str(self._scratch / f"output-{rank}")
-            process = _FORKS.Process(
+            process = FORKS.Process(
                 target=_take_part, args=(str(file), output, common | own, beforehand), daemon=True
             )
             process.start()

@@ -1,6 +1,5 @@
 """States of a small model, and gangs of processes that save them: no run, no data."""
 
-import multiprocessing
 import os
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,10 +20,8 @@ from finetune_trainer.distributed import Gang
 from finetune_trainer.model import TrainableModel
 from finetune_trainer.state import State
 from finetune_trainer.storage import Storage
+from trainer.forked import FORKS
 from trainer.gangs import PATIENCE, free_port
-
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["trainer.states"])
 
 # What a process of a gang does; returns what the test is to know.
 Part = Callable[..., Any]
@@ -121,8 +118,8 @@ def together(world_size: int, part: Part, *given: Any) -> list[Any]:
     port = free_port()
     processes, ends = [], []
     for rank in range(world_size):
-        receiving, sending = _FORKS.Pipe(duplex=False)
-        process = _FORKS.Process(target=_take_part, args=(sending, rank, world_size, port, part, given))
+        receiving, sending = FORKS.Pipe(duplex=False)
+        process = FORKS.Process(target=_take_part, args=(sending, rank, world_size, port, part, given))
         process.start()
         sending.close()
         processes.append(process)

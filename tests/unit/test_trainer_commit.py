@@ -115,6 +115,40 @@ def test_what_is_not_complete_or_not_ours_is_not_read(tmp_path: Path, damage: st
     assert commit.read(final, uid="another" if damage == "other run" else "mine") is None
 
 
+def test_what_is_removed_is_gone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "step-1")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", killed)
+        with pytest.raises(KeyboardInterrupt):
+            commit.remove(tmp_path / "step-1")
+    assert commit.visible(tmp_path) == []
+    commit.remove_incomplete(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_one_process_fails_to_write_gives_its_space_back(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), commit.writing(tmp_path / "step-1") as directory:
+        (directory / "a" / "b").write_text("x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_gone_are_not_intact(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "step-1")
+    (tmp_path / "step-1" / "a").unlink()
+    assert not commit.intact(tmp_path / "step-1", manifest.files, nothing)
+
+
+def test_the_manifest_of_a_damaged_directory_still_tells_whose_it_is(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "step-1")
+    (tmp_path / "step-1" / "a").unlink()
+    assert commit.of_run(tmp_path / "step-1", uid="mine") == manifest
+    assert commit.of_run(tmp_path / "step-1", uid="another") is None
+
+
 def test_a_changed_byte_is_seen(tmp_path: Path) -> None:
     manifest = write(tmp_path / "step-1", text="hello")
     (tmp_path / "step-1" / "a").write_text("jello")

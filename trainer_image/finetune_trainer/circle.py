@@ -44,7 +44,11 @@ class Circle:
         except Exception as error:  # noqa: BLE001 - raised below, when the others know
             failure = error
         told: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(told, (result, failure and explain(failure)), group=self.group)
+        try:
+            dist.all_gather_object(told, (result, failure and explain(failure)), group=self.group)
+        except RuntimeError as lost:
+            # That the others went is no news where this one is about to go itself.
+            raise failure or lost from None
         if failure:
             raise failure
         for rank, (_, cause) in enumerate(told):

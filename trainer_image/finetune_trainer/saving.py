@@ -76,7 +76,15 @@ class _Writer(dcp.FileSystemWriter):
         try:
             return super().write_data(plan, planner)
         except Exception as error:
-            raise relayed(*explain(error)) from error
+            raise relayed(*explain(_of_system(error) or error)) from error
+
+
+def _of_system(error: BaseException) -> OSError | None:
+    """The system's error that brought about one of torch's, which tell only what could not be finished."""
+    one: BaseException | None = error
+    while one and not isinstance(one, OSError):
+        one = one.__context__
+    return one if isinstance(one, OSError) else None
 
 
 def _write(directory: Path, tensors: Mapping[str, Tensor], circle: Circle) -> None:
