@@ -139,10 +139,18 @@ class Gang:
         self.nodes[node].send_signal(signal.SIGTERM)
 
     def kill_worker(self, node: int) -> None:
-        """SIGKILL to a node's only training process: a child of its torchrun."""
+        """SIGKILL to a node's only training process."""
+        os.kill(self._worker(node), signal.SIGKILL)
+
+    def stop_worker(self, node: int) -> None:
+        """Have a node's only training process do nothing more, not even react to signals that ask for something."""
+        os.kill(self._worker(node), signal.SIGSTOP)
+
+    def _worker(self, node: int) -> int:
+        """A child of its torchrun."""
         [torchrun] = _children(self.nodes[node].pid)
         [worker] = _children(torchrun)
-        os.kill(worker, signal.SIGKILL)
+        return worker
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def test_a_wrong_data_path_is_named_before_anything_heavy_is_imported(base: Path
     ("missing", "words"),
     [
         ("config.json", "no config.json"),
-        ("model.safetensors", "no *.safetensors"),
+        ("model.safetensors", "there are no *.safetensors"),
         ("tokenizer*", "no tokenizer"),
     ],
 )
@@ -50,6 +50,18 @@ def test_an_incomplete_model_is_named(tmp_path: Path, missing: str, words: str) 
     assert end.reason.startswith("spec.model: ")
     assert words in end.reason
     assert '"tiny" on claim "models"' in end.reason
+
+
+def test_weights_that_could_run_code_are_not_read(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "model")
+    save_chat_data(tmp_path / "train.jsonl", samples=1)
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "pytorch_model.bin")
+    [end] = run(config(tmp_path, **HYPERPARAMETERS))
+    assert end.exit_code == ExitCode.UNTRUSTED_FILE
+    assert end.reason.startswith('spec.model: "tiny" on claim "models"')
+    assert "its weights in pytorch_model.bin only" in end.reason
+    assert "save_pretrained(path, safe_serialization=True)" in end.reason
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_directory_of_another_run_is_not_touched(base: Path) -> None:
@@ -103,8 +115,14 @@ def test_a_full_volume_is_told_as_such(base: Path) -> None:
     with running(config(base, name="full", maxSteps=200, **HYPERPARAMETERS), inside=inside) as gang:
         [end] = gang.wait()
     assert end.exit_code == ExitCode.STORAGE_FULL, end.output
-    assert end.reason == "the storage volume is full; what was complete on it is still there"
+    assert end.reason.startswith(
+        f'spec.storage: "full" on claim "runs" (here "{base}/full") is full (No space left'
+    )
+    assert end.reason.endswith("what was complete on it is still there. Free or enlarge the claim.")
     assert "No space left on device" in end.output
+    assert end.report.failure is not None
+    assert end.report.failure.log is not None
+    assert "Error: " in end.report.failure.log.splitlines()[-1]
 
 
 def test_a_loss_that_is_no_number_ends_at_once_naming_step_and_learning_rate(faulty: dict[str, End]) -> None:

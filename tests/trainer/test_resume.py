@@ -78,8 +78,15 @@ def test_a_killed_process_ends_both_nodes(two: Run) -> None:
     first, second = two.attempts[0]
     assert second.exit_code == ExitCode.KILLED, second.output
     assert second.reason == "the training process of rank 1 was ended by SIGKILL"
+    # It said nothing itself; what the node printed last tells where it was.
+    assert second.report.failure is not None
+    assert second.report.failure.log is not None
+    assert second.report.failure.log in second.output
     assert first.exit_code == ExitCode.COLLECTIVE_TIMEOUT, first.output
     assert "another process of the gang went away" in first.reason
+    assert first.report.failure is not None
+    assert first.report.failure.log is not None
+    assert first.report.failure.log.splitlines()[-1].startswith("RuntimeError: ")
 
 
 def test_after_a_crash_the_gang_goes_on_from_the_last_epoch(two: Run) -> None:

@@ -12,6 +12,7 @@ from finetune_api.status import DatasetStatus
 from finetune_trainer import checks, commit
 from finetune_trainer.errors import InvalidConfigurationError
 from finetune_trainer.preparing import Shown, explain, ignore_signals, stop_on_signals
+from finetune_trainer.signals import Stop
 
 # Whoever shares the directory's parent writes under other names.
 _WRITER = "by-hand"
@@ -29,12 +30,12 @@ class Options:
     drop_invalid: bool
 
 
-def prepare_by_hand(options: Options) -> int:
+def prepare_by_hand(options: Options, stop: Stop) -> int:
     """Prepare data into a directory; returns an exit code of finetune_api.failure."""
-    stop_on_signals()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.captureWarnings(True)
     try:
+        stop_on_signals(stop)
         status = _prepare(options)
         ignore_signals()
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is told and ends the process

@@ -1,5 +1,6 @@
 """What can be known to be wrong before anything heavy is imported."""
 
+from collections.abc import Set
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -7,7 +8,16 @@ from pydantic import ValidationError
 from finetune_api import names
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import storage
-from finetune_trainer.errors import InvalidConfigurationError, described, of_system
+from finetune_trainer.errors import (
+    InvalidConfigurationError,
+    TrainerError,
+    UntrustedFileError,
+    described,
+    of_system,
+)
+
+# Weights as pickle has them, by the names that libraries give them.
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def load(file: Path) -> RunConfig:
@@ -56,7 +66,7 @@ def check_model(directory: Path, origin: str, *, weights: bool) -> None:
         if "config.json" not in found:
             raise InvalidConfigurationError(f"{origin} has no config.json: it is not a Hugging Face model")
         if weights and not any(name.endswith(".safetensors") for name in found):
-            raise InvalidConfigurationError(f"{origin} has no *.safetensors: convert the weights first")
+            raise _without_safetensors(found, origin)
         if not found.intersection(names.TOKENIZER_FILES):
             raise InvalidConfigurationError(f"{origin} has no tokenizer: none of {names.TOKENIZER_FILES}")
         # Saved by another user, safetensors are his alone; the library that reads them would say they do not exist.
@@ -65,6 +75,17 @@ def check_model(directory: Path, origin: str, *, weights: bool) -> None:
                 (directory / name).open("rb").close()
     except OSError as error:
         raise of_system(error, f"{origin} cannot be read") from None
+
+
+def _without_safetensors(found: Set[str], origin: str) -> TrainerError:
+    pickles = sorted(name for name in found if name.endswith(_PICKLES) and "model" in name)
+    if not pickles:
+        return InvalidConfigurationError(f"{origin} has no weights: there are no *.safetensors")
+    return UntrustedFileError(
+        f"{origin} has its weights in {pickles[0]} only, and no *.safetensors: a file like that can run code when it "
+        "is read, so it is not. Where you trust it, convert it once: "
+        "AutoModelForCausalLM.from_pretrained(path).save_pretrained(path, safe_serialization=True)"
+    )
 
 
 def check_data(file: Path, origin: str) -> None:

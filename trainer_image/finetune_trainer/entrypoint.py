@@ -13,43 +13,29 @@ from finetune_api import names
 from finetune_api.failure import ExitCode
 from finetune_api.report import Failure, Report, Stage
 from finetune_api.runconfig import RunConfig
-from finetune_trainer import causes, checks, history
+from finetune_trainer import causes, checks, commit, history, precedents, shelf
 from finetune_trainer.errors import TrainerError, of_system
 from finetune_trainer.launch import Output, Workers
+from finetune_trainer.post import Poster
+from finetune_trainer.signals import Stop
 from finetune_trainer.storage import Storage
 from finetune_trainer.termination import end
 
-
-class _Stop:
-    """Reaction to SIGTERM and SIGINT; the first process of a container has none by default."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.workers: Workers | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def watch(self, workers: Workers) -> None:
-        """Pass requests on to workers, even one that came while they were being started."""
-        self.workers = workers
-        if self.requested:
-            workers.terminate()
-
-    def _on_signal(self, *_: object) -> None:
-        self.requested = True
-        if self.workers:
-            self.workers.terminate()
+# The end of the grace period may be near.
+_POST_SECONDS = 2
+_NOTHING_SAVED = "asked to stop, and ended without saving a newer state"
 
 
-def train(file: Path) -> int:
+def train(file: Path, stop: Stop) -> int:
     """Run this node's part of the training gang; returns an exit code of finetune_api.failure."""
-    stop = _Stop()
     attempt = int(os.environ.get(names.ENV_ATTEMPT, "1"))
     node = int(os.environ.get("PET_NODE_RANK", "0"))
     try:
         config = checks.load(file)
         storage = Storage.of(config)
         if finished := history.finished_output(storage):
+            if node == 0:
+                _clear(storage)
             report = history.last_report(storage, attempt)
             return end(report.model_copy(update={"stage": Stage.FINISHED, "output": finished}))
         checks.check(config, node=node)
@@ -61,7 +47,7 @@ def train(file: Path) -> int:
         sys.stderr.write(f"finetune-trainer: {known}\n")
         return end(Report(attempt=attempt, sequence=0, stage=Stage.FAILED, failure=known.failure))
 
-    failure = _run(config, file, node, stop, output)
+    failure = Node(config, file, node, stop, output).run()
     if failure:
         output.say(f"{failure.reason} (exit code {failure.exit_code}): {failure.message}")
     stage = Stage.FAILED if failure else Stage.FINISHED
@@ -74,22 +60,78 @@ def train(file: Path) -> int:
         history.keep(storage, report)
     except OSError as error:
         output.say(f"the last Report is not kept on the volume: {error}")
+    # The termination message goes with the pod, which the cluster may remove as soon as it has ended.
+    if poster := Poster.of(config, file):
+        poster.offer(report.to_json(), urgent=True)
+        poster.close(within=_POST_SECONDS)
     return exit_code
 
 
-def _run(config: RunConfig, file: Path, node: int, stop: _Stop, output: Output) -> Failure | None:
-    with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
-        workers = Workers(config, file, node=node, scratch=Path(scratch), output=output)
-        stop.watch(workers)
-        code = workers.wait()
-        if code == 0:
-            return None
-        failure = causes.explain(causes.collect(Path(scratch)))
-    # Processes that are asked to stop before they trained do not end together; one's end is a loss to another.
-    if failure and not (stop.requested and failure.exit_code == ExitCode.COLLECTIVE_TIMEOUT):
-        return failure
-    if stop.requested:
-        return Failure.of(ExitCode.TERMINATED, "asked to stop, and ended without saving a newer state")
-    if code < 0:
-        return Failure.of(causes.from_signal(-code), f"torchrun was ended by {signal.Signals(-code).name}")
-    return Failure.of(ExitCode.ERROR, f"torchrun ended with exit code {code}; the log tells more")
+def _clear(storage: Storage) -> None:
+    """Remove what an attempt left behind that was killed right after its model was complete."""
+    shelf.clear(storage)
+    for parent in (storage.root, storage.checkpoints):
+        commit.remove_incomplete(parent)
+
+
+class Node:
+    """The training processes of this node, from their first start to their end for good."""
+
+    def __init__(self, config: RunConfig, file: Path, node: int, stop: Stop, output: Output) -> None:
+        """`file` has the `config`; `output` takes what the processes print."""
+        self._config = config
+        self._file = file
+        self._node = node
+        self._stop = stop
+        self._output = output
+
+    def run(self) -> Failure | None:
+        """Start them, and again whenever the gang left to go on with a smaller token budget; None when all is done."""
+        budget, relaunches = self._budget(), 0
+        while not self._stop.requested:
+            failure = self._launch(relaunches)
+            if failure is None or failure.exit_code != ExitCode.SMALLER_BUDGET:
+                return failure
+            # Rank 0's node knows; where it gives up, the others have nobody to meet.
+            before, budget = budget, self._budget()
+            if self._node == 0 and (budget is None or (before is not None and budget >= before)):
+                return Failure.of(
+                    ExitCode.OUT_OF_MEMORY,
+                    f"{failure.message}; the token budget cannot become smaller than {before} tokens",
+                    log=failure.log,
+                )
+            relaunches += 1
+            self._output.say(f"{failure.message}; start {relaunches + 1} of the training processes")
+        return Failure.of(ExitCode.TERMINATED, _NOTHING_SAVED)
+
+    def _budget(self) -> int | None:
+        """The token budget that this run came down to, in earlier attempts too."""
+        found = precedents.budget(Storage.of(self._config))
+        return found.max_tokens_per_gpu if found else None
+
+    def _launch(self, relaunch: int) -> Failure | None:
+        with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
+            workers = Workers(
+                self._config,
+                self._file,
+                node=self._node,
+                relaunch=relaunch,
+                scratch=Path(scratch),
+                output=self._output,
+            )
+            self._stop.passes_to(workers)
+            code = workers.wait()
+            if code == 0:
+                return None
+            failure = causes.explain(causes.collect(Path(scratch)), self._output.tail)
+        # Processes that are asked to stop before they trained do not end together; one's end is a loss to another.
+        if failure and not (self._stop.requested and failure.exit_code == ExitCode.COLLECTIVE_TIMEOUT):
+            return failure
+        if self._stop.requested:
+            return Failure.of(ExitCode.TERMINATED, _NOTHING_SAVED)
+        if code < 0:
+            exit_code = causes.from_signal(-code)
+            message = f"torchrun was ended by {signal.Signals(-code).name}"
+        else:
+            exit_code, message = ExitCode.ERROR, f"torchrun ended with exit code {code}"
+        return Failure.of(exit_code, message, log=self._output.tail)

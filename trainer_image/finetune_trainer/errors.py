@@ -38,6 +38,12 @@ class InvalidDataError(TrainerError):
     exit_code = ExitCode.INVALID_DATA
 
 
+class UntrustedFileError(TrainerError):
+    """A file that can run code when it is read."""
+
+    exit_code = ExitCode.UNTRUSTED_FILE
+
+
 class AccessDeniedError(TrainerError):
     """A file may not be read or written."""
 

@@ -13,10 +13,15 @@ from finetune_api import names
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import causes
 from finetune_trainer.processes import parent_environment
+from finetune_trainer.stopping import FAREWELL_SECONDS
 
-# What the first process needs, out of the grace period, to tell how the workers ended.
-_FAREWELL_SECONDS = 5
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# What is kept of the output to tell a failure by: the watchdog of NCCL prints pages.
+_TAIL_BYTES = 64 * 1024
+# torchrun waits as long again for a process that even SIGKILL does not end, which a broken driver or volume can hold.
+_KILL_BEFORE_SECONDS = 3
+# Whoever still holds the pipe when torchrun has ended is beyond its reach; it dies with its parent.
+_DRAIN_SECONDS = 2
 
 
 class Output:
@@ -25,9 +30,11 @@ class Output:
     def __init__(self, kept: Path) -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         self._targets: list[BinaryIO] = [sys.stdout.buffer, kept.open("ab", buffering=0)]
+        self._tail = b""
 
     def write(self, data: bytes) -> None:
         """Print, and keep. A full volume or a closed pipe must not hold up those who still have much to say."""
+        self._tail = (self._tail + data)[-_TAIL_BYTES:]
         for target in tuple(self._targets):
             try:
                 target.write(data)
@@ -38,19 +45,28 @@ class Output:
 
     def say(self, text: str) -> None:
         """Print a line of the first process's own."""
-        self.write(f"finetune-trainer: {text}\n".encode())
+        self.write(f"finetune-trainer: {text}\n".encode(errors="replace"))
+
+    @property
+    def tail(self) -> str:
+        """The end of what was printed."""
+        return self._tail.decode(errors="replace")
 
 
 class Workers:
     """This node's training processes, under a torchrun of their own."""
 
-    def __init__(self, config: RunConfig, file: Path, *, node: int, scratch: Path, output: Output) -> None:
+    def __init__(
+        self, config: RunConfig, file: Path, *, node: int, relaunch: int, scratch: Path, output: Output
+    ) -> None:
+        """Start them. They meet at another port at every `relaunch`: the one before may not be free yet."""
         self._output = output
+        self._grace_period = config.grace_period_seconds
         command = [
             sys.executable,
             "-m",
             "finetune_trainer.agent",
-            *_torchrun_arguments(config, node),
+            *_torchrun_arguments(config, node, relaunch),
             str(file),
         ]
         self._process = subprocess.Popen(
@@ -64,14 +80,16 @@ class Workers:
         self._copier.start()
 
     def terminate(self) -> None:
-        """Ask the workers to save their state and go."""
+        """Ask the workers to save their state and go; they have the grace period for it."""
         self._process.send_signal(signal.SIGTERM)
+        patience = threading.Timer(self._grace_period - _KILL_BEFORE_SECONDS, self._process.kill)
+        patience.daemon = True
+        patience.start()
 
     def wait(self) -> int:
         """Wait until all of it has ended and all output is written; returns torchrun's return code."""
         code = self._process.wait()
-        # Whoever still holds the pipe is beyond torchrun's reach; it dies with its parent.
-        self._copier.join(timeout=_FAREWELL_SECONDS)
+        self._copier.join(timeout=_DRAIN_SECONDS)
         return code
 
     def _copy(self) -> None:
@@ -80,7 +98,8 @@ class Workers:
             self._output.write(data)
 
 
-def _torchrun_arguments(config: RunConfig, node: int) -> list[str]:
+def _torchrun_arguments(config: RunConfig, node: int, relaunch: int) -> list[str]:
+    port = int(os.environ.get("PET_MASTER_PORT", names.MASTER_PORT)) + relaunch
     return [
         "--rdzv-backend=static",
         "--max-restarts=0",
@@ -88,9 +107,9 @@ def _torchrun_arguments(config: RunConfig, node: int) -> list[str]:
         f"--nproc-per-node={config.processes_per_node}",
         f"--node-rank={node}",
         f"--master-addr={os.environ.get('PET_MASTER_ADDR', _LOOPBACK[0])}",
-        f"--master-port={os.environ.get('PET_MASTER_PORT', names.MASTER_PORT)}",
+        f"--master-port={port}",
         # torchrun would kill its workers after 30 seconds, whatever the pod's grace period.
-        f"--shutdown-timeout={config.grace_period_seconds - _FAREWELL_SECONDS}",
+        f"--shutdown-timeout={config.grace_period_seconds - FAREWELL_SECONDS}",
         "-m",
         "finetune_trainer.worker",
     ]

@@ -7,11 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.sources import Columns
-from finetune_trainer.processes import leave_out_torch
+from finetune_trainer.signals import Stop
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,17 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     # Inputs are local directories; nothing may be looked up elsewhere, by this process and those that it starts.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    # Each command imports what it takes: the first process of a container reacts to signals before anything heavy.
-    if options.command == "train":
-        from finetune_trainer.entrypoint import train as train_node
-
-        sys.exit(train_node(options.config))
-    leave_out_torch()
+    # Each command imports what it takes. Those of a container's first process react to signals before that.
     if options.command == "measure":
-        from finetune_trainer.measure import measure as measure_data
+        sys.exit(_measure(options))
+    stop = Stop()
+    if options.command == "prepare":
+        sys.exit(_prepare(prepare, options, stop))
+    from finetune_trainer.entrypoint import train as train_node
 
-        sys.exit(measure_data(options.config))
-    sys.exit(_prepare(prepare, options))
+    sys.exit(train_node(options.config, stop))
 
 
 def _add_options(prepare: argparse.ArgumentParser) -> None:
@@ -73,7 +67,19 @@ def _pairs(text: str) -> dict[str, str]:
     return dict(pairs)
 
 
-def _prepare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+def _measure(options: argparse.Namespace) -> int:
+    from finetune_trainer.processes import leave_out_torch
+
+    leave_out_torch()
+    from finetune_trainer.measure import measure
+
+    return measure(options.config)
+
+
+def _prepare(parser: argparse.ArgumentParser, options: argparse.Namespace, stop: Stop) -> int:
+    from finetune_trainer.processes import leave_out_torch
+
+    leave_out_torch()
     own = {
         name: value for name, value in vars(options).items() if name not in ("command", "config") and value
     }
@@ -82,9 +88,13 @@ def _prepare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
             parser.error(f"--config and --{next(iter(own)).replace('_', '-')} exclude one another")
         from finetune_trainer.preparing import prepare_run
 
-        return prepare_run(options.config)
+        return prepare_run(options.config, stop)
     if not (options.model and options.data and options.output):
         parser.error("--config is needed, or --model, --data and --output")
+    from pydantic import ValidationError
+
+    from finetune_api.hyperparameters import Hyperparameters
+    from finetune_api.sources import Columns
     from finetune_trainer.by_hand import Options, prepare_by_hand
 
     pretraining: dict[str, Any] | None = None
@@ -108,5 +118,6 @@ def _prepare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     return prepare_by_hand(
         Options(
             options.model, options.data, options.output, hyperparameters, columns, options.drop_invalid_rows
-        )
+        ),
+        stop,
     )

@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
+from finetune_api import names
 from finetune_api.report import MAX_REPORT_BYTES, ReportReply
+from finetune_api.runconfig import RunConfig
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +38,14 @@ class Poster:
         self._thread = threading.Thread(target=self._run, name="reports", daemon=True)
         self._thread.start()
 
+    @classmethod
+    def of(cls, config: RunConfig, file: Path) -> "Poster | None":
+        """The way to the operator from a pod whose RunConfig is `file`; None where nobody listens."""
+        if not config.report_url:
+            return None
+        token = Path(names.TOKEN_DIR) / names.TOKEN_FILE
+        return cls(config.report_url, ca=file.parent / names.REPORT_CA_FILE, token=token)
+
     def offer(self, report: str, *, urgent: bool) -> None:
         """Hand over a Report as JSON. An urgent one does not wait for the interval to pass."""
         with self._changed:
@@ -43,12 +53,12 @@ class Poster:
             self._urgent = self._urgent or urgent
             self._changed.notify()
 
-    def close(self) -> None:
-        """Send what is left, if that is quickly done."""
+    def close(self, within: float = _TIMEOUT_SECONDS) -> None:
+        """Send what is left, if that is done within so many seconds."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join(timeout=_TIMEOUT_SECONDS)
+        self._thread.join(timeout=within)
 
     def _run(self) -> None:
         interval, last = _DEFAULT_INTERVAL, -_DEFAULT_INTERVAL

@@ -18,7 +18,20 @@ _log = logging.getLogger(__name__)
 
 def read(storage: Storage) -> Precedents:
     """All that is settled. Raises InvalidConfigurationError where nobody can tell what the guide chose."""
-    return Precedents(chosen=_chosen(storage.chosen), budget=_budget(storage.token_budget))
+    return Precedents(chosen=_chosen(storage.chosen), budget=budget(storage))
+
+
+def budget(storage: Storage) -> TokenBudget | None:
+    """The token budget that the run came down to."""
+    file = storage.token_budget
+    try:
+        return TokenBudget.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        # It costs no more than to run out of memory once again.
+        _log.warning("%s cannot be read and is left out: %s", file, error.errors()[0]["msg"])
+        return None
 
 
 def pin(storage: Storage, chosen: Iterable[Choice]) -> None:
@@ -57,14 +70,3 @@ def _chosen(file: Path) -> list[Choice]:
             f"spec.storage: {file} tells what was chosen for this run when it began, and cannot be read "
             f"({error.errors()[0]['msg']}): restore it, or train anew with another spec.storage.path"
         ) from None
-
-
-def _budget(file: Path) -> TokenBudget | None:
-    try:
-        return TokenBudget.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        # It costs no more than to run out of memory once again.
-        _log.warning("%s cannot be read and is left out: %s", file, error.errors()[0]["msg"])
-        return None

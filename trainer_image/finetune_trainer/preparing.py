@@ -6,17 +6,19 @@ Everything that can be known to be wrong with a job's inputs is found here.
 import logging
 import signal
 import time
+import traceback
 from pathlib import Path
 
 from finetune_api import names
 from finetune_api.failure import ExitCode
 from finetune_api.report import Failure, Preparation, Report, Stage
 from finetune_api.runconfig import RunConfig
-from finetune_trainer import checks
+from finetune_trainer import checks, full_storage
 from finetune_trainer.errors import TerminatedError, TrainerError, of_system
 from finetune_trainer.launch import Output
 from finetune_trainer.post import Poster
 from finetune_trainer.reporter import Reporter
+from finetune_trainer.signals import Stop
 from finetune_trainer.storage import Storage
 from finetune_trainer.termination import end
 
@@ -26,21 +28,21 @@ _log = logging.getLogger(__name__)
 _LOG_SECONDS = 10.0
 
 
-def prepare_run(file: Path) -> int:
+def prepare_run(file: Path, stop: Stop) -> int:
     """Prepare and plan what the RunConfig in `file` says; returns an exit code of finetune_api.failure."""
-    stop_on_signals()
-    reporter = None
+    config, reporter = None, None
     try:
+        stop_on_signals(stop)
         config = checks.load(file)
         checks.check(config, node=0)
         storage = Storage.of(config)
         _log_to(storage)
-        reporter = _reporter(config, storage, file)
+        reporter = Reporter(storage, names.PREPARATION, Poster.of(config, file), silent=False)
         _prepare(config, storage, reporter)
         ignore_signals()
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is told and ends the process
         ignore_signals()
-        failure = explain(error)
+        failure = explain(error, config)
         _log.error("%s (exit code %d): %s", failure.reason, failure.exit_code, failure.message)
         if reporter is None:
             return end(Report(attempt=names.PREPARATION, sequence=0, stage=Stage.FAILED, failure=failure))
@@ -86,8 +88,10 @@ class Shown:
             _log.info("%d rows are read, %d %% of the data", done.rows, done.percent)
 
 
-def explain(error: BaseException) -> Failure:
+def explain(error: BaseException, config: RunConfig | None = None) -> Failure:
     """What went wrong, as a Report tells it. What nobody expected is logged with its traceback."""
+    if config is not None and (message := full_storage.said(error, config)):
+        return Failure.of(ExitCode.STORAGE_FULL, message)
     if isinstance(error, TrainerError):
         return error.failure
     if isinstance(error, OSError):
@@ -95,31 +99,26 @@ def explain(error: BaseException) -> Failure:
         if known.exit_code != ExitCode.ERROR:
             return known.failure
     _log.error("the preparation failed", exc_info=error)
-    return Failure.of(ExitCode.ERROR, f"{type(error).__name__}: {error}")
+    log = "".join(traceback.format_exception(error))
+    return Failure.of(ExitCode.ERROR, f"{type(error).__name__}: {error}", log=log)
 
 
-def stop_on_signals() -> None:
-    """End in good order on SIGTERM and SIGINT; the first process of a container does nothing by default."""
+def stop_on_signals(earlier: Stop) -> None:
+    """End in good order on SIGTERM and SIGINT, and on those that came `earlier`."""
 
     def stop(*_: object) -> None:
         raise TerminatedError("asked to stop before the data were prepared")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    if earlier.requested:
+        stop()
 
 
 def ignore_signals() -> None:
     """From now on there is nothing left to stop."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-
-
-def _reporter(config: RunConfig, storage: Storage, file: Path) -> Reporter:
-    poster = None
-    if config.report_url:
-        token = Path(names.TOKEN_DIR) / names.TOKEN_FILE
-        poster = Poster(config.report_url, ca=file.parent / names.REPORT_CA_FILE, token=token)
-    return Reporter(storage, names.PREPARATION, poster, silent=False)
 
 
 class _Handler(logging.Handler):

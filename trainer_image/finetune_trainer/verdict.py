@@ -1,45 +1,38 @@
 """What went wrong, as an exit code and a sentence."""
 
+import traceback
 from collections.abc import Iterator
 
-import torch
 from torch.distributed import DistError
+from torch.distributed.checkpoint.api import CheckpointException
 
 from finetune_api.failure import ExitCode
-from finetune_trainer.errors import (
-    AccessDeniedError,
-    PeerLostError,
-    StorageFullError,
-    TrainerError,
-    of_system,
-)
+from finetune_api.runconfig import RunConfig
+from finetune_trainer import full_storage, symptoms
+from finetune_trainer.errors import AccessDeniedError, PeerLostError, StorageFullError, TrainerError
+from finetune_trainer.out_of_memory import ran_out_of_memory
 
-# gloo has no error class of its own.
-_GLOO = ("gloo", "Connection closed by peer", "Connection reset by peer")
-# Libraries in other languages pass on the system's words only.
-_FULL_WORDS = ("No space left on device", "Disk quota exceeded")
 # What may end another thread or process, and has a class of its own.
 _KINDS = {kind.exit_code: kind for kind in (AccessDeniedError, PeerLostError, StorageFullError)}
 
+Verdict = tuple[ExitCode, str]
 
-def explain(error: BaseException) -> tuple[ExitCode, str]:
-    """The exit code of an exception, looking at those behind it too, and a sentence for people."""
-    for one in _chain(error):
-        if isinstance(one, TrainerError):
-            return one.exit_code, str(one)
-        if isinstance(one, torch.OutOfMemoryError):
-            return ExitCode.OUT_OF_MEMORY, _words(one)
-        if any(words in str(one) for words in _FULL_WORDS):
-            return ExitCode.STORAGE_FULL, "the storage volume is full; what was complete on it is still there"
-        if isinstance(one, OSError) and (known := of_system(one, "")).exit_code != ExitCode.ERROR:
-            return known.exit_code, _words(one)
-        if isinstance(one, DistError) or (
-            isinstance(one, RuntimeError) and any(w in str(one) for w in _GLOO)
-        ):
-            return ExitCode.COLLECTIVE_TIMEOUT, f"another process of the gang went away: {_words(one)}"
-        if isinstance(one, torch.AcceleratorError):
-            return ExitCode.GPU_ERROR, _words(one)
-    return ExitCode.ERROR, _words(error)
+
+def explain(error: BaseException, config: RunConfig | None = None) -> Verdict:
+    """The exit code of an exception, looking at those behind it too, and a sentence for people.
+
+    `config` is that of the run, as far as it is known: it has the names of its claims.
+    """
+    found = [verdict for one in _chain(error) if (verdict := _explain(one, config))]
+    # That the peers are gone explains nothing where there is anything else: whoever is in trouble loses them.
+    causes = [verdict for verdict in found if verdict[0] != ExitCode.COLLECTIVE_TIMEOUT]
+    return next(iter(causes or found), (ExitCode.ERROR, _words(error)))
+
+
+def said(error: BaseException) -> str:
+    """The traceback of an exception, without the stacks that native code adds to its messages."""
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    return "\n".join(line for line in lines if not line.startswith(("frame #", "Exception raised from ")))
 
 
 def relayed(exit_code: ExitCode, message: str) -> TrainerError:
@@ -49,7 +42,28 @@ def relayed(exit_code: ExitCode, message: str) -> TrainerError:
     return error
 
 
+def _explain(error: BaseException, config: RunConfig | None) -> Verdict | None:
+    """What a single exception tells of the cause, if anything."""
+    text, native = str(error), isinstance(error, RuntimeError)
+    if isinstance(error, TrainerError) and not isinstance(error, StorageFullError):
+        return error.exit_code, text
+    if ran_out_of_memory(error):
+        return ExitCode.OUT_OF_MEMORY, _words(error)
+    if native and (symptom := symptoms.of_native_code(text)):
+        return symptom.exit_code, f"{symptom.meaning}: {_words(error)}"
+    if message := full_storage.said(error, config):
+        return ExitCode.STORAGE_FULL, message
+    if isinstance(error, PermissionError):
+        return ExitCode.ACCESS_DENIED, _words(error)
+    if native and (symptom := symptoms.of_collectives(text)):
+        return symptom.exit_code, f"{symptom.meaning}: {_words(error)}"
+    if isinstance(error, DistError):
+        return ExitCode.COLLECTIVE_TIMEOUT, f"the processes of the gang lost one another: {_words(error)}"
+    return None
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and those behind it: what was being handled, and what other processes passed on."""
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
     while todo:
@@ -59,9 +73,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(one))
         yield one
         todo += [one.__context__, one.__cause__]
+        if isinstance(one, CheckpointException):
+            todo += [failure for failure, _ in one.failures.values()]
+        if isinstance(one, BaseExceptionGroup):
+            todo += one.exceptions
 
 
 def _words(error: BaseException) -> str:
-    # Messages of native code may carry pages of their own stack.
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    if isinstance(error, CheckpointException) and error.failures:
+        rank, (failure, _) = next(iter(error.failures.items()))
+        return f"rank {rank}: {_words(failure)}"
+    line = symptoms.first_line(str(error))
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -27,19 +27,21 @@ def main() -> None:
         level=logging.INFO, format=f"%(asctime)s rank {rank} %(levelname)s %(message)s", stream=sys.stderr
     )
 
-    def end(exit_code: int, message: str, details: Sequence[str] = ()) -> NoReturn:
-        causes.leave(f"rank {rank}", exit_code, message, details)
+    def end(exit_code: int, message: str, details: Sequence[str] = (), *, log: str | None = None) -> NoReturn:
+        causes.leave(f"rank {rank}", exit_code, message, details, log=log)
         end_at_once(exit_code)
 
     stop = StopRequest(partial(end, ExitCode.TERMINATED))
+    config = None
     try:
         file = Path(sys.argv[1])
-        _train(checks.load(file), file, stop)
+        config = checks.load(file)
+        _train(config, file, stop)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is told and ends the process
         # Imported only now: most of it is there by the time that something can go wrong.
-        from finetune_trainer.verdict import explain
+        from finetune_trainer.verdict import explain, said
 
-        exit_code, message = explain(error)
+        exit_code, message = explain(error, config)
         if exit_code == ExitCode.COLLECTIVE_TIMEOUT and stop.requested:
             # Whoever is asked to stop before training ends on the spot, and not all at the same moment.
             exit_code, message = (
@@ -50,7 +52,8 @@ def main() -> None:
             _log.info("%s", message)
         else:
             _log.exception("rank %d ends with exit code %d", rank, exit_code)
-        end(exit_code, message, error.details if isinstance(error, TrainerError) else ())
+        details = error.details if isinstance(error, TrainerError) else ()
+        end(exit_code, message, details, log=said(error))
     end_at_once(ExitCode.SUCCESS)
 
 
