@@ -33,6 +33,7 @@ def events(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Event, ...]:
     return (
         *_acceptance(old, new),
         *_preparation(old, new),
+        *_continuation(old, new),
         *_checkpoints(old, new),
         *_smaller_budget(old, new),
         *_ends(old, new),
@@ -59,6 +60,18 @@ def _preparation(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
     if after is None or after.status != "True" or conditions.is_true(old.conditions, conditions.PREPARED):
         return []
     return [Event(conditions.PREPARED, after.message)]
+
+
+def _continuation(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
+    """Where a new attempt goes on, told once it has found what it can go on from."""
+    known = {attempt.number for attempt in old.attempts if attempt.resumed_from_step is not None}
+    return [
+        Event("Continued", f"attempt {attempt.number} goes on from step {attempt.resumed_from_step}")
+        if attempt.resumed_from_step
+        else Event("StartedOver", f"attempt {attempt.number} found no state to go on from", "Warning")
+        for attempt in new.attempts
+        if attempt.resumed_from_step is not None and attempt.number not in known
+    ]
 
 
 def _checkpoints(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:

@@ -1,7 +1,7 @@
 """Events from changes of the status."""
 
 from finetune_api.precedents import HALVED
-from finetune_api.status import Choice, FineTuneJobStatus, Plan
+from finetune_api.status import Attempt, Choice, FineTuneJobStatus, Plan
 from finetune_operator.conditions import Standing, conditions
 from finetune_operator.transitions import events
 from world import START, checkpoint
@@ -72,3 +72,30 @@ def test_a_budget_that_memory_halved_is_told_with_both_numbers() -> None:
 def test_a_budget_that_falls_with_other_hardware_is_no_news() -> None:
     assert reasons(planned(16384, "the most that fits"), planned(8192, "the most that fits")) == []
     assert reasons(planned(16384), planned(32768, f"{HALVED} at step 7")) == []
+
+
+def attempted(*resumed: int | None) -> FineTuneJobStatus:
+    """A job whose attempts told that they went on from these steps."""
+    return FineTuneJobStatus(
+        attempts=[
+            Attempt(number=number, start_time=START, resumed_from_step=step)
+            for number, step in enumerate(resumed, start=1)
+        ]
+    )
+
+
+def test_where_an_attempt_goes_on_is_told_once_it_is_known() -> None:
+    before, after = attempted(None, 8, None), attempted(None, 8, 24)
+    [event] = events(before, after)
+    assert (event.reason, event.type, event.message) == (
+        "Continued",
+        "Normal",
+        "attempt 3 goes on from step 24",
+    )
+    assert reasons(after, after) == []
+
+
+def test_an_attempt_that_finds_nothing_to_go_on_from_is_a_warning() -> None:
+    [event] = events(attempted(None, None), attempted(None, 0))
+    assert (event.reason, event.type) == ("StartedOver", "Warning")
+    assert "attempt 2" in event.message
