@@ -2,9 +2,10 @@
 
 import itertools
 import json
+import re
 import resource
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from finetune_api.failure import ExitCode
+from finetune_api.failure import CAUSES, ExitCode
+from finetune_api.recipe import Recipe
 from finetune_api.report import Report
 from finetune_api.runconfig import RunConfig
-from tiny import conversation, save_chat_data, save_tiny_model
+from tiny import save_chat_data, save_tiny_model
 from trainer import forked, gangs
 
 SAMPLES, BATCH, STEPS = 64, 16, 8
@@ -131,7 +133,7 @@ class Limit:
             assert len(taken) == chunks
             return forward(model, input_ids, **rest)
 
-        TrainableModel.forward = greedy  # type: ignore[method-assign]
+        TrainableModel.forward = greedy  # type: ignore[method-assign, assignment]
 
 
 def data_size() -> int:
@@ -193,9 +195,39 @@ def test_a_gang_leaves_together_and_loses_nothing(base: Path, undisturbed: dict[
     assert close(weights(config), undisturbed)
 
 
-def test_a_sample_that_does_not_fit_alone_ends_the_run(base: Path) -> None:
-    config = run(base, "hopeless", maxTokensPerGpu=None)
-    with forked.running(config, beforehand=Shortage(nth=3, lasting=True)) as gang:
+@dataclass(frozen=True)
+class OnGpus:
+    """Plans are made as for a GPU of 2 GiB, and nothing fits there."""
+
+    shortage: Shortage
+
+    def __call__(self, rank: int) -> None:
+        recipe: Callable[[RunConfig], Recipe] = vars(RunConfig)["recipe"].fget
+        gpu: dict[str, Any] = {"gpus_per_node": 1, "gpu_memory": 2 * 2**30}
+        RunConfig.recipe = property(lambda config: replace(recipe(config), **gpu))  # type: ignore[method-assign, assignment]
+        self.shortage(rank)
+
+
+ADVICE = CAUSES[ExitCode.OUT_OF_MEMORY].advice
+
+
+@pytest.mark.parametrize(
+    ("beforehand", "advice"),
+    [
+        (Shortage(nth=1, lasting=True), ADVICE),
+        (
+            OnGpus(Shortage(nth=1, lasting=True)),
+            "Change spec.hyperparameters or spec.resources to what fits by the plan: gpuMemory: 24Gi (2.0 GiB each)",
+        ),
+    ],
+    ids=["unknown hardware", "known hardware"],
+)
+def test_a_sample_that_does_not_fit_alone_ends_the_run_and_what_would_help_is_named(
+    base: Path, beforehand: forked.Beforehand, advice: str
+) -> None:
+    config = run(base, f"hopeless-{type(beforehand).__name__.lower()}", maxTokensPerGpu=None)
+    with forked.running(config, beforehand=beforehand) as gang:
         assert gang.wait() == [ExitCode.OUT_OF_MEMORY], gang.output()
         [cause] = gang.causes().values()
-    assert cause["message"].startswith("step 1: ")
+    said = r"step 1: a sample of \d+ tokens does not fit into memory \(CUDA out of memory\. .*\)\. "
+    assert re.fullmatch(said + re.escape(advice), cause["message"]), cause["message"]

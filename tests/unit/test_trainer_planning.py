@@ -14,7 +14,7 @@ from finetune_trainer import planning
 from finetune_trainer.batches import Schedule
 from finetune_trainer.errors import InvalidConfigurationError
 from finetune_trainer.packing import pack
-from finetune_trainer.planning import Facts, gather, make_plan
+from finetune_trainer.planning import Facts, Planner, gather, make_plan
 from finetune_trainer.prepare.arrow import Part, Prepared, Samples, SampleWriter
 from finetune_trainer.storage import Storage
 from tiny import CONTEXT, save_tiny_model
@@ -173,3 +173,85 @@ def test_a_budget_that_does_not_hold_the_longest_sample_is_refused(base: Path, p
         InvalidConfigurationError, match=f"{longest - 1} tokens do not hold the longest sample"
     ):
         gathered(run(base, max_seq_len=longest - 1, max_tokens_per_gpu=longest - 1), prepared)
+
+
+def planner(base: Path, prepared: Prepared, config: RunConfig) -> Planner:
+    """Of an attempt at the run whose directory is `base`."""
+    return Planner(config, prepared, CONTEXT, storage_in(base), lambda: None, trainable_parameters=12345)
+
+
+def open_run(base: Path, nodes: int) -> RunConfig:
+    """A run that states nothing but how its samples are packed."""
+    return config(base, nodes=nodes, maxTokensPerGpu=BUDGET)
+
+
+def test_a_run_that_goes_on_with_other_nodes_goes_on_as_it_began(base: Path, prepared: Prepared) -> None:
+    first = planner(base, prepared, open_run(base, nodes=2)).plan()
+    assert first.effective_batch_size == 32
+    # The guide itself wants a sample for each of 40 processes.
+    fresh = make_plan(gathered(open_run(base, nodes=40), prepared))
+    assert fresh.effective_batch_size == 40
+    later = planner(base, prepared, open_run(base, nodes=40)).plan()
+    settled = ("effective_batch_size", "learning_rate", "num_epochs", "max_seq_len", "total_steps")
+    assert [getattr(later, name) for name in settled] == [getattr(first, name) for name in settled]
+    assert later.chosen == first.chosen
+    assert later.micro_batches_per_step == MicroBatches(min=1, mean=1, max=1)
+
+
+def test_what_is_stated_is_not_settled_by_anything_else(base: Path, prepared: Prepared) -> None:
+    planner(base, prepared, open_run(base, nodes=2)).plan()
+    stated = config(base, nodes=2, maxTokensPerGpu=BUDGET, effectiveBatchSize=10)
+    assert planner(base, prepared, stated).plan().effective_batch_size == 10
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"chosen": [{}]}'])
+def test_nobody_chooses_anew_where_the_first_choice_cannot_be_read(
+    base: Path, prepared: Prepared, text: str
+) -> None:
+    planner(base, prepared, open_run(base, nodes=2)).plan()
+    (base / "chosen.json").write_text(text)
+    with pytest.raises(InvalidConfigurationError, match=r"chosen\.json tells what was chosen for this run"):
+        planner(base, prepared, open_run(base, nodes=2)).plan()
+
+
+def test_half_the_budget_is_planned_with_from_then_on(base: Path, prepared: Prepared) -> None:
+    job = config(base, nodes=2, effectiveBatchSize=16, maxTokensPerGpu=400)
+    first = planner(base, prepared, job).plan()
+    budget = planner(base, prepared, job).smaller(first, 7, [50, 60, 70], "no memory " * 100)
+    assert budget is not None
+    planner(base, prepared, job).settle(budget)
+    later = planner(base, prepared, job).plan()
+    assert later.max_tokens_per_gpu == 200
+    assert later.micro_batches_per_step != first.micro_batches_per_step
+    choice = later.choice("spec.hyperparameters.maxTokensPerGpu")
+    assert choice is not None
+    assert choice.reason.startswith(
+        "halved after running out of memory at step 7: 180 tokens did not fit (no"
+    )
+    # What the guide chose is settled without it, and elsewhere it tells nothing.
+    assert "maxTokensPerGpu" not in (base / "chosen.json").read_text()
+    elsewhere = planner(base, prepared, job.model_copy(update={"nodes": 1})).plan()
+    assert elsewhere.max_tokens_per_gpu == 400
+
+
+def test_a_budget_is_never_too_small_for_the_longest_sample(base: Path, prepared: Prepared) -> None:
+    plans = planner(base, prepared, run(base))
+    first = plans.plan()
+    longest = prepared.status.longest
+    budget = plans.smaller(first, 1, [50, 60], "no memory")
+    assert budget is not None
+    assert BUDGET // 2 < budget.max_tokens_per_gpu == longest
+    plans.settle(budget)
+    least = plans.plan()
+    assert least.max_tokens_per_gpu == longest
+    assert plans.smaller(least, 2, [50, 40], "no memory") is None
+
+
+def test_half_the_budget_does_not_help_a_sample_that_is_alone(base: Path, prepared: Prepared) -> None:
+    plans = planner(base, prepared, run(base))
+    assert plans.smaller(plans.plan(), 1, [99], "no memory") is None
+
+
+def test_a_budget_that_cannot_be_read_is_found_again(base: Path, prepared: Prepared) -> None:
+    (base / "token-budget.json").write_text('{"maxTokensPerGpu": "few"}')
+    assert planner(base, prepared, run(base)).plan().max_tokens_per_gpu == BUDGET
