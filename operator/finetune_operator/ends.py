@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from finetune_api.failure import Recovery, Verdict, judge
-from finetune_api.report import Report
+from finetune_api import names
+from finetune_api.failure import PodEnd, Recovery, Verdict, judge
+from finetune_api.report import Failure, Report
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase
 from finetune_operator import advice, budget, progress
 from finetune_operator.conditions import Standing
@@ -41,18 +42,26 @@ def succeeded(
     return write(situation.subject, status, Standing.SUCCEEDED, "Completed", message, now)
 
 
-def failed(situation: Situation, status: FineTuneJobStatus, pods: Sequence[Pod]) -> Outcome:
-    """The attempt failed: find out why, as soon as there is evidence, and write down what follows."""
+def failed(
+    situation: Situation, status: FineTuneJobStatus, pods: Sequence[Pod], report: Report | None
+) -> Outcome:
+    """The attempt failed: find out why, as soon as there is evidence, and write down what follows.
+
+    `report` is the last one that was POSTed.
+    """
     now = situation.now
     # Of ends that tell equally much, the first one counts.
     over = sorted((pod for pod in pods if pod.end is not None), key=lambda pod: pod.finished or _LONG_AGO)
     if not over and pods:
-        # The pod that brought the Job down is gone already; how its peers end tells more than that.
-        words = f"a pod is gone; waiting for the other {len(pods)} to end"
+        # What brought the attempt down is gone already; how the others end tells more than that.
+        words = f"pods, or their Job, are gone; waiting for the other {len(pods)} to end"
         outcome = write(situation.subject, status, Standing.UNDERWAY, "Ending", words, now)
         return replace(outcome, requeue_after=SETTLING_TIME.total_seconds())
     known = advice.for_attempt(situation.job, status)
-    verdict = judge([pod.end for pod in over if pod.end is not None], advice=known)
+    evidence = [pod.end for pod in over if pod.end is not None]
+    if report is not None and report.failure is not None and all(pod.index != 0 for pod in pods):
+        evidence.append(_told(report.failure, names.attempt_job_name(situation.subject.name, report.attempt)))
+    verdict = judge(evidence, advice=known)
     if (wait := _unsettled(verdict, pods, now)) is not None:
         return Outcome(requeue_after=wait)
     return concluded(situation, status, verdict)
@@ -122,6 +131,11 @@ def ended(
             "counted": False,
         }
     )
+
+
+def _told(failure: Failure, job: str) -> PodEnd:
+    """The end of a pod that is gone, as rank 0 told it."""
+    return PodEnd(f"{job}-0", failure.exit_code, message=failure.message, log=failure.log)
 
 
 def _unsettled(verdict: Verdict, pods: Sequence[Pod], now: datetime) -> float | None:

@@ -1,5 +1,6 @@
 """Pure: what a gang is doing, as status."""
 
+import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -12,7 +13,7 @@ from finetune_operator.heard import pods_of, received_from, reported
 from finetune_operator.observed import GangJob, Pod
 from finetune_operator.outcome import Outcome, Situation, write
 
-# How long a pod may wait before somebody asks why, and how often then.
+# How long a pod may wait before somebody asks why.
 LONG_WAIT = timedelta(seconds=15)
 
 # What the trainer does, as a phase, a word and a sentence.
@@ -58,10 +59,27 @@ def obstacle(job: str, pods: Sequence[Pod]) -> tuple[str, str]:
 
 def unexplained(pods: Sequence[Pod], now: datetime) -> Pod | None:
     """A pod that has waited for a while without a word why. What holds up its volumes, say, only its events tell."""
+    pod = _silent(pods)
+    return pod if pod is not None and _waited(pod, now) >= LONG_WAIT else None
+
+
+def next_look(pods: Sequence[Pod], now: datetime) -> float:
+    """Seconds after which to ask again why a pod waits that does not say; for ever, if there is none."""
+    pod = _silent(pods)
+    if pod is None:
+        return math.inf
+    waited = _waited(pod, now)
+    # After as long again as it has lasted: a back-off that needs no memory.
+    return (LONG_WAIT - waited if waited < LONG_WAIT else waited).total_seconds()
+
+
+def _silent(pods: Sequence[Pod]) -> Pod | None:
     pod = hindered(pods)
-    if pod is None or pod.waiting is None or pod.waiting[1] or pod.created is None:
-        return None
-    return pod if now - pod.created >= LONG_WAIT else None
+    return pod if pod is not None and pod.waiting is not None and not pod.waiting[1] else None
+
+
+def _waited(pod: Pod, now: datetime) -> timedelta:
+    return now - (pod.created or now)
 
 
 def follow(situation: Situation, attempt: Attempt, gang: GangJob | None) -> Outcome:
@@ -74,7 +92,7 @@ def follow(situation: Situation, attempt: Attempt, gang: GangJob | None) -> Outc
     if gang is not None and gang.complete:
         return ends.succeeded(situation, status, pods, report)
     if gang is None or gang.failed or any(pod.end is not None for pod in pods):
-        return ends.failed(situation, status, pods)
+        return ends.failed(situation, status, pods, report)
     phase, reason, message = _stage(situation, pods, report)
     deadline = deadlines.of_gang(situation, attempt, gang, pods, received)
     rest = deadline.rest(now)
@@ -85,9 +103,7 @@ def follow(situation: Situation, attempt: Attempt, gang: GangJob | None) -> Outc
         )
     status = status.model_copy(update={"phase": phase})
     outcome = write(situation.subject, status, Standing.UNDERWAY, reason, message, now)
-    if hindered(pods) is not None:
-        rest = min(rest, LONG_WAIT.total_seconds())
-    return outcome.within(rest)
+    return outcome.within(min(rest, next_look(pods, now)))
 
 
 def _stage(situation: Situation, pods: Sequence[Pod], report: Report | None) -> tuple[Phase, str, str]:

@@ -183,7 +183,7 @@ def gang_job(wire: Wire, owner_uid: str) -> GangJob | None:
 def pod(wire: Wire, name: str) -> Pod | None:
     """Read a pod; None if it is no pod of an attempt of the FineTuneJob `name`, whatever its labels say."""
     metadata, status = wire["metadata"], wire.get("status", {})
-    owner, attempt = controller(wire), _attempt(metadata)
+    owner, attempt = controller(wire) or _former_owner(wire), _attempt(metadata)
     if attempt is None or owner.get("kind") != "Job":
         return None
     if owner["name"] != names.attempt_job_name(name, attempt):
@@ -239,6 +239,14 @@ def controller(wire: Wire) -> Wire:
     """The owner reference of the controller; empty if there is none."""
     owners: list[Wire] = wire["metadata"].get("ownerReferences", [])
     return next((owner for owner in owners if owner.get("controller")), {})
+
+
+def _former_owner(wire: Wire) -> Wire:
+    """The Job of a pod that was orphaned and goes on: what it writes to, no other may write to beside it."""
+    labels = wire["metadata"].get("labels", {})
+    uid, name = labels.get("batch.kubernetes.io/controller-uid"), labels.get("batch.kubernetes.io/job-name")
+    over = wire.get("status", {}).get("phase") in ("Succeeded", "Failed")
+    return {} if over or not (uid and name) else {"kind": "Job", "name": name, "uid": uid}
 
 
 def _attempt(metadata: Wire) -> int | None:

@@ -33,7 +33,7 @@ def with_report(
         update={
             "progress": progressed,
             "checkpoints": _unique(checkpoints)[-MAX_LISTED_CHECKPOINTS:],
-            "attempts": [_with_resumption(attempt, report) for attempt in status.attempts],
+            "attempts": _with_resumption(status.attempts, report),
         }
     )
 
@@ -140,10 +140,19 @@ def _has_not_restored(report: Report) -> bool:
     return early and report.resumed_from_step is None
 
 
-def _with_resumption(attempt: Attempt, report: Report) -> Attempt:
-    if attempt.number != report.attempt or report.resumed_from_step is None:
-        return attempt
-    return attempt.model_copy(update={"resumed_from_step": report.resumed_from_step})
+def _with_resumption(attempts: list[Attempt], report: Report) -> list[Attempt]:
+    """The attempts, the newest of which goes on from what others left.
+
+    Of an attempt whose end nobody heard it is the first sign of how far it had come.
+    """
+    resumed = report.resumed_from_step
+    if not attempts or attempts[-1].number != report.attempt or resumed is None:
+        return attempts
+    *earlier, newest = attempts
+    known = max((max(other.last_step or 0, other.resumed_from_step or 0) for other in earlier), default=0)
+    if earlier and resumed > known:
+        earlier[-1] = earlier[-1].model_copy(update={"last_step": resumed})
+    return [*earlier, newest.model_copy(update={"resumed_from_step": resumed})]
 
 
 def _rounded(value: float | None, *, decimals: int) -> float | None:

@@ -175,8 +175,13 @@ def _train(situation: Situation, installation: Installation) -> Outcome:
     ending = seen if gang is None else suspension.is_ending(situation, gang)
     if situation.job.spec.suspend and not ending:
         return suspension.end(situation, attempt, gang)
-    prepared = preparation.digest(situation)
-    manifests = workload.attempt(situation.job, attempt.number, installation, prepared=prepared)
+    manifests = workload.attempt(
+        situation.job,
+        attempt.number,
+        installation,
+        prepared=preparation.digest(situation),
+        avoid=workload.avoided(status.attempts),
+    )
     if gang is None and not seen:
         return launch(situation, attempt.number, manifests)
     outcome = replace(follow(situation, attempt, gang), delete=strays(observed, keep=attempt.number))

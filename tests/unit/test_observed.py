@@ -96,6 +96,19 @@ def test_a_pod_that_only_wears_our_labels_is_none_of_ours() -> None:
     assert pod(stranger, "demo") is None
 
 
+def test_a_pod_that_was_orphaned_is_ours_as_long_as_it_runs() -> None:
+    orphan = wire_pod(state={"running": {}}, phase="Running")
+    orphan["metadata"]["ownerReferences"] = []
+    orphan["metadata"]["labels"] |= {
+        "batch.kubernetes.io/job-name": "demo-2",
+        "batch.kubernetes.io/controller-uid": "job-uid",
+    }
+    assert read(orphan).job_uid == "job-uid"
+    assert pod(orphan, "other") is None
+    orphan["status"]["phase"] = "Succeeded"
+    assert pod(orphan, "demo") is None
+
+
 def test_the_preparation_has_a_job_and_pods_without_rank() -> None:
     job, its_pod = wire_job(), wire_pod(state={"running": {}})
     for wire in (job, its_pod):

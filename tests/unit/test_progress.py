@@ -5,8 +5,16 @@ from datetime import timedelta
 import pytest
 
 from finetune_api.report import Metrics, Stage
-from finetune_api.status import Advice, Attempt, Choice, FineTuneJobStatus, Plan
-from finetune_operator.progress import duration, percent, progress, summary, with_report, without_forecast
+from finetune_api.status import Advice, Attempt, Choice, FineTuneJobStatus, Plan, Progress
+from finetune_operator.progress import (
+    duration,
+    last_step,
+    percent,
+    progress,
+    summary,
+    with_report,
+    without_forecast,
+)
 from world import DATASET, PLAN, START, checkpoint, report
 
 ADVISED = PLAN.model_copy(
@@ -108,6 +116,54 @@ def status(**fields: object) -> FineTuneJobStatus:
 def test_only_the_reporting_attempt_learns_where_it_resumed() -> None:
     found = with_report(status(), report(attempt=2, resumed_from_step=8), START)
     assert [attempt.resumed_from_step for attempt in found.attempts] == [4, 8]
+
+
+def test_what_a_new_attempt_says_before_it_has_restored_does_not_step_back_and_forth() -> None:
+    known = with_report(status(), report(attempt=1, step=12, resumed_from_step=4), START)
+    later = START + timedelta(minutes=1)
+    for stage in (Stage.STARTING, Stage.PREPARING, Stage.LOADING):
+        for step in (None, 3, 12):
+            found = with_report(known, report(attempt=2, step=step, stage=stage), later).progress
+            assert known.progress is not None
+            assert found == known.progress.model_copy(update={"last_report_time": later})
+    restored = with_report(known, report(attempt=2, step=8, stage=Stage.LOADING, resumed_from_step=8), later)
+    assert restored.progress is not None
+    assert restored.progress.step == 8
+
+
+def test_the_last_step_of_an_attempt_is_one_that_it_did_itself() -> None:
+    def last(number: int, resumed: int | None, step: int | None) -> int | None:
+        attempt = Attempt(number=number, start_time=START, resumed_from_step=resumed)
+        return last_step(attempt, None if step is None else Progress(step=step))
+
+    assert [last(1, None, 12), last(1, None, 0), last(1, None, None)] == [12, None, None]
+    assert [last(2, 8, 12), last(2, 8, 8), last(2, 0, 3)] == [12, None, 3]
+    assert last(2, None, 12) is None, "that was the first one, and the second never came so far as to restore"
+
+
+def test_where_an_attempt_goes_on_tells_how_far_the_one_before_had_come() -> None:
+    def steps(resumed: int, *, heard: int | None) -> list[int | None]:
+        attempts = [Attempt(number=1, start_time=START, last_step=heard), Attempt(number=2, start_time=START)]
+        known = FineTuneJobStatus(attempts=attempts)
+        found = with_report(known, report(attempt=2, step=None, resumed_from_step=resumed), START)
+        return [attempt.last_step for attempt in found.attempts]
+
+    assert steps(8, heard=5) == [8, None]
+    assert steps(8, heard=None) == [8, None]
+    assert steps(8, heard=11) == [11, None], "what it did after its last state is lost, and was done"
+    assert steps(0, heard=None) == [None, None]
+
+
+def test_a_state_that_was_gone_on_from_before_is_no_attempt_s_work() -> None:
+    attempts = [
+        Attempt(number=1, start_time=START, last_step=8),
+        Attempt(number=2, start_time=START, resumed_from_step=8),
+        Attempt(number=3, start_time=START),
+    ]
+    found = with_report(
+        FineTuneJobStatus(attempts=attempts), report(attempt=3, step=None, resumed_from_step=8), START
+    )
+    assert [attempt.last_step for attempt in found.attempts] == [8, None, None]
 
 
 def test_what_a_report_leaves_out_is_kept() -> None:

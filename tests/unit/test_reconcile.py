@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from finetune_api.report import Stage
+from finetune_api.report import Failure, Stage
 from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator import conditions
 from finetune_operator.gang import unexplained
@@ -109,17 +110,21 @@ def test_what_the_kubelet_says_of_a_pod_is_shown() -> None:
         assert "demo-1-1: ImagePullBackOff: no such image" in message(world.status, type_)
 
 
-def test_what_a_pod_does_not_say_is_asked_for_after_a_while_and_again_and_again() -> None:
+def test_what_a_pod_does_not_say_is_asked_for_ever_more_rarely() -> None:
     world = started()
-    waiting = replace(world.pods["demo-1-1"], waiting=("ContainerCreating", ""), created=world.now)
+    since = world.now
+    waiting = replace(world.pods["demo-1-1"], waiting=("ContainerCreating", ""), created=since)
     world.pods["demo-1-1"] = waiting
-    pods = list(world.pods.values())
-    assert unexplained(pods, world.now + timedelta(seconds=14)) is None
-    assert unexplained(pods, world.now + timedelta(seconds=15)) is waiting
-    world.turn()
-    assert world.decide().requeue_after == 15
+    asked, again = [], []
+    for seconds in (14, 15, 30, 60):
+        world.now = since + timedelta(seconds=seconds)
+        asked.append(unexplained(list(world.pods.values()), world.now))
+        world.turn()
+        again.append(world.decide().requeue_after)
+    assert asked == [None, waiting, waiting, waiting]
+    assert again == [1, 15, 30, 60]
     explained = replace(waiting, waiting=("FailedMount", "no such volume"))
-    assert unexplained([explained], world.now + timedelta(seconds=15)) is None
+    assert unexplained([explained], world.now) is None
 
 
 def test_pods_that_run_are_not_yet_a_training() -> None:
@@ -448,6 +453,45 @@ def test_peers_that_still_end_are_heard_before_a_pod_counts_as_vanished() -> Non
     world.fail_pod(0, 143)
     world.settle()
     assert (world.status.attempts[0].reason, world.status.restarts) == ("Terminated", 0)
+
+
+def test_what_a_pod_told_before_it_went_is_evidence() -> None:
+    world = running()
+    failure = Failure(exit_code=65, reason="InvalidData", message="line 3: no messages", log="the end")
+    world.post(report(sequence=9, stage=Stage.FAILED, failure=failure))
+    world.jobs["demo-1"] = replace(world.jobs["demo-1"], failed=True)
+    del world.pods["demo-1-0"]
+    world.fail_pod(1, 200)
+    world.turn()
+    [attempt] = world.status.attempts
+    assert (world.status.phase, attempt.reason, attempt.log) == (Phase.FAILED, "InvalidData", "the end")
+    assert attempt.message == "demo-1-0: line 3: no messages"
+
+
+def test_a_node_with_a_gpu_error_is_avoided_from_then_on() -> None:
+    world = running(failurePolicy={"maxRestarts": 20})
+    applied: list[dict[str, Any]] = []
+    for number in range(12):
+        world.run_pods()
+        world.fail_pod(0, 201, node=f"node-{number}")
+        world.fail_pod(1, 200, node="innocent")
+        while f"demo-{number + 2}" not in world.jobs:
+            world.collect()
+            outcome = world.turn()
+            world.now += timedelta(seconds=outcome.requeue_after or 0)
+            applied = [job for job in outcome.apply if job["kind"] == "Job"] or applied
+    affinity = applied[0]["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+    [term] = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    names = [requirement["values"] for requirement in term["matchFields"]]
+    assert names == [[f"node-{number}"] for number in range(11, 1, -1)], "the newest ten"
+    assert {(found["key"], found["operator"]) for found in term["matchFields"]} == {
+        ("metadata.name", "NotIn")
+    }
+    world.pods["demo-13-0"] = replace(
+        world.pods["demo-13-0"], waiting=("Unschedulable", "0/12 nodes are available")
+    )
+    world.turn()
+    assert "avoided after GPU errors: node-11, node-10" in message(world.status)
 
 
 def test_a_gang_that_vanished_altogether_is_started_again_at_a_cost() -> None:

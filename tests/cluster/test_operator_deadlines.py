@@ -1,0 +1,123 @@
+"""What does not start, what hangs, and what fails again and again, on a real API server; the tests play the kubelet."""
+
+import time
+from typing import Any
+
+import pytest
+
+from cluster.kube import PODS, Namespace, eventually
+from cluster.operators import Operator
+from finetune_api.report import Report, Stage
+from world import checkpoint, report
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+BACKING_OFF = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "trainer"'}}
+CREATING = {"waiting": {"reason": "ContainerCreating"}}
+
+
+def training(namespace: Namespace, operator: Operator, told: Report) -> list[str]:
+    """Bring an attempt of the demo job to train."""
+    pods = namespace.pods(attempt=told.attempt)
+    namespace.run_pods(pods)
+    code, answer = operator.post(namespace.name, "demo", told, token=namespace.token(pods[0]))
+    assert code == 200, answer
+    namespace.in_phase("Running")
+    return pods
+
+
+def warn(namespace: Namespace, pod: str, reason: str, message: str) -> None:
+    """An event as the kubelet posts it."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    namespace.create(
+        "/api/v1/namespaces/{namespace}/events",
+        {
+            "metadata": {"generateName": f"{pod}."},
+            "involvedObject": {"kind": "Pod", "name": pod, "namespace": namespace.name},
+            "type": "Warning",
+            "reason": reason,
+            "message": message,
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        },
+    )
+
+
+def attempts(namespace: Namespace) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = namespace.status()["attempts"]
+    return found
+
+
+def test_what_does_not_start_in_time_has_failed_in_the_kubelet_s_words(namespace: Namespace) -> None:
+    namespace.begin(failurePolicy={"startupDeadlineSeconds": 10, "maxRestarts": 1})
+    for attempt in (1, 2):
+        pods = namespace.pods(attempt=attempt)
+        namespace.set_pod(pods[1], "Pending", BACKING_OFF)
+    status = namespace.in_phase("Failed", seconds=60)
+    words = f'{pods[1]}: ImagePullBackOff: Back-off pulling image "trainer"'
+    assert words in attempts(namespace)[1]["message"]
+    assert [attempt["reason"] for attempt in attempts(namespace)] == ["StartupDeadlineExceeded"] * 2
+    assert status["sinceCheckpoint"] == {"step": 0, "restarts": 1, "disruptions": 0}
+    stalled = namespace.condition("Stalled")
+    assert stalled["reason"] == "StartupDeadlineExceeded"
+    assert words in stalled["message"]
+    assert "spec.failurePolicy.maxRestarts is 1" in stalled["message"]
+    eventually(lambda: not namespace.all(PODS, labelSelector="finetune.dev/attempt=2"))
+
+
+def test_what_only_the_events_of_a_pod_tell_is_shown_while_it_waits(namespace: Namespace) -> None:
+    namespace.begin()
+    pods = namespace.pods()
+    for pod in pods:
+        namespace.set_pod(pod, "Pending", CREATING)
+    warn(namespace, pods[1], "FailedMount", 'MountVolume.SetUp failed for volume "models": not found')
+    warn(namespace, pods[0], "FailedMount", 'MountVolume.SetUp failed for volume "runs": not found')
+    eventually(lambda: namespace.condition("Progressing")["reason"] == "FailedMount", seconds=45)
+    assert 'volume "runs": not found' in namespace.condition("Progressing")["message"]
+
+
+def test_a_preparation_that_does_not_start_in_time_has_failed(namespace: Namespace) -> None:
+    namespace.submit(failurePolicy={"startupDeadlineSeconds": 10})
+    [pod] = namespace.pods(count=1, attempt=0)
+    namespace.set_pod(pod, "Pending", BACKING_OFF)
+    assert namespace.in_phase("Failed", seconds=30)["attempts"] == []
+    assert "Back-off pulling image" in namespace.condition("Prepared")["message"]
+    eventually(lambda: not namespace.all(PODS))
+
+
+def test_a_gang_without_a_sign_of_life_is_started_again(namespace: Namespace, operator: Operator) -> None:
+    namespace.begin(failurePolicy={"progressDeadlineSeconds": 10})
+    first = training(namespace, operator, report(1, 1, step=4))
+    # The deadline is reset by every sign of life, whatever it says.
+    time.sleep(8)
+    assert (
+        operator.post(namespace.name, "demo", report(1, 2, step=4), token=namespace.token(first[0]))[0] == 200
+    )
+    time.sleep(8)
+    assert namespace.status()["phase"] == "Running"
+    second = namespace.pods(attempt=2)
+    assert not set(first) & set(second)
+    [hung, _] = attempts(namespace)
+    assert (hung["reason"], hung["lastStep"], hung["counted"]) == ("Hung", 4, True)
+    assert "progressDeadlineSeconds" in hung["message"]
+    assert eventually(lambda: "Restarting" in namespace.events())
+
+
+def test_a_newer_state_fills_the_budget_up_again(namespace: Namespace, operator: Operator) -> None:
+    namespace.begin(failurePolicy={"maxRestarts": 1})
+    for attempt, saved in ((1, 6), (2, 12), (3, 12)):
+        told = report(
+            attempt,
+            step=saved + 1,
+            resumed_from_step=saved - 6 if attempt == 2 else None,
+            checkpoints=[checkpoint(saved, "resume")],
+        )
+        pods = training(namespace, operator, told)
+        last = told.model_copy(update={"sequence": 9, "stage": Stage.FAILED})
+        namespace.end_pod(pods[0], 200, last.to_termination_message())
+    status = namespace.in_phase("Failed")
+    assert status["restarts"] == 2
+    assert status["sinceCheckpoint"] == {"step": 12, "restarts": 1, "disruptions": 0}
+    assert [attempt["counted"] for attempt in attempts(namespace)] == [True, True, False]
+    assert "no newer state than that of step 12" in namespace.condition("Stalled")["message"]
