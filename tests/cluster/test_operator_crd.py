@@ -65,6 +65,8 @@ ACCEPTED = [
     ("spec.hyperparameters", {}),
     ("spec.checkpoints", {}),
     ("spec.checkpoints.everyEpoch", False),
+    *(("spec.suspend", value) for value in (False, True)),
+    *(("spec.ttlSecondsAfterFinished", value) for value in (0, 2147483647)),
     ("spec.storage.path", "a/b..c/d"),
     ("spec.storage.path", "..."),
     ("spec.model.volume.path", "x" * 512),
@@ -115,6 +117,8 @@ REFUSED = [
     ("spec.storage.path", ""),
     ("spec.model.volume.path", "x" * 513),
     ("spec.checkpoints.everyEpoch", "yes"),
+    *(("spec.suspend", value) for value in ("true", 1)),
+    *(("spec.ttlSecondsAfterFinished", value) for value in (-1, 2147483648, "1h")),
     *((f"{R}nodes", value) for value in (0, 1025)),
     *((f"{R}gpusPerNode", value) for value in (-1, 65)),
     *((f"{R}requests.cpu", value) for value in ("two", "-1", "", 2)),
@@ -165,10 +169,15 @@ def test_both_agree_on_anything(answer: Callable[[Wire], str | None], path: str,
 OSFT: Wire = {"method": "osft", "osft": {"unfreezeRankRatio": 0.5}}
 
 
-def begun(namespace: Namespace, **spec: Any) -> None:
+def begun(namespace: Namespace, *, phase: str = "Running", **spec: Any) -> None:
     """A job that the operator has begun to train."""
     namespace.submit(**spec)
-    status = {"status": {"startTime": "2026-01-01T12:00:00Z"}}
+    in_phase(namespace, phase)
+
+
+def in_phase(namespace: Namespace, phase: str) -> None:
+    """What the operator would write."""
+    status = {"status": {"startTime": "2026-01-01T12:00:00Z", "phase": phase}}
     namespace.kube.request("PATCH", namespace.path(FINETUNEJOBS, "demo") + "/status", status, MERGE)
 
 
@@ -188,19 +197,18 @@ def edit(namespace: Namespace, change: Wire) -> str | None:
         ({}, {"dataset": {"train": {"volume": {"path": "other.jsonl"}}}}),
         ({}, {"hyperparameters": {"learningRate": 1e-4}}),
         ({}, {"hyperparameters": {"seed": 1}}),
-        ({}, {"checkpoints": {"everyEpoch": False}}),
         ({}, {"storage": {"path": "elsewhere"}}),
-        ({}, {"resources": {"nodes": 4}}),
         (OSFT, {"osft": {"unfreezeRankRatio": 0.4}}),
         (OSFT, {"osft": None}),
         ({"method": "osft"}, {"osft": {}}),
         ({"method": "lora"}, {"lora": {"r": 8}}),
     ],
 )
+@pytest.mark.parametrize("phase", ["Running", "Suspended"])
 def test_what_decides_the_result_is_fixed_once_training_has_begun(
-    namespace: Namespace, spec: Wire, change: Wire
+    namespace: Namespace, spec: Wire, change: Wire, phase: str
 ) -> None:
-    begun(namespace, **spec)
+    begun(namespace, phase=phase, **spec)
     said = edit(namespace, change)
     assert said is not None
     assert f"spec.{next(iter(change))} is fixed once training has begun" in said
@@ -217,9 +225,48 @@ def test_until_then_everything_may_be_corrected(namespace: Namespace) -> None:
         assert edit(namespace, change) is None
 
 
-def test_what_does_not_is_free(namespace: Namespace) -> None:
+RESOURCES = [
+    {"nodes": 4},
+    {"gpusPerNode": 1, "gpuMemory": "80Gi"},
+    {"requests": {"memory": "9Gi"}},
+    {"sharedMemory": "2Gi"},
+]
+
+
+@pytest.mark.parametrize("change", RESOURCES)
+def test_where_it_trains_may_change_only_while_nothing_of_it_runs(namespace: Namespace, change: Wire) -> None:
     begun(namespace)
-    assert edit(namespace, {"failurePolicy": {"maxRestarts": 7}}) is None
+    # To ask for it is not enough: its pods may still be ending.
+    assert edit(namespace, {"suspend": True}) is None
+    said = edit(namespace, {"resources": change})
+    assert said is not None
+    assert "spec.resources may change while the job is suspended" in said
+    assert "wait for the condition Suspended" in said
+    in_phase(namespace, "Suspended")
+    assert edit(namespace, {"resources": change}) is None
+    in_phase(namespace, "Pending")
+    assert edit(namespace, {"resources": {"nodes": 7}}) is not None
+
+
+def test_resources_may_change_together_with_the_word_to_go_on(namespace: Namespace) -> None:
+    begun(namespace, phase="Suspended", suspend=True)
+    assert edit(namespace, {"suspend": False, "resources": {"nodes": 3}}) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"failurePolicy": {"maxRestarts": 7, "activeDeadlineSeconds": 99}},
+        {"checkpoints": {"everyEpoch": False, "everyMinutes": 5}},
+        {"tracking": {"mlflow": {"secretRef": {"name": "mlflow"}}}},
+        {"suspend": True},
+        {"ttlSecondsAfterFinished": 60},
+    ],
+)
+@pytest.mark.parametrize("phase", ["Running", "Succeeded"])
+def test_what_does_not_is_free(namespace: Namespace, change: Wire, phase: str) -> None:
+    begun(namespace, phase=phase)
+    assert edit(namespace, change) is None
     namespace.patch(FINETUNEJOBS, "demo", {"metadata": {"labels": {"team": "a"}, "annotations": {"b": "c"}}})
 
 

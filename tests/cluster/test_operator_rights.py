@@ -1,13 +1,14 @@
 """The operator gets along with the rights that its chart gives it, and starts only where it can work."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
 from cluster.chart import rendered
-from cluster.kube import PODS, SERVICES, Kube, Namespace, eventually
+from cluster.kube import FINETUNEJOBS, PODS, SERVICES, Kube, Namespace, eventually
 from cluster.operators import Operator
 from clusters.local import ControlPlane
 from world import OUTPUT, report
@@ -108,3 +109,10 @@ def a_whole_life(namespace: Namespace, operator: Operator) -> None:
     eventually(
         lambda: not namespace.all(PODS, labelSelector="finetune.dev/job=doomed,finetune.dev/attempt=1")
     )
+    for name in ("demo", "doomed"):
+        namespace.patch(FINETUNEJOBS, name, {"spec": {"ttlSecondsAfterFinished": 0}})
+        eventually(partial(was_cleaned_up, namespace, name))
+
+
+def was_cleaned_up(namespace: Namespace, name: str) -> bool:
+    return "cleanupTime" in namespace.status(name) and not namespace.belongings(name)
