@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from finetune_api.report import Report, StepRecord
 from finetune_trainer import checks
 from finetune_trainer.batches import Schedule
 from finetune_trainer.prepare.pipeline import open_prepared, prepare
+from finetune_trainer.stopping import StopRequest
 from finetune_trainer.train import train
 
 
@@ -20,13 +22,6 @@ class Ours:
 
     def train(self, run: Run) -> Trained:
         """Train, as one process of a gang of one."""
-        step_ends: list[float] = []
-
-        def clock() -> bool:
-            # Every step asks once whether it was told to stop.
-            step_ends.append(time.perf_counter())
-            return False
-
         config = configuration(
             model=run.model,
             data=run.data,
@@ -51,10 +46,10 @@ class Ours:
         }
         checks.check(config, node=0)
         nowhere = run.scratch / "none"
-        train(config, attempt=1, ca=nowhere, token=nowhere, begin=lambda: None, stop_requested=clock)
+        train(config, attempt=1, ca=nowhere, token=nowhere, stop=StopRequest(sys.exit))
         storage = run.scratch / "run"
         steps = _steps(storage)
-        assert len(steps) == len(step_ends) == run.steps, (len(steps), len(step_ends), run.steps)
+        assert len(steps) == run.steps, (len(steps), run.steps)
         report = Report.model_validate_json((storage / names.REPORT_FILE).read_bytes())
         assert report.dataset is not None
         prepared = open_prepared(config, report.dataset.digest)
@@ -63,7 +58,7 @@ class Ours:
         lengths = [prepared.samples.lengths[schedule.batch(step).samples] for step in range(run.steps)]
         return Trained(
             losses=[step.loss for step in steps if step.loss is not None],
-            step_ends=step_ends,
+            step_ends=[step.time.timestamp() for step in steps],
             tokens=[int(of_step.sum()) for of_step in lengths],
             padding=0.0,
         )
