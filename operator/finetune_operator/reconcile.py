@@ -151,9 +151,8 @@ def _prepare(situation: Situation, installation: Installation) -> Outcome:
     if job is not None and job.deleting and not job.complete:
         # How it ends says nothing of the data: it was told to.
         job = None
-    if situation.job.spec.suspend and not (
-        job and not job.complete and preparation.is_ending(situation, job)
-    ):
+    ending = job is not None and not job.complete and preparation.is_ending(situation, job)
+    if situation.job.spec.suspend and not ending:
         return suspension.give_back(_without_preparation(situation))
     manifests = workload.preparation(situation.job, installation)
     if job is None:
@@ -221,10 +220,8 @@ def _restart(situation: Situation, ended: Attempt) -> Outcome:
 def _why_again(status: FineTuneJobStatus, ended: Attempt) -> tuple[str, str]:
     """Why another attempt comes, as a word and a sentence."""
     if suspension.was_cause(ended):
-        return (
-            "WaitingForPods",
-            f"attempt {ended.number + 1} begins when the pods of the one before have ended",
-        )
+        words = f"attempt {ended.number + 1} begins when the pods of the one before have ended"
+        return "WaitingForPods", words
     told = conditions.find(status.conditions, conditions.PROGRESSING)
     if told is not None and told.reason == ended.reason:
         return told.reason, told.message

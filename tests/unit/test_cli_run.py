@@ -57,6 +57,12 @@ def test_a_claim_that_is_mapped_twice_is_refused(tmp_path: Path) -> None:
     assert "--claim data is there twice" in result.stderr
 
 
+def test_a_job_that_is_to_be_suspended_does_not_run(tmp_path: Path) -> None:
+    result = run(tmp_path, f"data={tmp_path}", f"models={tmp_path}", f"runs={tmp_path}", suspend=True)
+    assert result.exit_code == 1
+    assert "spec.suspend is true, so nothing may run: set it to false, or remove it" in result.stderr
+
+
 def test_paths_lie_in_the_folders_of_their_claims(tmp_path: Path) -> None:
     shared = job(storage={"claimName": "data", "path": "results/demo"})
     found = claims.folders(shared, [f"models={tmp_path}", f"data={tmp_path / 'made'}"])

@@ -21,11 +21,14 @@ PLAIN_PROGRESS_SECONDS = 15.0
 
 def news(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[tuple[str, str]]:
     """What happened between two statuses, as pairs of a word and a sentence."""
-    for event in events(old, new):
+    told = events(old, new)
+    for event in told:
         yield event.reason, event.message
     before = conditions.find(old.conditions, conditions.READY)
     ready = conditions.find(new.conditions, conditions.READY)
     if new.phase is None or ready is None or new.phase.is_terminal or new.phase is Phase.RESTARTING:
+        return
+    if ready.message in [event.message for event in told]:
         return
     if old.phase != new.phase or before is None or before.reason != ready.reason:
         yield new.phase.value, ready.message

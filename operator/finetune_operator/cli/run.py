@@ -83,7 +83,7 @@ def run(
 def _only_job(file: str) -> FineTuneJob:
     """The job of a file.
 
-    Raises CommandError when it has several, or one that cannot be trained yet.
+    Raises CommandError when it has several, or one that cannot be trained yet or is not to be.
     """
     jobs = manifests.read_valid([file])
     if len(jobs) > 1:
@@ -91,6 +91,11 @@ def _only_job(file: str) -> FineTuneJob:
         raise CommandError(f"{file}: one {names.KIND} is needed here; found: {found}")
     if missing := unsupported(jobs[0].spec):
         raise CommandError("\n".join(map(str, missing)))
+    if jobs[0].spec.suspend:
+        raise CommandError(
+            f"{file}: spec.suspend is true, so nothing may run: set it to false, or remove it. Here, Ctrl-C suspends a "
+            "run, and the same command goes on from there"
+        )
     return jobs[0]
 
 
