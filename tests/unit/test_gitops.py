@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_api import names
+from finetune_operator import conditions
 from terminal import VALID, finetune
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +21,7 @@ WORKFLOW = EXAMPLE / ".github" / "workflows" / "finetune.yaml"
 MATCHER = EXAMPLE / ".github" / "finetune.json"
 GITLAB = EXAMPLE / ".gitlab-ci.yml"
 HOOKS = EXAMPLE / ".pre-commit-config.yaml"
+ARGO_CD = EXAMPLE / "argocd-cm.yaml"
 
 
 def hook() -> dict[str, Any]:
@@ -97,6 +100,15 @@ def test_github_reads_every_part_of_a_message(tmp_path: Path) -> None:
     assert all(match is not None and match[pattern["message"]].startswith("spec.") for match in found)
 
 
-@pytest.mark.parametrize("file", [WORKFLOW, MATCHER, GITLAB, HOOKS], ids=lambda file: file.name)
+@pytest.mark.parametrize("file", [WORKFLOW, MATCHER, GITLAB, HOOKS, ARGO_CD], ids=lambda file: file.name)
 def test_the_page_shows_the_files_as_they_are(file: Path) -> None:
     assert f"\n{file.read_text()}```\n" in (ROOT / "docs" / "gitops.md").read_text()
+
+
+def test_argo_cd_reads_conditions_that_there_are() -> None:
+    [(key, script)] = yaml.safe_load(ARGO_CD.read_text())["data"].items()
+    assert key.endswith(f".health.{names.GROUP}_{names.KIND}")
+    read = {*re.findall(r"\bis\.(\w+)", script), *re.findall(r'condition\.type == "(\w+)"', script)}
+    assert read == {conditions.STALLED, conditions.READY, conditions.SUSPENDED}
+    answered = set(re.findall(r'status = "(\w+)"', script))
+    assert answered == {"Progressing", "Degraded", "Healthy", "Suspended"}
