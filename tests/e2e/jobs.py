@@ -9,9 +9,6 @@ from typing import Any
 from e2e.namespace import Namespace
 from tiny import save_chat_data, save_tiny_model
 
-# Long enough for two pods to import torch on a machine of two cores.
-PATIENCE = 300
-
 
 def manifest(name: str, *, nodes: int, data: str = "train.jsonl", **hyperparameters: Any) -> dict[str, Any]:
     """A FineTuneJob on the CPU whose result depends on nothing but its data and hyperparameters."""

@@ -12,6 +12,9 @@ import pytest
 
 from deploy import ROOT, run
 
+# Long enough for pods to import torch on a machine of two cores that has much else to do.
+PATIENCE = 600
+
 
 @dataclass(frozen=True)
 class Namespace:
@@ -36,7 +39,7 @@ class Namespace:
         """Apply a manifest; returns what kubectl says."""
         return self.kubectl("apply", "--filename", "-", stdin=json.dumps(manifest))
 
-    def wait(self, job: str, until: str, *, seconds: int) -> None:
+    def wait(self, job: str, until: str, *, seconds: int = PATIENCE) -> None:
         """Wait for a FineTuneJob with kubectl, as a user would; all that is known of it is shown when that fails."""
         deadline = time.monotonic() + seconds
         over = False
@@ -47,7 +50,7 @@ class Namespace:
             over = self.get("finetunejob", job)["status"].get("phase") in ("Succeeded", "Failed")
 
     def follow(
-        self, job: str, until: Callable[[dict[str, Any]], bool], *, seconds: int = 300
+        self, job: str, until: Callable[[dict[str, Any]], bool], *, seconds: int = PATIENCE
     ) -> dict[str, Any]:
         """Look at a FineTuneJob's status until something holds of it, and return that status.
 

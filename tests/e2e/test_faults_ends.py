@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from e2e import faults
-from e2e.jobs import PATIENCE, manifest, save_inputs, status
+from e2e.jobs import manifest, save_inputs, status
 from e2e.namespace import Namespace
 from e2e.node import LocalNode
 from tiny import conversation, poison
@@ -97,7 +98,7 @@ def _has_a_state(found: dict[str, Any]) -> bool:
 
 def _failed(namespace: Namespace, job: str) -> dict[str, Any]:
     """The status of a job once it has failed, with its conditions by type."""
-    namespace.wait(job, "condition=Stalled", seconds=PATIENCE)
+    namespace.wait(job, "condition=Stalled")
     found = status(namespace, job)
     assert found["phase"] == "Failed"
     return found | {"conditions": {condition["type"]: condition for condition in found["conditions"]}}
@@ -121,6 +122,18 @@ def test_what_cannot_start_fails_with_the_words_of_those_who_know_why(
     assert not unstartable.get("pods", "-l", f"finetune.dev/job={job},finetune.dev/attempt!=0")["items"]
 
 
+def test_a_full_disk_fails_naming_the_claim_and_leaves_every_state_that_was_complete(
+    full: Namespace, small_disk: Path
+) -> None:
+    found = _failed(full, "full")
+    [attempt] = found["attempts"]
+    assert (attempt["reason"], attempt["exitCode"]) == ("StorageFull", 74)
+    assert "claim small" in found["conditions"]["Ready"]["message"]
+    assert found["checkpoints"]
+    for checkpoint in found["checkpoints"]:
+        _expect_intact(small_disk / checkpoint["path"])
+
+
 def test_a_loss_that_is_no_number_fails_with_its_step_and_sample_and_is_not_tried_again(
     poisoned: Namespace,
 ) -> None:
@@ -128,29 +141,17 @@ def test_a_loss_that_is_no_number_fails_with_its_step_and_sample_and_is_not_trie
     [attempt] = found["attempts"]
     assert (attempt["reason"], attempt["exitCode"], attempt["counted"]) == ("LossNotFinite", 79, False)
     message = found["conditions"]["Ready"]["message"]
-    assert f"step {attempt['lastStep'] + 1}" in message
-    assert str(POISONED_ROW) in message
+    assert f"in step {attempt.get('lastStep', 0) + 1}," in message
+    assert re.search(rf"rows [\d, ]*\b{POISONED_ROW}\b", message), message
 
 
 def test_a_process_that_hangs_is_noticed_and_its_gang_started_again(stuck: Namespace) -> None:
-    stuck.wait("stuck", "condition=Succeeded", seconds=2 * PATIENCE)
+    stuck.wait("stuck", "condition=Succeeded")
     first, second, *_ = status(stuck, "stuck")["attempts"]
     assert (first["reason"], first["counted"]) == ("Hung", True)
-    assert "30 s" in first["message"]
+    assert "no sign of life for 30s" in first["message"]
     assert "spec.failurePolicy.progressDeadlineSeconds" in first["message"]
     assert 0 < second["resumedFromStep"] <= first["lastStep"]
-
-
-def test_a_full_disk_fails_naming_the_claim_and_leaves_every_state_that_was_complete(
-    full: Namespace, small_disk: Path
-) -> None:
-    found = _failed(full, "full")
-    [attempt] = found["attempts"]
-    assert (attempt["reason"], attempt["exitCode"]) == ("StorageFull", 74)
-    assert 'claim "small"' in found["conditions"]["Ready"]["message"]
-    assert found["checkpoints"]
-    for checkpoint in found["checkpoints"]:
-        _expect_intact(small_disk / checkpoint["path"])
 
 
 def _expect_intact(directory: Path) -> None:

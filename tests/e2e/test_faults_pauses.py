@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from e2e.jobs import PATIENCE, losses, poll, status
+from e2e.jobs import losses, poll, status
 from e2e.namespace import Namespace
 from e2e.node import LocalNode
 
@@ -74,21 +74,21 @@ def test_an_outage_of_the_container_runtime_stops_nobody(
         undisturbed.kubectl("wait", "node", "--all", "--for=condition=Ready=False", "--timeout=180s")
     finally:
         node.repair()
-    undisturbed.wait(JOB, "condition=Succeeded", seconds=PATIENCE)
+    undisturbed.wait(JOB, "condition=Succeeded")
     assert [attempt["number"] for attempt in status(undisturbed, JOB)["attempts"]] == [1, 2]
     assert [each["metadata"]["uid"] for each in undisturbed.get(*GANG)["items"]] == [pod["metadata"]["uid"]]
 
 
 def test_it_learns_what_a_job_without_a_pause_learns(undisturbed: Namespace, resumed: dict[str, Any]) -> None:
     for job in (JOB, "undisturbed"):
-        undisturbed.wait(job, "condition=Succeeded", seconds=PATIENCE)
+        undisturbed.wait(job, "condition=Succeeded")
     assert losses(undisturbed, JOB) == pytest.approx(losses(undisturbed, "undisturbed"), abs=1e-4)
 
 
 def test_after_its_time_to_live_only_what_it_is_for_is_left(
     undisturbed: Namespace, resumed: dict[str, Any]
 ) -> None:
-    undisturbed.wait(JOB, "condition=Succeeded", seconds=PATIENCE)
+    undisturbed.wait(JOB, "condition=Succeeded")
     patch(undisturbed, ttlSecondsAfterFinished=1)
     kinds, selector = "jobs,pods,services,configmaps,networkpolicies", f"finetune.dev/job={JOB}"
     poll(lambda: not undisturbed.get(kinds, "--selector", selector)["items"], seconds=60)

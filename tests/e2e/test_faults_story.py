@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from e2e import faults
-from e2e.jobs import PATIENCE, losses, status, weights
+from e2e.jobs import losses, status, weights
 from e2e.namespace import Namespace
 
 EVERY = 8
@@ -115,8 +115,8 @@ def story(undisturbed: Namespace, long_job: dict[str, Any]) -> Story:
         before = undisturbed.follow(JOB, _came_to(number, moment))
         print(f"step {_steps(before)}: {name}")  # noqa: T201
         FAULTS[name].strike(undisturbed, faults.gang(undisturbed, JOB))
-    undisturbed.wait(JOB, "condition=Succeeded", seconds=PATIENCE)
-    undisturbed.wait("undisturbed", "condition=Succeeded", seconds=PATIENCE)
+    undisturbed.wait(JOB, "condition=Succeeded")
+    undisturbed.wait("undisturbed", "condition=Succeeded")
     return Story(
         [FAULTS[name] for name in order],
         status(undisturbed, JOB),
@@ -186,8 +186,11 @@ def test_a_new_state_gives_back_what_restarts_were_used(story: Story) -> None:
 def test_describe_tells_the_story_in_order(story: Story) -> None:
     _, _, events = story.described.partition("\nEvents:")
     told = re.findall(r"^  (?:Normal|Warning)  (\w+) ", events, re.MULTILINE)
-    attempts = [reason for reason in told if reason in ("Started", "Restarting", "Succeeded")]
-    assert attempts == ["Started", "Restarting"] * len(FAULTS) + ["Started", "Succeeded"]
+    attempts = [reason for reason in told if reason in ("Started", "Continued", "Restarting", "Succeeded")]
+    again = ["Restarting", "Started", "Continued"] * len(FAULTS)
+    assert attempts == ["Started", *again, "Succeeded"]
+    begun = [int(step) for step in re.findall(r"goes on from step (\d+)", events)]
+    assert begun == [attempt["resumedFromStep"] for attempt in story.attempts[1:]]
     saved = [int(step) for step in re.findall(r"resume checkpoint of step (\d+)", events)]
     assert saved == sorted(saved)
     assert [reason for reason in told if reason == "Prepared"] == ["Prepared"]

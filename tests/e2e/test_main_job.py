@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from deploy import NAMESPACE as OPERATOR_NAMESPACE
-from deploy import RELEASE, run
-from e2e.jobs import PATIENCE, losses, manifest, poll, save_inputs, status
+from e2e import faults
+from e2e.jobs import losses, manifest, poll, save_inputs, status
 from e2e.namespace import Namespace
 
 
@@ -26,7 +25,7 @@ def finished(inputs: Namespace) -> Namespace:
     inputs.apply(manifest("two", nodes=2))
     inputs.apply(manifest("one", nodes=1))
     for job in ("two", "one"):
-        inputs.wait(job, "condition=Succeeded", seconds=PATIENCE)
+        inputs.wait(job, "condition=Succeeded")
     return inputs
 
 
@@ -138,7 +137,7 @@ def test_events_tell_of_checkpoints_and_the_end(finished: Namespace) -> None:
 
 def test_a_wrong_data_path_fails_at_once_naming_it_and_leaves_no_pod(inputs: Namespace) -> None:
     inputs.apply(manifest("typo", nodes=2, data="no-such/typo.jsonl"))
-    inputs.wait("typo", "condition=Stalled", seconds=PATIENCE)
+    inputs.wait("typo", "condition=Stalled")
     found = status(inputs, "typo")
     assert found["phase"] == "Failed"
     [message] = [c["message"] for c in found["conditions"] if c["type"] == "Stalled"]
@@ -192,7 +191,7 @@ def test_faulty_rows_are_left_out_and_counted_where_the_spec_says_so(inputs: Nam
     job = manifest("lenient", nodes=1, data="faulty.jsonl")
     job["spec"]["dataset"]["invalidRows"] = "Drop"
     inputs.apply(job)
-    inputs.wait("lenient", "condition=Succeeded", seconds=PATIENCE)
+    inputs.wait("lenient", "condition=Succeeded")
     found = status(inputs, "lenient")
     assert found["dataset"]["samples"] + found["dataset"]["dropped"] == 12
     assert found["dataset"]["invalid"] == 2
@@ -202,12 +201,11 @@ def test_faulty_rows_are_left_out_and_counted_where_the_spec_says_so(inputs: Nam
 
 def test_killing_the_operator_in_the_middle_of_training_loses_nothing(inputs: Namespace) -> None:
     inputs.apply(manifest("survivor", nodes=2, numEpochs=60))
-    inputs.wait("survivor", "jsonpath={.status.phase}=Running", seconds=PATIENCE)
+    inputs.wait("survivor", "jsonpath={.status.phase}=Running")
     gang = ("pods", "-l", "finetune.dev/job=survivor,finetune.dev/attempt=1")
     pods = {pod["metadata"]["uid"] for pod in inputs.get(*gang)["items"]}
-    operator = ("-n", OPERATOR_NAMESPACE, "-l", f"app.kubernetes.io/instance={RELEASE}")
-    run("hack/cluster", "kubectl", "delete", "pod", *operator, "--grace-period=0", "--force", "--wait=false")
-    inputs.wait("survivor", "condition=Succeeded", seconds=PATIENCE)
+    faults.kill_operator()
+    inputs.wait("survivor", "condition=Succeeded")
     found = status(inputs, "survivor")
     assert [attempt["number"] for attempt in found["attempts"]] == [1]
     assert found["progress"]["step"] == found["plan"]["totalSteps"] == 240
@@ -215,24 +213,6 @@ def test_killing_the_operator_in_the_middle_of_training_loses_nothing(inputs: Na
     # More checkpoints than a status lists: the newest are shown, and the result is not lost among them.
     assert found["checkpoints"][-1]["epoch"] == 60
     assert found["output"]["path"] == "survivor/output"
-
-
-def test_an_evicted_pod_costs_no_work(inputs: Namespace) -> None:
-    """Eviction, as a drained node does it: the gang saves, starts again and goes on from there."""
-    inputs.apply(manifest("drained", nodes=2, numEpochs=60))
-    inputs.wait("drained", "jsonpath={.status.phase}=Running", seconds=PATIENCE)
-    poll(lambda: status(inputs, "drained")["progress"].get("step", 0) > 4, seconds=PATIENCE)
-    gang = ("pods", "-l", "finetune.dev/job=drained,finetune.dev/attempt=1")
-    victim = inputs.get(*gang)["items"][1]["metadata"]["name"]
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": victim}}
-    path = f"/api/v1/namespaces/{inputs.name}/pods/{victim}/eviction"
-    inputs.kubectl("create", "--raw", path, "--filename", "-", stdin=json.dumps(eviction))
-    inputs.wait("drained", "condition=Succeeded", seconds=2 * PATIENCE)
-    first, second = status(inputs, "drained")["attempts"]
-    assert first["reason"] in ("Disrupted", "Terminated")
-    assert first["counted"] is False
-    assert second["resumedFromStep"] > 0
-    assert len(losses(inputs, "drained")) == 240
 
 
 def test_deleting_the_job_removes_all_that_it_owns_and_keeps_the_model(finished: Namespace) -> None:
