@@ -11,6 +11,8 @@ from pathlib import Path
 
 from finetune_api import names
 from finetune_api.failure import ExitCode
+from finetune_api.precedents import TokenBudget
+from finetune_api.precedents import TokenBudget
 from finetune_api.report import Failure, Report, Stage
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import causes, checks, commit, history, precedents, shelf
@@ -94,20 +96,20 @@ class Node:
                 return failure
             # Rank 0's node knows; where it gives up, the others have nobody to meet.
             before, budget = budget, self._budget()
-            if self._node == 0 and (budget is None or (before is not None and budget >= before)):
+            if self._node == 0 and budget == before:
                 return Failure.of(
                     ExitCode.OUT_OF_MEMORY,
-                    f"{failure.message}; the token budget cannot become smaller than {before} tokens",
+                    f"{failure.message}; the token budget did not become smaller than before",
                     log=failure.log,
                 )
             relaunches += 1
             self._output.say(f"{failure.message}; start {relaunches + 1} of the training processes")
-        return Failure.of(ExitCode.TERMINATED, _NOTHING_SAVED)
+        said = "asked to stop before the training processes started again" if relaunches else _NOTHING_SAVED
+        return Failure.of(ExitCode.TERMINATED, said)
 
-    def _budget(self) -> int | None:
+    def _budget(self) -> TokenBudget | None:
         """The token budget that this run came down to, in earlier attempts too."""
-        found = precedents.budget(Storage.of(self._config))
-        return found.max_tokens_per_gpu if found else None
+        return precedents.budget(Storage.of(self._config))
 
     def _launch(self, relaunch: int) -> Failure | None:
         with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
