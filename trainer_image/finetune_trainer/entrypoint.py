@@ -12,7 +12,6 @@ from pathlib import Path
 from finetune_api import names
 from finetune_api.failure import ExitCode
 from finetune_api.precedents import TokenBudget
-from finetune_api.precedents import TokenBudget
 from finetune_api.report import Failure, Report, Stage
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import causes, checks, commit, history, precedents, shelf
