@@ -43,7 +43,11 @@ def leave(
     """Leave a cause for this node's first process. Does nothing where nobody will read it."""
     if directory := os.environ.get(ENV_CAUSES):
         cause = Cause(process, exit_code, message, time.time(), list(details), log, signal)
-        (Path(directory) / f"{process.replace(' ', '-')}.json").write_text(json.dumps(asdict(cause)))
+        # Whole or not at all: the process may be killed any moment.
+        file = Path(directory) / f"{process.replace(' ', '-')}.json"
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(asdict(cause)))
+        temporary.replace(file)
 
 
 def collect(directory: Path) -> list[Cause]:
