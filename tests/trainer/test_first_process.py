@@ -44,7 +44,7 @@ if "finetune_trainer.agent" in sys.orig_argv:
 """
         paths = {"started": str(directory / "started"), "script": str(directory / "script.py")}
         (directory / "sitecustomize.py").write_text(hook.format(**paths))
-        monkeypatch.setenv("PYTHONPATH", str(directory))
+        monkeypatch.setenv("PYTHONPATH", str(directory), prepend=os.pathsep)
 
     def does(self, script: str) -> None:
         """What it does at every start; `starts` counts them, and `asked` tells whether it was asked to stop."""

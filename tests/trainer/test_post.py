@@ -3,6 +3,8 @@
 import ipaddress
 import json
 import logging
+import os
+import shutil
 import ssl
 import threading
 import time
@@ -18,8 +20,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from finetune_api.report import MAX_REPORT_BYTES
+from finetune_api.report import MAX_REPORT_BYTES, Report, Stage
 from finetune_trainer.post import Poster
+from tiny import save_chat_data, save_tiny_model
+from trainer.gangs import config, run
 
 
 def save_certificate(directory: Path) -> Path:
@@ -199,3 +203,28 @@ def test_nothing_that_the_endpoint_would_refuse_is_sent(
     poster.close()
     assert operator.requests == []
     assert "longer than the endpoint takes" in caplog.text
+
+
+def test_the_end_is_posted_for_the_pod_may_be_gone_at_once(
+    operator: Operator, token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the first process, which alone knows it; torchrun is not needed for that."""
+    (tmp_path / "sitecustomize.py").write_text(f"""
+import os, sys
+from finetune_api import names
+names.TOKEN_DIR = {str(tmp_path)!r}
+if "finetune_trainer.agent" in sys.orig_argv:
+    from finetune_trainer import causes
+    causes.leave("rank 0", 65, "line 3 is bad", log="Traceback")
+    os._exit(1)
+""")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    save_tiny_model(tmp_path / "model")
+    save_chat_data(tmp_path / "train.jsonl", samples=1)
+    # Where its RunConfig will lie.
+    (tmp_path / ".run-1").mkdir()
+    shutil.copy(operator.ca, tmp_path / ".run-1")
+    [end] = run(config(tmp_path).model_copy(update={"report_url": operator.url}))
+    assert end.exit_code == 65, end.output
+    assert [Report.from_json(body) for body in operator.bodies] == [end.report]
+    assert (end.report.stage, end.report.failure and end.report.failure.log) == (Stage.FAILED, "Traceback")
