@@ -205,14 +205,14 @@ def _settled(
     # lora_alpha takes an open r for the one that is chosen here.
     lora = fill("lora", recipe.lora, r=guide.lora_r(recipe), alpha=guide.lora_alpha(recipe))
     recipe = replace(recipe, hyperparameters=hyperparameters, osft=osft, lora=lora)
-    mode, budget = _execution(recipe, model)
+    found = before.budget if before.budget and before.budget.holds_for(recipe) else None
+    mode, budget = _execution(recipe, model, found.mode if found else None)
     hyperparameters = fill("hyperparameters", hyperparameters, max_tokens_per_gpu=budget)
-    found, planned = before.budget, hyperparameters.max_tokens_per_gpu
-    if found and planned and found.max_tokens_per_gpu < planned and found.holds_for(recipe, mode):
-        # After the mode was chosen: a smaller budget must not lead to one that needs more memory.
-        lower = Choice(field=BUDGET_FIELD, value=found.max_tokens_per_gpu, reason=found.reason)
-        chosen = [*(choice for choice in chosen if choice.field != BUDGET_FIELD), lower]
-        hyperparameters = hyperparameters.model_copy(update={"max_tokens_per_gpu": found.max_tokens_per_gpu})
+    planned, most = hyperparameters.max_tokens_per_gpu, found.max_tokens_per_gpu if found else None
+    if found and planned and most and most < planned:
+        chosen = [choice for choice in chosen if choice.field != BUDGET_FIELD]
+        chosen.append(Choice(field=BUDGET_FIELD, value=most, reason=found.reason))
+        hyperparameters = hyperparameters.model_copy(update={"max_tokens_per_gpu": most})
     return replace(recipe, hyperparameters=hyperparameters), mode, chosen
 
 
@@ -221,8 +221,10 @@ def _number(value: float) -> int | float:
     return int(value) if value.is_integer() else value
 
 
-def _execution(recipe: Recipe, model: ModelFacts | None) -> tuple[Mode, guide.Chosen | None]:
-    """How steps are carried out, and the largest micro-batch that fits then.
+def _execution(
+    recipe: Recipe, model: ModelFacts | None, settled: Mode | None
+) -> tuple[Mode, guide.Chosen | None]:
+    """How steps are carried out, unless that is settled, and the largest micro-batch that fits then.
 
     Where nobody knows what fits, the leanest way and one sample of full length.
     """
@@ -236,7 +238,9 @@ def _execution(recipe: Recipe, model: ModelFacts | None) -> tuple[Mode, guide.Ch
     batch_size = recipe.hyperparameters.effective_batch_size
     share = MAX_TOKENS_PER_GPU if batch_size is None else -(-batch_size // recipe.world_size) * longest
     stated = recipe.hyperparameters.max_tokens_per_gpu
-    mode = fastest(recipe, model.architecture, longest=longest, share=share, stated=stated, limit=limit)
+    mode = settled or fastest(
+        recipe, model.architecture, longest=longest, share=share, stated=stated, limit=limit
+    )
     fitting = largest_token_budget(recipe, model.architecture, mode, longest=longest, limit=limit)
     if fitting is None:
         return mode, one

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.memory import Mode
+from finetune_api.memory.modes import modes
 from finetune_api.model import ApiModel
 from finetune_api.recipe import Recipe
 from finetune_api.status import Choice
@@ -15,10 +16,14 @@ BUDGET_FIELD = "spec.hyperparameters.maxTokensPerGpu"
 
 
 class TokenBudget(ApiModel):
-    """A smaller token budget, found by running out of memory, and where it was found: elsewhere it tells nothing."""
+    """What a run came down to by running out of memory, and on what hardware: on other hardware it tells nothing."""
 
-    max_tokens_per_gpu: Annotated[int, Field(ge=1)]
-    """Half of the budget that did not fit, but room for the longest sample."""
+    max_tokens_per_gpu: Annotated[int, Field(ge=1)] | None = None
+    """Half of the budget that did not fit, but room for the longest sample; None where the estimate is to tell."""
+    activation_checkpointing: bool
+    """Whether activations are recomputed."""
+    accumulate_locally: bool
+    """Whether gradients stay whole."""
     reason: Annotated[str, Field(max_length=512)]
     """What happened, for people."""
     world_size: int
@@ -27,16 +32,18 @@ class TokenBudget(ApiModel):
     """Whether each of them had a GPU."""
     gpu_memory: int | None = None
     """Bytes of one GPU, as far as stated."""
-    activation_checkpointing: bool
-    """Whether activations were recomputed."""
-    accumulate_locally: bool
-    """Whether gradients stayed whole."""
 
-    def holds_for(self, recipe: Recipe, mode: Mode) -> bool:
-        """Whether a job that is carried out like this would run out of memory just the same."""
-        found_with = (self.world_size, self.on_gpu, self.gpu_memory)
-        found_in = Mode(self.activation_checkpointing, self.accumulate_locally)
-        return found_with == (recipe.world_size, recipe.on_gpu, recipe.gpu_memory) and found_in == mode
+    @property
+    def mode(self) -> Mode:
+        """How steps are carried out."""
+        return Mode(self.activation_checkpointing, self.accumulate_locally)
+
+    def holds_for(self, recipe: Recipe) -> bool:
+        """Whether a job would run out of memory just the same."""
+        found_on = (self.world_size, self.on_gpu, self.gpu_memory)
+        return found_on == (recipe.world_size, recipe.on_gpu, recipe.gpu_memory) and self.mode in modes(
+            recipe
+        )
 
 
 class Precedents(ApiModel):
@@ -45,7 +52,7 @@ class Precedents(ApiModel):
     chosen: list[Choice] = []
     """What the guide chose when the run began, except for what follows from the hardware."""
     budget: TokenBudget | None = None
-    """The budget that the run came down to."""
+    """What the run came down to."""
 
     def choice(self, field: str) -> Choice | None:
         """What was chosen for a field, from `spec` on."""

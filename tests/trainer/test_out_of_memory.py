@@ -231,3 +231,35 @@ def test_a_sample_that_does_not_fit_alone_ends_the_run_and_what_would_help_is_na
         [cause] = gang.causes().values()
     said = r"step 1: a sample of \d+ tokens does not fit into memory \(CUDA out of memory\. .*\)\. "
     assert re.fullmatch(said + re.escape(advice), cause["message"]), cause["message"]
+
+
+def test_both_nodes_come_back_in_the_same_attempt(
+    base: Path, undisturbed: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """As a container runs them: the first process of each node starts its training process again."""
+    config = run(base, "nodes", nodes=2, maxTokensPerGpu=320)
+    budget_file = base / "nodes" / "token-budget.json"
+    # Imported by every Python that is started; the shortage is there before training, and once only.
+    (tmp_path / "sitecustomize.py").write_text(
+        f"""
+import os, pathlib, sys
+from importlib.abc import MetaPathFinder
+
+class Disturb(MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name == "finetune_trainer.loop":
+            from trainer.test_out_of_memory import Shortage
+            Shortage(nth=8, rank=1)(int(os.environ["RANK"]))
+
+if "RANK" in os.environ and not pathlib.Path({str(budget_file)!r}).exists():
+    sys.meta_path.insert(0, Disturb())
+"""
+    )
+    here = Path(__file__).parent.parent
+    ends = gangs.run(config, inside=["env", f"PYTHONPATH={tmp_path}:{here}"])
+    assert [end.exit_code for end in ends] == [0, 0], ends[0].output + ends[1].output
+    said = report(config)
+    assert (said.attempt, said.resumed_from_step) == (1, 3)
+    assert budget(config)["maxTokensPerGpu"] == 160
+    assert len(gangs.metrics(base / "nodes")) == STEPS
+    assert close(weights(config), undisturbed)

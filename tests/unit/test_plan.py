@@ -370,8 +370,8 @@ def halved(tokens: int, planned: Plan, **differently: Any) -> Precedents:
         "activation_checkpointing": planned.activation_checkpointing,
         "accumulate_locally": planned.accumulate_locally,
     }
-    budget = TokenBudget(max_tokens_per_gpu=tokens, reason=f"{HALVED} at step 7", **(found | differently))
-    return Precedents(budget=budget)
+    found |= {"max_tokens_per_gpu": tokens, "reason": f"{HALVED} at step 7"}
+    return Precedents(budget=TokenBudget(**(found | differently)))
 
 
 @pytest.mark.parametrize("stated", [{}, {"maxTokensPerGpu": 32768}])
@@ -400,8 +400,6 @@ def test_a_budget_that_did_not_fit_is_planned_with_no_more(stated: dict[str, int
         {"gpu_memory": 40 * GIB},
         {"gpu_memory": None},
         {"on_gpu": False},
-        {"activation_checkpointing": True},
-        {"accumulate_locally": True},
     ],
     ids=lambda differently: next(iter(differently)),
 )
@@ -411,21 +409,37 @@ def test_a_budget_that_did_not_fit_elsewhere_tells_nothing(differently: dict[str
     assert plan(job, model("llama-3.1-8b"), data, halved(2000, first, **differently)) == first
 
 
+def test_a_way_that_took_too_much_memory_is_not_taken_again() -> None:
+    """Though by the estimate there is room for it."""
+    job, data = recipe(resources=gpus()), DataFacts(samples=5000, lengths=LENGTHS)
+    first = plan(job, model("llama-3.1-8b"), data)
+    assert first.activation_checkpointing is False
+    leaner = halved(1000, first, max_tokens_per_gpu=None, activation_checkpointing=True)
+    later = plan(job, model("llama-3.1-8b"), data, leaner)
+    assert later.activation_checkpointing is True
+    # The estimate says how large micro-batches can be then.
+    assert first.max_tokens_per_gpu is not None
+    assert later.max_tokens_per_gpu is not None
+    assert later.max_tokens_per_gpu > first.max_tokens_per_gpu
+    still = plan(job, model("llama-3.1-8b"), data, halved(1500, first, activation_checkpointing=True))
+    assert (still.activation_checkpointing, still.max_tokens_per_gpu) == (True, 1500)
+
+
 def test_what_would_fit_is_told_by_more_than_the_estimate_that_failed() -> None:
-    """One sample was estimated at some 40 GiB, and did not fit into 80."""
+    """One sample was estimated at some 39 GiB, in the way that takes the least memory, and did not fit into 80."""
     job, data = recipe(resources=gpus(per_node=4)), DataFacts(samples=5000, lengths=LENGTHS)
     facts = model("llama-3.1-8b")
-    found = remedies_after(job, facts, data, Precedents(), tokens=1500)
-    planned = plan(job, facts, data)
+    leanest = halved(1500, plan(job, facts, data), activation_checkpointing=True)
+    planned = plan(job, facts, data, leanest)
     assert planned.memory_per_gpu is not None
-    assert planned.memory_per_gpu.estimate < 80 * GIB
-    assert found
+    assert planned.memory_per_gpu.estimate < 40 * GIB
+    found = remedies_after(job, facts, data, leanest, tokens=1500)
     for remedy in found:
         room = remedy.recipe.usable_gpu_memory
         assert room is not None
         assert remedy.estimate <= room
-        assert "maxTokensPerGpu" not in remedy.change
-    assert "gpusPerNode: 8" in [remedy.change for remedy in found]
+    # By the estimate that failed, shorter samples would do, and so did these.
+    assert [remedy.change for remedy in found] == ["gpusPerNode: 8", "gpuMemory: 141Gi", "method: lora"]
 
 
 def test_where_there_is_no_estimate_nobody_can_tell_what_would_fit() -> None:

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from finetune_api.runconfig import RunConfig
 from finetune_api.status import DatasetStatus, Lengths, MicroBatches
+from finetune_api.units import GIB
 from finetune_trainer import planning
 from finetune_trainer.batches import Schedule
 from finetune_trainer.errors import InvalidConfigurationError
@@ -240,7 +241,7 @@ def test_a_budget_is_never_too_small_for_the_longest_sample(base: Path, prepared
     longest = prepared.status.longest
     budget = plans.smaller(first, 1, [50, 60], "no memory")
     assert budget is not None
-    assert BUDGET // 2 < budget.max_tokens_per_gpu == longest
+    assert budget.max_tokens_per_gpu == longest > BUDGET // 2
     plans.settle(budget)
     least = plans.plan()
     assert least.max_tokens_per_gpu == longest
@@ -250,6 +251,24 @@ def test_a_budget_is_never_too_small_for_the_longest_sample(base: Path, prepared
 def test_half_the_budget_does_not_help_a_sample_that_is_alone(base: Path, prepared: Prepared) -> None:
     plans = planner(base, prepared, run(base))
     assert plans.smaller(plans.plan(), 1, [99], "no memory") is None
+
+
+def test_where_half_the_budget_does_not_help_the_way_that_takes_the_least_memory_may(
+    base: Path, prepared: Prepared
+) -> None:
+    cpu = config(base, nodes=2, maxSeqLen=100, effectiveBatchSize=BATCH_SIZE, maxTokensPerGpu=100)
+    plans = planner(base, prepared, cpu.model_copy(update={"use_gpu": True, "gpu_memory": 80 * GIB}))
+    first = plans.plan()
+    assert (first.activation_checkpointing, first.max_tokens_per_gpu) == (False, 100)
+    leaner = plans.smaller(first, 3, [99], "no memory")
+    assert leaner is not None
+    assert leaner.reason == (
+        "activations recomputed, after running out of memory at step 3: 99 tokens did not fit (no memory)"
+    )
+    plans.settle(leaner)
+    second = plans.plan()
+    assert (second.activation_checkpointing, second.max_tokens_per_gpu) == (True, 100)
+    assert plans.smaller(second, 3, [99], "no memory") is None
 
 
 def test_a_budget_that_cannot_be_read_is_found_again(base: Path, prepared: Prepared) -> None:

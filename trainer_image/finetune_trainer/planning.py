@@ -12,6 +12,7 @@ from finetune_api.architecture import ArchitectureError, from_config
 from finetune_api.facts import DataFacts, ModelFacts, Severity
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.measured import Measured
+from finetune_api.memory import Mode, leanest
 from finetune_api.model import ApiModel
 from finetune_api.plan import plan, remedies_after, review
 from finetune_api.precedents import HALVED, NONE, Precedents, TokenBudget
@@ -173,24 +174,32 @@ class Planner:
     def smaller(
         self, failed: ExactPlan, step: int, sample_lengths: Sequence[int], said: str
     ) -> TokenBudget | None:
-        """Half of the budget with which a micro-batch did not fit in `step`; None where that would not help it."""
-        longest = self.prepared.status.longest
-        tokens = max(longest, failed.max_tokens_per_gpu // 2)
-        if len(sample_lengths) <= 1 or tokens == failed.max_tokens_per_gpu:
-            return None
+        """What may do instead of a plan by which a micro-batch did not fit in `step`; None where nothing would.
+
+        Half of the token budget; where that would not make the micro-batch any smaller, the way to carry out steps
+        that takes the least memory.
+        """
         recipe = self.config.recipe
+        mode = Mode(failed.activation_checkpointing, failed.accumulate_locally)
+        tokens: int | None = max(self.prepared.status.longest, failed.max_tokens_per_gpu // 2)
+        what = HALVED
+        if len(sample_lengths) <= 1 or tokens == failed.max_tokens_per_gpu:
+            if mode == leanest(recipe):
+                return None
+            mode, tokens = leanest(recipe), None
+            what = f"{mode}, after running out of memory"
         return TokenBudget(
             max_tokens_per_gpu=tokens,
-            reason=f"{HALVED} at step {step}: {sum(sample_lengths):,} tokens did not fit ({said:.200})",
+            activation_checkpointing=mode.activation_checkpointing,
+            accumulate_locally=mode.accumulate_locally,
+            reason=f"{what} at step {step}: {sum(sample_lengths):,} tokens did not fit ({said:.200})",
             world_size=recipe.world_size,
             on_gpu=recipe.on_gpu,
             gpu_memory=recipe.gpu_memory,
-            activation_checkpointing=failed.activation_checkpointing,
-            accumulate_locally=failed.accumulate_locally,
         )
 
     def settle(self, budget: TokenBudget) -> None:
-        """Have this and all later attempts plan with a smaller budget."""
+        """Have this and all later attempts plan with that."""
         precedents.lower(self.storage, budget)
 
     def remedies(self, tokens: int) -> list[str]:

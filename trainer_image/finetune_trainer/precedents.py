@@ -22,7 +22,7 @@ def read(storage: Storage) -> Precedents:
 
 
 def budget(storage: Storage) -> TokenBudget | None:
-    """The token budget that the run came down to."""
+    """What the run came down to by running out of memory."""
     file = storage.token_budget
     try:
         return TokenBudget.model_validate_json(file.read_bytes())
@@ -45,7 +45,7 @@ def pin(storage: Storage, chosen: Iterable[Choice]) -> None:
 
 
 def lower(storage: Storage, budget: TokenBudget) -> None:
-    """Settle for a smaller token budget."""
+    """Settle for what takes less memory."""
     keep(storage.token_budget, budget)
 
 

@@ -125,7 +125,7 @@ class Retreat:
         budget = self._planner.smaller(self._plan, step + 1, lengths, said)
         if budget is None:
             raise OutOfMemoryError(self._advice(step + 1, lengths, said))
-        _log.warning("maxTokensPerGpu is %d from now on: %s", budget.max_tokens_per_gpu, budget.reason)
+        _log.warning("%s; the step is done again", budget.reason)
         if not self._alone:
             self._call(_Call(step=step, budget=budget))
         self._planner.settle(budget)
