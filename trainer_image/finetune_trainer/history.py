@@ -13,7 +13,8 @@ from finetune_trainer.commit import Manifest
 from finetune_trainer.metrics_file import last_record
 from finetune_trainer.storage import Storage
 
-RESUMABLE = ("resume", "fullState")
+# Kinds of checkpoints that a restart can go on from.
+_RESUMABLE = ("resume", "fullState")
 
 
 def finished_output(storage: Storage) -> Output | None:
@@ -92,7 +93,7 @@ def keep(storage: Storage, report: Report) -> None:
     It is not flushed to disk: were it lost with the machine, the next attempt would find out again what it says.
     """
     temporary = storage.report.with_suffix(".tmp")
-    temporary.write_text(report.to_json())
+    temporary.write_bytes(report.to_json().encode())
     temporary.replace(storage.report)
 
 
@@ -108,4 +109,4 @@ def _kept(storage: Storage) -> Report | None:
 
 def _newest_state(found: Sequence[Checkpoint]) -> int:
     """Step of the newest state that a restart can go on from; 0 where there is none."""
-    return max((checkpoint.step for checkpoint in found if checkpoint.kind in RESUMABLE), default=0)
+    return max((checkpoint.step for checkpoint in found if checkpoint.kind in _RESUMABLE), default=0)

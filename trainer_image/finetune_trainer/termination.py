@@ -14,5 +14,5 @@ def end(report: Report) -> int:
     target = Path(chosen or names.TERMINATION_LOG)
     # The kubelet makes its file before the container starts; without a kubelet there is none, and no reader.
     if chosen or target.exists():
-        target.write_text(report.to_termination_message())
+        target.write_bytes(report.to_termination_message().encode())
     return report.failure.exit_code if report.failure else ExitCode.SUCCESS

@@ -45,8 +45,8 @@ class Node:
 
     def message(self) -> str:
         """Its termination message, or else the last line that it printed."""
-        said = self.termination.read_text(errors="replace").strip()
-        printed = self.console.read_text(errors="replace").strip()
+        said = self.termination.read_text("utf-8", errors="replace").strip()
+        printed = self.console.read_text("utf-8", errors="replace").strip()
         return said or printed[-MAX_TERMINATION_BYTES:].rpartition("\n")[2]
 
 
