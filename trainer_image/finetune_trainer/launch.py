@@ -19,9 +19,9 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What is kept of the output to tell a failure by: the watchdog of NCCL prints pages.
 _TAIL_BYTES = 64 * 1024
 # torchrun waits as long again for a process that even SIGKILL does not end, which a broken driver or volume can hold.
-_KILL_BEFORE_SECONDS = 3
+_KILL_BEFORE_SECONDS = 4
 # Whoever still holds the pipe when torchrun has ended is beyond its reach; it dies with its parent.
-_DRAIN_SECONDS = 2
+_DRAIN_SECONDS = 1
 
 
 class Output:
