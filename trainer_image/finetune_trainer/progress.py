@@ -72,8 +72,9 @@ class Progress:
             peak_memory=measured.peak_memory,
             mfu=self._utilization(step, seconds),
         )
-        mean = self._mean_seconds or seconds
-        self._mean_seconds = mean + _NEWEST * (seconds - mean)
+        all_in_all = seconds + (parts.checkpoint or 0.0)
+        mean = self._mean_seconds or all_in_all
+        self._mean_seconds = mean + _NEWEST * (all_in_all - mean)
         remaining = (self.total_steps - done) * self._mean_seconds
         changes: dict[str, Any] = {"initial_loss": measured.loss} if done == 1 else {}
         self.reporter.update(metrics=metrics, seconds_remaining=remaining, **changes)
