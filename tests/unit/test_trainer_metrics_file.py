@@ -1,6 +1,7 @@
 """A line for each step: in order, once each, whatever happened to the file in between."""
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -110,6 +111,16 @@ def test_a_line_that_was_cut_off_is_passed_over_and_ended(storage: Storage) -> N
     # It goes with the line before it.
     rewind(storage, 1, None, attempt=3)
     assert storage.repeated_steps(1).read_text().endswith('\n{"step": 3, "lo\n')
+
+
+def test_of_a_file_that_lost_its_end_no_part_of_a_line_stays(storage: Storage) -> None:
+    ends = add(storage, 1, 4)
+    os.truncate(storage.metrics, ends[2] - 7)
+    rewind(storage, 4, ends[3], attempt=2)
+    assert steps(storage.metrics) == [(1, 1), (1, 2)]
+    assert storage.metrics.stat().st_size == ends[1]
+    # Whose it was is cut off, too: it is the attempt's that found it.
+    assert storage.repeated_steps(2).read_text().startswith('{"step":3')
 
 
 def test_the_last_record_up_to_a_step(storage: Storage) -> None:

@@ -84,13 +84,15 @@ def last_record(storage: Storage, *, up_to: int | None = None) -> StepRecord | N
 
 
 def _end_of(file: Path, step: int) -> int:
-    """Where the lines of the steps up to `step` end."""
-    end = 0
+    """Where the line of the last step up to `step` ends: what was cut off after it is not to stay."""
+    end = offset = 0
     for line in _lines(file):
+        offset += len(line)
         record = _record(line)
         if record is not None and record.step > step:
             break
-        end += len(line)
+        if record is not None:
+            end = offset
     return end
 
 
