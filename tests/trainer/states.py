@@ -51,9 +51,14 @@ def alone() -> Iterator[Gang]:
 
 def checkpoints_in(directory: Path, gang: Gang, base: Path = Path(), **changes: Any) -> Checkpoints:
     """The checkpoints of a run."""
-    facts: dict[str, Any] = {"data": "digest-1", "effective_batch_size": 4, "keep_last": 2, **changes}
+    usual: dict[str, Any] = {
+        "data": "digest-1",
+        "effective_batch_size": 4,
+        "keep_last": 2,
+        "tick": lambda: None,
+    }
     storage = Storage(directory, "run", "uid-1")
-    return Checkpoints(storage, gang, base, torch.float32, tick=lambda: None, **facts)
+    return Checkpoints(storage, gang, base, torch.float32, **usual | changes)
 
 
 def small(gang: Gang, *, width: int = 8) -> State:

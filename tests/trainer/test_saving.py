@@ -1,5 +1,6 @@
 """Saving beside the training, by one process and by several: what it waits for, and what becomes of failures."""
 
+import errno
 import os
 import resource
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch.distributed.checkpoint as dcp
 
+from finetune_trainer import checkpoint
+from finetune_trainer.circle import Circle
 from finetune_trainer.distributed import Gang
 from finetune_trainer.errors import PeerLostError, StorageFullError, TrainerError
 from trainer.gangs import PATIENCE, needs_mount, small_volume
@@ -119,6 +122,28 @@ def test_what_it_costs_is_measured(gang: Gang, tmp_path: Path, gate: Gate) -> No
     assert checkpoints.seconds_to_save >= 0.6
 
 
+def test_who_waits_shows_life_only_while_something_is_written(
+    gang: Gang, tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_POLL_SECONDS", 0.01)
+    ticks: list[None] = []
+    checkpoints, state = checkpoints_in(tmp_path, gang, tick=lambda: ticks.append(None)), small(gang)
+    checkpoints.begin(state, 1, 0.1, metrics_bytes=0)
+    waiting = threading.Thread(target=checkpoints.finish)
+    waiting.start()
+    # It hangs.
+    wait_until(lambda: gate.waiting == 1)
+    time.sleep(0.2)
+    seen = len(ticks)
+    time.sleep(0.2)
+    assert len(ticks) == seen <= 2
+    # It gets on.
+    (tmp_path / "resume" / "step-00000001.incomplete" / "more").write_bytes(b"x")
+    wait_until(lambda: len(ticks) > seen)
+    gate.opened.set()
+    waiting.join(PATIENCE)
+
+
 def test_a_state_saved_aside_does_not_wait_for_the_one_that_is_under_way(
     gang: Gang, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +231,30 @@ def test_a_failure_of_one_process_is_told_to_all_and_leaves_what_was_there(tmp_p
             assert "File too large" in message
             assert message.startswith("rank 2: ") == (rank != 2)
             assert left == ["step-00000001"]
+
+
+def fail_to_agree(gang: Gang, _: Path) -> tuple[str, str, list[int]]:
+    """The second process fails at its part of something; later nobody does."""
+    circle = Circle()
+
+    def work() -> int:
+        if gang.rank == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return gang.rank
+
+    try:
+        circle.everyone(work)
+    except (OSError, TrainerError) as error:
+        told = type(error).__name__, str(error)
+    return *told, circle.everyone(lambda: 10 * gang.rank)
+
+
+def test_a_failure_at_one_s_part_is_everybody_s(tmp_path: Path) -> None:
+    first, second = together(2, fail_to_agree, tmp_path)
+    assert first[0] == "StorageFullError"
+    assert first[1].startswith("rank 1: the storage volume is full")
+    assert second[:2] == ("OSError", "[Errno 28] No space left on device")
+    assert first[2] == second[2] == [0, 10]
 
 
 def lose_one(gang: Gang, directory: Path) -> tuple[str, float]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,8 +23,16 @@ from finetune_trainer.shelf import Shelf, StateFacts
 from finetune_trainer.state import State
 from finetune_trainer.storage import Storage
 
-# Signs of life of a thread that saves are passed on so often while another waits for it.
+# How often one who waits for the thread that saves looks whether that gets on.
 _POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class _Saving:
+    """What the thread is at."""
+
+    final: Path
+    manifest: Future[Manifest]
 
 
 class Checkpoints:
@@ -68,8 +77,8 @@ class Checkpoints:
                 use_async_staging=False,
             )
         )
-        self._in_flight: Future[Manifest] | None = None
-        self._signs_of_life = 0
+        self._in_flight: _Saving | None = None
+        self._parts_sealed = 0
         self._complete: Checkpoint | None = None
         self.seconds_to_save: float | None = None
         """How long the last state took from its begin until it was complete; None before there was one."""
@@ -80,7 +89,7 @@ class Checkpoints:
         """Write an ordinary Hugging Face model into the checkpoints."""
         final = self.storage.weights_after(step)
         with self._stalling():
-            return history.checkpoint_of(self.storage, final, self._save_model(model, final, step, epoch))
+            return self._save_model(model, final, step, epoch)
 
     def save_full_state(self, state: State, step: int, epoch: float, metrics_bytes: int) -> Checkpoint:
         """Write an ordinary Hugging Face model and, beside it in fp32, all that changes in training; kept for good.
@@ -100,12 +109,10 @@ class Checkpoints:
                 write(state.model.hf, weights, self._dtype, self._base, directory)
 
             facts = self._facts(state, step, epoch, metrics_bytes)
-            manifest = self._wait(self._submit(final, state.tensors(), facts, write_model))
-            return history.checkpoint_of(self.storage, final, manifest)
+            return self._wait(self._submit(final, state.tensors(), facts, write_model))
 
     def save_output(self, model: TrainableModel, step: int, epoch: float) -> None:
         """Write the run's result, after which no state for restarts is needed."""
-        self._settle()
         self._save_model(model, self.storage.output, step, epoch)
         if self._gang.is_first:
             shelf.clear(self.storage)
@@ -126,7 +133,7 @@ class Checkpoints:
 
     def finished(self) -> Checkpoint | None:
         """A state that became complete since this was asked last. Raises what its saving failed with."""
-        if self._in_flight and self._in_flight.done():
+        if self._in_flight and self._in_flight.manifest.done():
             self._settle()
         complete, self._complete = self._complete, None
         return complete
@@ -161,17 +168,21 @@ class Checkpoints:
             state
         )
 
-    def _save_model(self, model: TrainableModel, final: Path, step: int, epoch: float) -> Manifest:
+    def _save_model(self, model: TrainableModel, final: Path, step: int, epoch: float) -> Checkpoint:
+        self._settle()
         weights = full_weights(model.hf, self._dtype, keep=self._gang.is_first, tick=self._tick)
 
-        def write_it() -> str:
+        def save() -> Manifest:
             with commit.writing(final) as directory:
                 write(model.hf, weights, self._dtype, self._base, directory)
-                files = commit.sealed(directory.iterdir(), self._tick)
+                files = commit.sealed(directory.iterdir(), self._part_sealed)
                 facts = {"step": step, "epoch": epoch}
-                return commit.publish(final, uid=self.storage.uid, files=files, facts=facts).model_dump_json()
+                return commit.publish(final, uid=self.storage.uid, files=files, facts=facts)
 
-        return Manifest.model_validate_json(self._gang.on_first(write_it))
+        def write_it() -> str:
+            return self._wait(_Saving(final, self._thread.submit(save))).model_dump_json()
+
+        return Checkpoint.model_validate_json(self._gang.on_first(write_it))
 
     def _facts(self, state: State, step: int, epoch: float, metrics_bytes: int) -> StateFacts:
         return StateFacts(
@@ -191,37 +202,35 @@ class Checkpoints:
         facts: StateFacts,
         model: Callable[[Path], None] | None = None,
         begun: float | None = None,
-    ) -> Future[Manifest]:
+    ) -> _Saving:
         """Have the thread write a state. All do that in the same order, for the writer's agreements to meet."""
 
         def save() -> Manifest:
-            manifest = self._writer.write(final, tensors, facts, self._live, model=model)
+            manifest = self._writer.write(final, tensors, facts, self._part_sealed, model=model)
             if begun is not None:
                 self.seconds_to_save = time.monotonic() - begun
             return manifest
 
-        return self._thread.submit(save)
+        return _Saving(final, self._thread.submit(save))
 
     def _settle(self) -> None:
         """Wait for the state that is being saved, if there is one."""
         if in_flight := self._in_flight:
             self._in_flight = None
-            manifest = self._wait(in_flight)
-            self._complete = history.checkpoint_of(
-                self.storage, self.storage.state_after(manifest.facts["step"]), manifest
-            )
+            self._complete = self._wait(in_flight)
 
-    def _wait(self, saving: Future[Manifest]) -> Manifest:
-        """Wait for the thread. It is alive as long as it gets on: that is passed on, the waiting itself is not."""
-        seen = self._signs_of_life
-        while not wait([saving], _POLL_SECONDS).done:
-            if self._signs_of_life != seen:
-                seen = self._signs_of_life
+    def _wait(self, saving: _Saving) -> Checkpoint:
+        """Wait for the thread. That more and more is written is a sign of life; the waiting itself is none."""
+        directory = commit.temporary(saving.final)
+        seen = None
+        while not wait([saving.manifest], _POLL_SECONDS).done:
+            if (written := (self._parts_sealed, commit.size(directory))) != seen:
+                seen = written
                 self._tick()
-        return saving.result()
+        return history.checkpoint_of(self.storage, saving.final, saving.manifest.result())
 
-    def _live(self) -> None:
-        self._signs_of_life += 1
+    def _part_sealed(self) -> None:
+        self._parts_sealed += 1
 
     @contextmanager
     def _stalling(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -164,6 +164,15 @@ def of_run(directory: Path, *, uid: str | None) -> Manifest | None:
     except (FileNotFoundError, NotADirectoryError, ValidationError):
         return None
     return manifest if manifest.uid == uid else None
+
+
+def size(directory: Path) -> int:
+    """Bytes of the files in a directory, which others may be writing, renaming or removing."""
+    found = 0
+    for file in directory.glob("*"):
+        with suppress(FileNotFoundError):
+            found += file.stat().st_size
+    return found
 
 
 def visible(parent: Path) -> list[Path]:
