@@ -1,9 +1,11 @@
 """Running out of memory in the middle of a step: half the token budget, and the same result."""
 
+import errno
 import itertools
 import json
 import re
 import resource
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,6 +195,36 @@ def test_a_gang_leaves_together_and_loses_nothing(base: Path, undisturbed: dict[
     assert report(config).resumed_from_step == 3
     assert len(gangs.metrics(base / "gang")) == STEPS
     assert close(weights(config), undisturbed)
+
+
+@dataclass(frozen=True)
+class Unsaved:
+    """A shortage, after which rank 1 cannot save at once, and rank 0 is not told for a while."""
+
+    shortage: Shortage
+
+    def __call__(self, rank: int) -> None:
+        from finetune_trainer.checkpoint import Checkpoints
+
+        def save_aside(*_: Any) -> None:
+            if rank == 0:
+                time.sleep(5)
+            raise OSError(errno.EIO, "Input/output error")
+
+        Checkpoints.save_aside = save_aside  # type: ignore[method-assign]
+        self.shortage(rank)
+
+
+def test_a_gang_that_cannot_save_leaves_all_the_same_and_for_the_same_cause(base: Path) -> None:
+    """Though rank 0 loses its peer in the middle of the step."""
+    config = run(base, "unsaved", nodes=2, maxTokensPerGpu=320)
+    with forked.running(config, beforehand=Unsaved(Shortage(nth=8, rank=1))) as gang:
+        assert gang.wait() == [ExitCode.SMALLER_BUDGET] * 2, gang.output()
+        causes, output = gang.causes(), gang.output()
+    assert {cause["exit_code"] for cause in causes.values()} == {ExitCode.SMALLER_BUDGET}
+    assert output.count("the state after step 3 is not saved; an older one will do") == 2
+    assert budget(config)["maxTokensPerGpu"] == 160
+    assert not list((base / "unsaved").glob("resume/step-*"))
 
 
 @dataclass(frozen=True)
