@@ -65,7 +65,10 @@ def start(final: Path, writer: str = "") -> Path:
     """An empty temporary directory for `final`; leftovers of an earlier trial of this writer are removed."""
     directory = temporary(final, writer)
     shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+    if not directory.parent.exists():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        flush(directory.parent.parent)
+    directory.mkdir()
     return directory
 
 
