@@ -48,7 +48,7 @@ class OutOfMemoryError(TrainerError):
 
 
 class SmallerBudgetError(TrainerError):
-    """A micro-batch does not fit, and the step is to be done again with a smaller token budget."""
+    """A micro-batch does not fit, and the step is to be done again, in this process, with a smaller token budget."""
 
     exit_code = ExitCode.SMALLER_BUDGET
 
@@ -159,7 +159,7 @@ class Retreat:
         if found:
             fitting = "; or ".join(found)
             advice = f"Change spec.hyperparameters or spec.resources to what fits by the plan: {fitting}"
-        return f"step {step}: {what} does not fit into memory ({said}). {advice}"
+        return f"step {step}: {what} does not fit into memory ({said:.200}). {advice}"
 
     def _make_room(self) -> None:
         self._state.optimizer.zero_grad()
@@ -167,13 +167,10 @@ class Retreat:
 
     def _call(self, call: _Call) -> NoReturn:
         """Have all processes retreat."""
-        _log.warning(
-            "%s; all processes start again with %d", call.budget.reason, call.budget.max_tokens_per_gpu
-        )
         self._make_room()
         self._gang.post(_CALL, call.model_dump_json())
         self._watcher.join()
-        raise SmallerBudgetError(call.budget.reason)
+        raise RuntimeError("the thread that was to end this process has failed; the log tells more")
 
     def _watch(self) -> None:
         if self._gang.device.type == "cuda":
