@@ -1,6 +1,5 @@
 """Pure: what a gang is doing, as status."""
 
-import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -58,28 +57,14 @@ def obstacle(job: str, pods: Sequence[Pod]) -> tuple[str, str]:
 
 
 def unexplained(pods: Sequence[Pod], now: datetime) -> Pod | None:
-    """A pod that has waited for a while without a word why. What holds up its volumes, say, only its events tell."""
-    pod = _silent(pods)
-    return pod if pod is not None and _waited(pod, now) >= LONG_WAIT else None
+    """A pod that has waited for a while without a word why. What holds up its volumes, say, only its events tell.
 
-
-def next_look(pods: Sequence[Pod], now: datetime) -> float:
-    """Seconds after which to ask again why a pod waits that does not say; for ever, if there is none."""
-    pod = _silent(pods)
-    if pod is None:
-        return math.inf
-    waited = _waited(pod, now)
-    # After as long again as it has lasted: a back-off that needs no memory.
-    return (LONG_WAIT - waited if waited < LONG_WAIT else waited).total_seconds()
-
-
-def _silent(pods: Sequence[Pod]) -> Pod | None:
+    As long as pods wait, they are looked at again and again anyhow: see healing.keep_up.
+    """
     pod = hindered(pods)
-    return pod if pod is not None and pod.waiting is not None and not pod.waiting[1] else None
-
-
-def _waited(pod: Pod, now: datetime) -> timedelta:
-    return now - (pod.created or now)
+    if pod is None or pod.waiting is None or pod.waiting[1] or pod.created is None:
+        return None
+    return pod if now - pod.created >= LONG_WAIT else None
 
 
 def follow(situation: Situation, attempt: Attempt, gang: GangJob | None) -> Outcome:
@@ -103,7 +88,7 @@ def follow(situation: Situation, attempt: Attempt, gang: GangJob | None) -> Outc
         )
     status = status.model_copy(update={"phase": phase})
     outcome = write(situation.subject, status, Standing.UNDERWAY, reason, message, now)
-    return outcome.within(min(rest, next_look(pods, now)))
+    return outcome.within(rest)
 
 
 def _stage(situation: Situation, pods: Sequence[Pod], report: Report | None) -> tuple[Phase, str, str]:

@@ -62,7 +62,7 @@ def follow(situation: Situation, job: GangJob) -> Outcome:
         return _fail(situation, deadline.verdict(message))
     status = situation.status.model_copy(update={"phase": Phase.PREPARING})
     outcome = write(situation.subject, status, Standing.UNDERWAY, reason, message, situation.now)
-    return outcome.within(min(rest, gang.next_look(pods, situation.now)))
+    return outcome.within(rest)
 
 
 def is_ending(situation: Situation, job: GangJob) -> bool:
