@@ -175,7 +175,7 @@ def test_a_worker_that_does_not_react_is_killed_within_the_grace_period(base: Pa
     assert end.report.metrics == metrics(base / "hanging")[-1]
 
 
-def test_whom_torchrun_kills_explains_nothing(tmp_path: Path) -> None:
+def test_whom_torchrun_kills_explains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two ranks one fails, and the other, which waits for it in native code, hears of nothing."""
     # torchrun waits half a minute before it kills.
     (tmp_path / "sitecustomize.py").write_text("""
@@ -194,6 +194,7 @@ if os.environ["RANK"] == "0":
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 time.sleep(600)
 """)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     left = tmp_path / "causes"
     left.mkdir()
     options = [
@@ -206,7 +207,7 @@ time.sleep(600)
     place = ["--master-addr=127.0.0.1", f"--master-port={free_port()}", "-m", "ranks"]
     ended = subprocess.run(
         [sys.executable, "-m", "finetune_trainer.agent", *options, *place],
-        env=os.environ | parent_environment() | {"PYTHONPATH": str(tmp_path), causes.ENV_CAUSES: str(left)},
+        env=os.environ | parent_environment() | {causes.ENV_CAUSES: str(left)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -230,7 +231,8 @@ if "finetune_trainer.worker" in sys.orig_argv and os.environ["RANK"] == "1" and 
     from trainer.test_out_of_memory import Shortage
     Shortage(nth=8, rank=1)(1)
 """)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parent.parent}")
+    for directory in (Path(__file__).parent.parent, tmp_path):
+        monkeypatch.setenv("PYTHONPATH", str(directory), prepend=os.pathsep)
     # Two micro-batches to a step: it is in the middle of the fourth.
     stated = HYPERPARAMETERS | {"effectiveBatchSize": 16, "maxTokensPerGpu": 320}
     both = config(base, name="both", nodes=2, numEpochs=2, maxSteps=6, **stated)
