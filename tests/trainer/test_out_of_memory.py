@@ -211,7 +211,7 @@ class Unsaved:
                 time.sleep(5)
             raise OSError(errno.EIO, "Input/output error")
 
-        Checkpoints.save_aside = save_aside  # type: ignore[method-assign]
+        Checkpoints.save_aside = save_aside  # type: ignore[method-assign, assignment]
         self.shortage(rank)
 
 
