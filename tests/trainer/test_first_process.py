@@ -124,6 +124,21 @@ retreat()
     assert len(torchrun.ports) == 1
 
 
+def test_a_volume_that_cannot_be_read_does_not_keep_the_cause_from_being_told(
+    base: Path, torchrun: StandIn
+) -> None:
+    report = base / "unreadable" / "report.json"
+    torchrun.does(f"""
+Path({str(report)!r}).mkdir()
+causes.leave("rank 0", 1, "OSError: Input/output error")
+os._exit(1)
+""")
+    with running(config(base, name="unreadable", **HYPERPARAMETERS)) as gang:
+        [end] = gang.wait()
+    assert (end.exit_code, end.reason) == (ExitCode.ERROR, "OSError: Input/output error")
+    assert "what was reported before cannot be read: [Errno 21] Is a directory" in end.output
+
+
 def handled(pid: int, number: signal.Signals) -> bool:
     """Whether a process has a handler for a signal."""
     [line] = [
