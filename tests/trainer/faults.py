@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -86,6 +87,19 @@ class Fault:
             _watch_training(self.moment, pass_by)
         else:
             sys.addaudithook(_Files(self, pass_by))
+
+
+def slowly(rank: int) -> None:
+    """Have steps take long enough for what happens outside to happen in their midst; called as a Fault is."""
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    from finetune_trainer.model import TrainableModel
+
+    def on_forward(module: Any, _: Any) -> None:
+        if isinstance(module, TrainableModel):
+            time.sleep(0.02)
+
+    register_module_forward_pre_hook(on_forward)
 
 
 def _watch_training(moment: Moment, pass_by: Callable[[], None]) -> None:

@@ -176,15 +176,18 @@ class Course:
 
     def is_finished(self) -> bool:
         """Whether the result is there."""
-        return is_intact(self.storage / names.OUTPUT_DIR)
+        return self._has(self.storage / names.OUTPUT_DIR)
+
+    def _has(self, directory: Path) -> bool:
+        return is_intact(directory) and manifest(directory)["uid"] == self.config(1).uid
 
     def states(self) -> list[Path]:
         """The complete states for restarts, oldest first."""
-        return [path for path in sorted(self.storage.glob("resume/step-*")) if is_intact(path)]
+        return [path for path in sorted(self.storage.glob("resume/step-*")) if self._has(path)]
 
     def newest_state(self) -> int:
         """Step of the newest complete state, full ones included; 0 where there is none."""
-        full = [path for path in self.storage.glob("checkpoints/full-state-*") if is_intact(path)]
+        full = [path for path in self.storage.glob("checkpoints/full-state-*") if self._has(path)]
         return max((manifest(path)["facts"]["step"] for path in [*self.states(), *full]), default=0)
 
     def finish(self, world_size: int = 1) -> Result:
@@ -210,9 +213,12 @@ def manifest(directory: Path) -> dict[str, Any]:
 
 def is_intact(directory: Path) -> bool:
     """Whether a directory is complete, and all of it as its manifest says."""
-    if directory.name.endswith(".incomplete") or not (directory / "manifest.json").exists():
+    if directory.name.endswith(".incomplete"):
         return False
-    files = manifest(directory)["files"]
+    try:
+        files = manifest(directory)["files"]
+    except (FileNotFoundError, ValueError):
+        return False
     there = {file.name for file in directory.iterdir()} - {"manifest.json"}
     assert there <= set(files), "a file that the manifest does not know"
     return there == set(files) and all(digest(directory / name) == files[name]["sha256"] for name in files)
