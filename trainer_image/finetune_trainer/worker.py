@@ -38,6 +38,8 @@ def main() -> None:
         config = checks.load(file)
         _train(config, file, stop)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is told and ends the process
+        # This is what is told, even if a signal comes now: peers that fail are often followed by one.
+        stop.defer()
         # Imported only now: most of it is there by the time that something can go wrong.
         from finetune_trainer.verdict import explain, said
 
