@@ -6,6 +6,7 @@ import json
 import re
 import resource
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from finetune_api.failure import CAUSES, ExitCode
 from finetune_api.recipe import Recipe
 from finetune_api.report import Report
 from finetune_api.runconfig import RunConfig
+from finetune_trainer.out_of_memory import release
 from tiny import save_chat_data, save_tiny_model
 from trainer import forked, gangs
 
@@ -143,6 +145,22 @@ def data_size() -> int:
         line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData")
     ]
     return int(line.split()[1]) * 1024
+
+
+def test_an_exception_lets_go_of_the_tensors_that_it_came_through() -> None:
+    """While it is still being handled: the others save their state then, and memory is short."""
+    seen: list[weakref.ref[Tensor]] = []
+
+    def compute() -> None:
+        tensor = torch.ones(1)
+        seen.append(weakref.ref(tensor))
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        compute()
+    assert seen[0]() is not None
+    release(raised.value)
+    assert seen[0]() is None
 
 
 @pytest.fixture(scope="module")
