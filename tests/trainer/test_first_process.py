@@ -67,6 +67,8 @@ def settle(storage, tokens):
 def retreat():
     causes.leave("rank 0", 75, "memory ran out")
     os._exit(1)
+
+Path({str(self._directory / "ready")!r}).touch()
 """
         (self._directory / "script.py").write_text(prelude + script)
 
@@ -77,9 +79,9 @@ def retreat():
         return [int(port) for port in file.read_text().splitlines()] if file.exists() else []
 
     def wait(self) -> None:
-        """Until it was started."""
+        """Until it has started, and hears signals."""
         deadline = time.monotonic() + 60
-        while not self.ports:
+        while not (self._directory / "ready").exists():
             assert time.monotonic() < deadline
             time.sleep(0.02)
 

@@ -110,6 +110,11 @@ NCCL_SHM = (
             "the storage volume is full",
         ),
         (
+            CheckpointException("save", {3: (torch.OutOfMemoryError("CUDA out of memory"), StackSummary())}),
+            ExitCode.OUT_OF_MEMORY,
+            "OutOfMemoryError: CUDA out of memory",
+        ),
+        (
             CheckpointException("save", {3: (KeyError("x"), StackSummary())}),
             ExitCode.ERROR,
             "rank 3: KeyError: 'x'",

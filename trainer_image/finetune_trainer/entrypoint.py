@@ -56,12 +56,12 @@ def train(file: Path, stop: Stop) -> int:
         # Rank 0's node speaks for the gang; the others say no more than how they ended.
         return end(Report(attempt=attempt, sequence=0, stage=stage, failure=failure))
     try:
-        known = history.last_report(storage, attempt)
+        report = history.last_report(storage, attempt)
     except OSError as error:
         # The volume may be what failed.
         output.say(f"what was reported before cannot be read: {error}")
-        known = Report(attempt=attempt, sequence=0, stage=stage)
-    report = known.model_copy(update={"stage": stage, "failure": failure})
+        report = Report(attempt=attempt, sequence=0, stage=stage)
+    report = report.model_copy(update={"stage": stage, "failure": failure})
     exit_code = end(report)
     try:
         history.keep(storage, report)
