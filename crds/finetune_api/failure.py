@@ -198,9 +198,11 @@ def judge(ends: Sequence[PodEnd], *, advice: Mapping[str, str] = MappingProxyTyp
     end = culprit(ends)
     cause = _cause(end)
     message = f"{end.pod}: {_said(end, cause)}"
-    remedy = advice.get(cause.reason, cause.advice)
-    # A trainer that names fields of the spec has said better what to do.
-    if remedy and (cause in _THE_CLUSTERS or "spec." not in (end.message or "")):
+    remedy = advice.get(cause.reason)
+    # A trainer that names fields of the spec has said better what to do than what holds of all jobs.
+    if remedy is None and (cause in _THE_CLUSTERS or "spec." not in (end.message or "")):
+        remedy = cause.advice
+    if remedy:
         message = f"{message.rstrip('.')}. {remedy}"
     return Verdict(
         cause.reason, message, cause.recovery, end.exit_code, end.node, end.log, patience=cause.patience

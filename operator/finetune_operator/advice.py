@@ -18,10 +18,10 @@ def for_attempt(job: FineTuneJob, status: FineTuneJobStatus) -> dict[str, str]:
     log = _where_the_log_is(job, status.attempts[-1].number)
     return {
         "OOMKilled": _more_memory(job, status),
-        "StorageFull": _more_storage(job, status),
         "Error": log,
         "Killed": log,
         "CollectiveTimeout": log,
+        **_more_storage(job, status),
     }
 
 
@@ -29,8 +29,8 @@ def for_preparation(job: FineTuneJob, status: FineTuneJobStatus) -> dict[str, st
     """What helps against the end of the preparation, by the reason of its cause."""
     return {
         "OOMKilled": _OOM_KILLED_PREPARING,
-        "StorageFull": _more_storage(job, status),
         "Error": _where_the_log_is(job, names.PREPARATION),
+        **_more_storage(job, status),
     }
 
 
@@ -39,11 +39,12 @@ def _where_the_log_is(job: FineTuneJob, attempt: int) -> str:
     return f"Its logs are in {directory} on claim {job.spec.storage.claim_name}."
 
 
-def _more_storage(job: FineTuneJob, status: FineTuneJobStatus) -> str:
-    advice = f"Free or enlarge claim {job.spec.storage.claim_name} (spec.storage.claimName)"
-    if status.plan is not None and status.plan.storage_bytes is not None:
-        advice += f": the whole run takes {gib(status.plan.storage_bytes)}"
-    return f"{advice}. What was complete on it is still there."
+def _more_storage(job: FineTuneJob, status: FineTuneJobStatus) -> dict[str, str]:
+    needed = status.plan.storage_bytes if status.plan is not None else None
+    if needed is None:
+        return {}
+    claim = job.spec.storage.claim_name
+    return {"StorageFull": f"The whole run takes {gib(needed)} of claim {claim} (spec.storage.claimName)."}
 
 
 def _more_memory(job: FineTuneJob, status: FineTuneJobStatus) -> str:

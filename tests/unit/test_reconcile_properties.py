@@ -13,6 +13,7 @@ from finetune_operator import cleanup, conditions
 from world import DATASET, INLINE, OUTPUT, World, checkpoint, found, report
 
 MAX_RESTARTS = 2
+MAX_DISRUPTIONS = 3
 TIMES_TO_LIVE = st.sampled_from([None, 0, 30])
 EXIT_CODES = st.sampled_from([1, 65, 71, 137, 143, 200, 201, 42])
 
@@ -20,16 +21,26 @@ EXIT_CODES = st.sampled_from([1, 65, 71, 137, 143, 200, 201, 42])
 class Histories(RuleBasedStateMachine):
     """The operator takes turns, and may die after any write; meanwhile the cluster does what it likes."""
 
-    @initialize(inline=st.booleans(), suspend=st.booleans(), lives=TIMES_TO_LIVE)
-    def submit(self, inline: bool, suspend: bool, lives: int | None) -> None:
-        spec = {"failurePolicy": {"maxRestarts": MAX_RESTARTS}, "suspend": suspend}
-        spec |= {"ttlSecondsAfterFinished": lives}
+    @initialize(
+        inline=st.booleans(),
+        suspend=st.booleans(),
+        lives=TIMES_TO_LIVE,
+        active=st.sampled_from([None, 600, 20000]),
+    )
+    def submit(self, inline: bool, suspend: bool, lives: int | None, active: int | None) -> None:
+        policy = {
+            "maxRestarts": MAX_RESTARTS,
+            "maxDisruptions": MAX_DISRUPTIONS,
+            "activeDeadlineSeconds": active,
+        }
+        spec = {"failurePolicy": policy, "suspend": suspend, "ttlSecondsAfterFinished": lives}
         self.world = World(spec=spec | ({"dataset": INLINE} if inline else {}))
         self.inline = inline
         self.sequence = 0
         self.prepared = False
         self.settled: FineTuneJobStatus | None = None
         self.ended: dict[int, Attempt] = {}
+        self.newest_state = 0
 
     # The operator
 
@@ -68,11 +79,16 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def restart_of_the_operator(self) -> None:
-        self.world.posted = None
+        self.world.restart_operator()
 
     @rule(seconds=st.integers(1, 60))
     def wait(self, seconds: int) -> None:
         self.world.now += timedelta(seconds=seconds)
+
+    @rule()
+    def nothing_happens_until_it_is_time_to_look_again(self) -> None:
+        """What is waited for may be a deadline."""
+        self.world.now += timedelta(seconds=self.world.decide().requeue_after or 0)
 
     # The cluster
 
@@ -158,13 +174,27 @@ class Histories(RuleBasedStateMachine):
         self.world.succeed(last if told else None)
 
     @precondition(lambda self: self.world.current is not None and self.world.current.attempt > 0)
-    @rule(step=st.none() | st.integers(0, 36))
-    def report_arrives(self, step: int | None) -> None:
+    @rule(step=st.none() | st.integers(0, 36), kind=st.sampled_from(["weights", "resume", "fullState"]))
+    def report_arrives(self, step: int | None, kind: str) -> None:
         self.sequence += 1
-        saved = [checkpoint(step)] if step and step % 6 == 0 else []
+        saved = [checkpoint(step, kind)] if step and step % 6 == 0 else []
         gang = self.world.current
         assert gang is not None
-        self.world.post(report(gang.attempt, self.sequence, step, checkpoints=saved, dataset=DATASET))
+        told = {"checkpoints": saved, "dataset": DATASET, "resumed_from_step": 0 if step else None}
+        self.world.post(report(gang.attempt, self.sequence, step, **told))
+
+    @rule()
+    def all_goes_well_until_it_trains(self) -> None:
+        """Which takes so many steps that chance alone hardly ever comes there, and less often twice."""
+        self.world.settle(turns=20)
+        if self._prepares():
+            self.preparation_succeeds(told=True)
+            self.prepared = True
+            self.world.settle()
+        if self._alive():
+            self.world.run_pods()
+            self.report_arrives(step=self.sequence % 36, kind="weights")
+            self.world.turn()
 
     @rule()
     def user_edits_what_is_free(self) -> None:
@@ -208,7 +238,9 @@ class Histories(RuleBasedStateMachine):
                 attempt = attempt if attempt.reason == "Completed" else _but_for_steps(attempt, known)
                 known = None if attempt.reason == "Completed" else known
             if known is not None:
-                assert attempt == known
+                # How far it had come may be learnt of later still.
+                assert (attempt.last_step or 0) >= (known.last_step or 0)
+                assert attempt.model_copy(update={"last_step": known.last_step}) == known
             elif attempt.end_time is not None:
                 self.ended[attempt.number] = attempt
 
@@ -236,10 +268,24 @@ class Histories(RuleBasedStateMachine):
             assert (self.world.jobs, self.world.pods, self.world.others) == ({}, {}, {})
 
     @invariant()
-    def the_budget_is_kept(self) -> None:
+    def the_budgets_are_kept(self) -> None:
         status = self.world.status
         assert (status.restarts or 0) == sum(bool(attempt.counted) for attempt in status.attempts)
-        assert (status.restarts or 0) <= MAX_RESTARTS
+        since = status.since_checkpoint
+        if since is not None:
+            assert 0 <= since.restarts <= min(MAX_RESTARTS, status.restarts or 0)
+            assert 0 <= since.disruptions <= min(MAX_DISRUPTIONS, len(status.attempts))
+            assert since.step >= self.newest_state, "a budget is filled up by what is no newer state"
+            self.newest_state = since.step
+
+    @invariant()
+    def somebody_comes_back(self) -> None:
+        """Where nothing is done, something is waited for that will be noticed: an event of the watches, or a time."""
+        status, outcome = self.world.status, self.world.decide()
+        done = outcome.delete or outcome.remove or outcome.apply or outcome.status
+        going = any(job.deleting for job in self.world.jobs.values())
+        at_rest = status.phase is Phase.SUSPENDED or (status.phase is not None and status.phase.is_terminal)
+        assert done or going or at_rest or outcome.requeue_after is not None
 
     @invariant()
     def kstatus_is_told_one_thing(self) -> None:
@@ -265,12 +311,27 @@ class Histories(RuleBasedStateMachine):
         world.now += timedelta(seconds=3600 if again is None else max(0, min(3600, again - 1)))
         world.turn()
         assert world.writes == writes, "an idle job is written to"
-        if world.spec["suspend"] and not world.status.phase.is_terminal:
-            assert world.status.phase is Phase.SUSPENDED
+        phase = world.status.phase
+        assert phase is not None
+        if world.spec["suspend"] and not phase.is_terminal:
+            assert phase is Phase.SUSPENDED
+        elif not phase.is_terminal:
+            self._nothing_ever_happens_again()
         if world.status.phase is Phase.FAILED:
             kept = {job.uid for job in world.jobs.values()}
             assert all(job.attempt == names.PREPARATION and job.over for job in world.jobs.values())
             assert {pod.job_uid for pod in world.pods.values()} <= kept
+
+    def _nothing_ever_happens_again(self) -> None:
+        """Nobody reports, nothing starts or ends by itself: then one deadline after the other ends the job."""
+        world = self.world
+        for _ in range(500):
+            world.collect()
+            outcome = world.turn()
+            if world.status.phase is Phase.FAILED:
+                return world.settle()
+            world.now += timedelta(seconds=outcome.requeue_after or 0)
+        raise AssertionError(f"it goes on for ever: {world.status.phase}, {outcome}")
 
 
 def _but_for_steps(attempt: Attempt, known: Attempt) -> Attempt:
