@@ -16,12 +16,12 @@ from finetune_operator.api import Api, ApiError
 from finetune_operator.cluster import Cluster, Key
 from finetune_operator.controller import Controller
 from finetune_operator.metrics import Metrics
-from finetune_operator.observed import GangJob, Received, Subject
+from finetune_operator.observed import GangJob, Owned, Received, Subject
 from finetune_operator.pods import Manifest
 from finetune_operator.queue import TryAgainError
 from finetune_operator.reports import Reports
 from finetune_operator.transitions import Event
-from world import INSTALLATION, OUTPUT, START, checkpoint, found, report
+from world import INLINE, INSTALLATION, OUTPUT, START, checkpoint, found, report
 
 
 class DiedError(Exception):
@@ -49,6 +49,10 @@ class MortalCluster(Cluster):
     async def delete(self, namespace: str, job: GangJob) -> None:
         self._write(f"delete {job.name}")
         await super().delete(namespace, job)
+
+    async def remove(self, namespace: str, owned: Owned) -> None:
+        self._write(f"remove {owned.kind}")
+        await super().remove(namespace, owned)
 
     async def write_status(self, subject: Subject, status: FineTuneJobStatus) -> None:
         self._write(f"status {status.phase}")
@@ -83,7 +87,7 @@ class Life:
         """A quick one: what is to wait for seconds need not keep this test waiting."""
         return START + timedelta(seconds=int(20 * (time.monotonic() - self.began)))
 
-    async def until(self, phase: str, attempt: int) -> None:
+    async def until(self, phase: str, attempt: int, *, cleaned_up: bool = False) -> None:
         """Reconcile until the job is in this phase of this attempt."""
         deadline = time.monotonic() + 30
         while True:
@@ -101,7 +105,8 @@ class Life:
                 self.gangs.setdefault(job["metadata"]["name"], set()).add(job["metadata"]["uid"])
             status = self.namespace.status()
             attempts = status.get("attempts", [])
-            if status.get("phase") == phase and len(attempts) == attempt:
+            cleaned = not cleaned_up or "cleanupTime" in status
+            if cleaned and status.get("phase") == phase and len(attempts) == attempt:
                 return
             await asyncio.sleep(0.02)
 
@@ -125,11 +130,18 @@ class Life:
             self.namespace.end_pod(pod, 1)
         await self.until("Starting", 2)
         await self.train(2)
+        await self.succeed()
+
+    async def succeed(self) -> None:
+        """The second attempt comes to a good end."""
         last = report(2, 99, step=36, stage=Stage.FINISHED, output=OUTPUT, checkpoints=[checkpoint(36)])
         pods = self.namespace.pods(attempt=2)
         self.namespace.end_pod(pods[1], 0)
         self.namespace.end_pod(pods[0], 0, last.to_termination_message())
         await self.until("Succeeded", 2)
+        await self.be_idle()
+
+    async def be_idle(self) -> None:
         # Whatever was begun is finished, and then there is nothing more to do.
         written = len(self.cluster.writes)
         await self.controller.handle(self.key)
@@ -140,6 +152,28 @@ class Life:
         self.training = attempt
         self._report(attempt)
         await self.until("Running", attempt)
+
+
+class SuspendedLife(Life):
+    """One that is suspended in its middle, and cleaned up in the end."""
+
+    async def live(self) -> None:
+        self.namespace.submit(dataset=INLINE)
+        await self.until("Starting", 1)
+        await self.train(1)
+        self._edit(suspend=True)
+        await self.until("Suspended", 1)
+        assert (self.namespace.all(PODS), self.namespace.all(JOBS)) == ([], [])
+        self._edit(suspend=False)
+        await self.until("Starting", 2)
+        await self.train(2)
+        await self.succeed()
+        self._edit(ttlSecondsAfterFinished=0)
+        await self.until("Succeeded", 2, cleaned_up=True)
+        await self.be_idle()
+
+    def _edit(self, **spec: object) -> None:
+        self.namespace.patch(FINETUNEJOBS, "demo", {"spec": spec})
 
 
 @pytest.fixture
@@ -186,6 +220,29 @@ async def test_death_before_any_write_loses_nothing_and_doubles_nothing(api: Api
     for point, write in enumerate(writes):
         life = await lived(api, kube, point)
         assert life.deaths == 1, write
+
+
+async def test_neither_does_death_while_it_is_suspended_or_cleaned_up(api: Api, kube: Kube) -> None:
+    async def live(writes_to_live: int) -> Life:
+        with kube.namespace() as namespace:
+            life = SuspendedLife(api, namespace, writes_to_live)
+            await life.live()
+            status = namespace.status()
+            assert [(a["number"], a["reason"], a["counted"]) for a in status["attempts"]] == [
+                (1, "Suspended", False),
+                (2, "Completed", False),
+            ]
+            assert status["restarts"] == 0
+            assert {name: len(uids) for name, uids in life.gangs.items()} == {"demo-1": 1, "demo-2": 1}
+            assert namespace.belongings() == []
+        return life
+
+    undisturbed = await live(-1)
+    # What the death before an event costs is known.
+    points = [point for point, write in enumerate(undisturbed.cluster.writes) if "event" not in write]
+    assert len(points) > 20
+    for point in points:
+        assert (await live(point)).deaths == 1
 
 
 async def test_who_decided_on_an_old_status_cannot_write(api: Api, namespace: Namespace) -> None:

@@ -66,6 +66,7 @@ def test_a_gang_that_has_ended_needs_nothing() -> None:
     world.run_pods()
     world.post(report())
     world.settle()
+    world.now += timedelta(minutes=1)
     world.fail_pod(0, 65)
     assert needed(world) == []
     world.settle()
