@@ -32,7 +32,7 @@ HYPERPARAMETERS: dict[str, Any] = {
     "eps": 1e-5,
 }
 # How long the peers of a process that died get to notice. Then they are taken away, as the operator does.
-_LINGER = 5.0
+LINGER = 5.0
 
 _numbers = count(1)
 
@@ -114,7 +114,7 @@ class Course:
         with forked.running(self.config(world_size), attempt=self.attempts, beforehand=fault) as gang:
             if fault is not None:
                 gang.processes[fault.rank].join(gangs.PATIENCE)
-            codes = gang.wait(_LINGER if fault and gang.processes[fault.rank].exitcode else gangs.PATIENCE)
+            codes = gang.wait(LINGER if fault and gang.processes[fault.rank].exitcode else gangs.PATIENCE)
             self._check_ends(codes, fault, f"{fault}: {codes}\n{gang.output()}")
         self._check_start(before)
         self._check_states(before)

@@ -12,9 +12,14 @@ from finetune_api.failure import ExitCode
 from trainer import forked
 from trainer.faults import slowly
 from trainer.gangs import PATIENCE
-from trainer.survival import Course, Result
+from trainer.survival import LINGER, Course, Result
 
 STOPS = 6
+
+
+def ask(gang: forked.Gang, rank: int) -> None:
+    with suppress(ProcessLookupError):
+        gang.signal(rank, signal.SIGTERM)
 
 
 def stopped(course: Course, world_size: int, asked: tuple[int, ...], draw: random.Random) -> list[int | None]:
@@ -29,8 +34,13 @@ def stopped(course: Course, world_size: int, asked: tuple[int, ...], draw: rando
         # From its very beginning until it trains; or in the middle of a step.
         time.sleep(draw.random() * (0.06 if steps else 0.5))
         for rank in asked:
-            with suppress(ProcessLookupError):
-                gang.signal(rank, signal.SIGTERM)
+            ask(gang, rank)
+        for rank in asked:
+            gang.processes[rank].join(PATIENCE)
+        # Who waits for one that went before it had joined is taken away as well, as the operator does.
+        for rank, code in enumerate(gang.wait(LINGER)):
+            if code is None:
+                ask(gang, rank)
         codes = gang.wait()
         told = f"{codes}\n{gang.output()}"
     if codes == [0] * world_size:
