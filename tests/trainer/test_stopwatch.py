@@ -57,7 +57,7 @@ def member(rank: int, world_size: int, port: int, into: str) -> None:
     with stopwatch.communicating():
         gang.gather(torch.ones(1))
     seconds, parts = stopwatch.stop()
-    torch.save((seconds, parts.model_dump()), Path(into) / f"{rank}")
+    torch.save((seconds, parts.model_dump(exclude_none=True)), Path(into) / f"{rank}")
     dist.destroy_process_group()
 
 
