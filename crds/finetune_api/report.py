@@ -18,6 +18,7 @@ from finetune_api.status import (
     Message,
     Output,
     Plan,
+    last_lines,
     shortened,
 )
 
@@ -224,7 +225,7 @@ class Report(ApiModel):
 
 
 def _second_half(text: str) -> str | None:
-    return text[len(text) // 2 + 1 :] or None
+    return last_lines(text, (len(text) - 1) // 2) if len(text) > 2 else None
 
 
 def _encodable(text: str) -> str:

@@ -32,13 +32,20 @@ def shortened(limit: int) -> AfterValidator:
     return AfterValidator(shorten)
 
 
-def last(limit: int) -> AfterValidator:
-    """Of text that is longer than `limit` the end is kept."""
-    return AfterValidator(lambda text: text[-limit:])
+def last_lines(text: str, limit: int) -> str:
+    """Of text that is longer than `limit` the last whole lines are kept; of a single line, its end."""
+    if len(text) <= limit:
+        return text
+    _, _, lines = text[-limit - 1 :].partition("\n")
+    return lines or text[-limit:]
 
 
 Message = Annotated[str, shortened(MAX_MESSAGE_LENGTH), Field(max_length=MAX_MESSAGE_LENGTH)]
-LogTail = Annotated[str, last(MAX_LOG_LENGTH), Field(max_length=MAX_LOG_LENGTH)]
+LogTail = Annotated[
+    str,
+    AfterValidator(lambda text: last_lines(text, MAX_LOG_LENGTH)),
+    Field(max_length=MAX_LOG_LENGTH),
+]
 ConditionMessage = Annotated[
     str, shortened(MAX_CONDITION_MESSAGE_LENGTH), Field(max_length=MAX_CONDITION_MESSAGE_LENGTH)
 ]

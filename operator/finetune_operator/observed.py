@@ -9,7 +9,7 @@ from finetune_api import names
 from finetune_api.failure import PodEnd
 from finetune_api.report import Report
 from finetune_api.spec import FineTuneJob
-from finetune_api.status import MAX_LOG_LENGTH, FineTuneJobStatus
+from finetune_api.status import MAX_LOG_LENGTH, FineTuneJobStatus, last_lines
 from finetune_operator import validation
 
 Wire = Mapping[str, Any]
@@ -307,7 +307,7 @@ def _end(wire: Wire, terminated: Wire | None, report: Report | None) -> PodEnd |
         message, log, words = None, None, words or last_words
     else:
         # What it printed last, if it left no message.
-        message, log = last_words.rpartition("\n")[2], last_words[-MAX_LOG_LENGTH:]
+        message, log = last_words.rpartition("\n")[2], last_lines(last_words, MAX_LOG_LENGTH)
     return PodEnd(
         pod=metadata["name"],
         exit_code=told.get("exitCode"),

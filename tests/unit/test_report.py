@@ -17,6 +17,7 @@ from finetune_api.status import (
     DatasetStatus,
     Output,
     Plan,
+    last_lines,
 )
 from finetune_operator import validation
 
@@ -126,6 +127,19 @@ def test_of_a_long_log_the_end_is_kept() -> None:
     assert failure.log is not None
     assert len(failure.log) == MAX_LOG_LENGTH
     assert failure.log.endswith("...end")
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("one\ntwo\nthree", "two\nthree"),
+        ("\ntwo\nthree", "two\nthree"),
+        ("a single long line", "long line"),
+        ("all of it", "all of it"),
+    ],
+)
+def test_the_end_of_a_log_begins_with_a_line(text: str, kept: str) -> None:
+    assert last_lines(text, 9) == kept
 
 
 def test_a_short_report_is_kept_whole() -> None:
