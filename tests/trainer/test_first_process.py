@@ -141,6 +141,20 @@ os._exit(1)
     assert "what was reported before cannot be read: [Errno 21] Is a directory" in end.output
 
 
+def test_what_a_failed_gang_did_not_complete_is_removed(base: Path, torchrun: StandIn) -> None:
+    resume = base / "incomplete" / "resume"
+    torchrun.does(f"""
+for name in ("step-00000001", "step-00000002.incomplete"):
+    (Path({str(resume)!r}) / name).mkdir(parents=True)
+causes.leave("rank 0", 79, "the loss is nan")
+os._exit(1)
+""")
+    with running(config(base, name="incomplete", **HYPERPARAMETERS)) as gang:
+        [end] = gang.wait()
+    assert end.exit_code == ExitCode.LOSS_NOT_FINITE, end.output
+    assert [path.name for path in resume.iterdir()] == ["step-00000001"]
+
+
 def handled(pid: int, number: signal.Signals) -> bool:
     """Whether a process has a handler for a signal."""
     [line] = [

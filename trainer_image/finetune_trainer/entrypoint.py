@@ -36,7 +36,9 @@ def train(file: Path, stop: Stop) -> int:
         storage = Storage.of(config)
         if finished := history.finished_output(storage):
             if node == 0:
-                _clear(storage)
+                # An attempt may have been killed right after its model was complete.
+                shelf.clear(storage)
+                _remove_incomplete(storage)
             report = history.last_report(storage, attempt)
             return end(report.model_copy(update={"stage": Stage.FINISHED, "output": finished}))
         checks.check(config, node=node)
@@ -71,13 +73,17 @@ def train(file: Path, stop: Stop) -> int:
     if poster := Poster.of(config, file):
         poster.offer(report.to_json(), urgent=True)
         poster.close(within=_POST_SECONDS)
+    if failure and not stop.requested:
+        try:
+            _remove_incomplete(storage)
+        except OSError as error:
+            output.say(f"what was not completed is not removed: {error}")
     return exit_code
 
 
-def _clear(storage: Storage) -> None:
-    """Remove what an attempt left behind that was killed right after its model was complete."""
-    shelf.clear(storage)
-    for parent in (storage.root, storage.checkpoints):
+def _remove_incomplete(storage: Storage) -> None:
+    """Give back the space of what no process will complete any more; after some failures no next attempt would."""
+    for parent in (storage.root, storage.checkpoints, storage.resume):
         commit.remove_incomplete(parent)
 
 
