@@ -61,6 +61,13 @@ def test_fewer_are_kept_from_now_on_where_fewer_are_wanted(storage: Storage, sta
     assert there(storage) == ["step-00000003"]
 
 
+def test_one_that_comes_late_does_not_take_the_place_of_a_later_one(storage: Storage) -> None:
+    states = Shelf(storage, keep_last=1)
+    put_states(states, 5, 7, 6)
+    assert there(storage) == ["step-00000007"]
+    assert states.newest == storage.state_after(7)
+
+
 def test_what_is_not_the_run_s_is_neither_found_nor_removed(storage: Storage, states: Shelf) -> None:
     put_states(Shelf(Storage(storage.root, "run", "uid-2"), keep_last=2), 1)
     put_states(states, 2)
@@ -80,18 +87,20 @@ def test_damaged_ones_go_with_the_next_that_is_good(storage: Storage, states: Sh
     put_states(states, 4, 6)
     (storage.state_after(6) / "tensors").unlink()
     # Found all the same: what is wrong with it is for others to say.
-    assert states.found() == [storage.state_after(6), storage.state_after(4)]
-    states.pass_over(storage.state_after(6))
+    later = Shelf(storage, keep_last=2)
+    assert later.found() == [storage.state_after(6), storage.state_after(4)]
+    later.pass_over(storage.state_after(6))
     assert there(storage) == ["step-00000004", "step-00000006"]
-    put_states(states, 5)
+    put_states(later, 5)
     assert there(storage) == ["step-00000004", "step-00000005"]
 
 
 def test_a_damaged_one_that_is_written_anew_is_good(storage: Storage, states: Shelf) -> None:
     put_states(states, 4, 6)
     (storage.state_after(6) / "tensors").unlink()
-    states.pass_over(storage.state_after(6))
-    put_states(states, 6, 7)
+    later = Shelf(storage, keep_last=2)
+    later.pass_over(storage.state_after(6))
+    put_states(later, 6, 7)
     assert there(storage) == ["step-00000006", "step-00000007"]
 
 

@@ -42,8 +42,12 @@ class Shelf:
         self._keep_last = keep_last
         self._lock = threading.Lock()
         self._damaged: set[int] = set()
-        self.newest: Path | None = None
-        """The state that this process put here last."""
+        self._newest = 0
+
+    @property
+    def newest(self) -> Path | None:
+        """The latest state for restarts that this process put here."""
+        return self.storage.state_after(self._newest) if self._newest else None
 
     def found(self) -> list[Path]:
         """The states of this run, the newest first; any of them may be damaged.
@@ -78,14 +82,15 @@ class Shelf:
                 final, uid=self.storage.uid, files=files, facts=facts.model_dump(), writer=writer
             )
             if final.parent == self.storage.resume:
-                self.newest = final
-                self._prune(facts.step)
+                self._damaged.discard(facts.step)
+                # One that was saved aside may have overtaken this one.
+                self._newest = max(self._newest, facts.step)
+                self._prune()
             return manifest
 
-    def _prune(self, newest: int) -> None:
-        self._damaged.discard(newest)
+    def _prune(self) -> None:
         found = {step: path for path, step in _saved(self.storage).items()}
-        for step in superseded(found, damaged=self._damaged, newest=newest, keep=self._keep_last):
+        for step in superseded(found, damaged=self._damaged, newest=self._newest, keep=self._keep_last):
             _remove(found[step])
 
 
