@@ -25,8 +25,8 @@ class Fault:
     """Takes the names of the gang's pods, by rank."""
     reasons: frozenset[str]
     """What the attempt may be said to have ended of."""
-    counted: bool
-    """Whether it is at the cost of maxRestarts."""
+    counted: bool | None
+    """Whether it is at the cost of maxRestarts; None where that depends on who is faster."""
     saved: bool = False
     """Whether the gang is asked to go, and so saves its state first."""
     damaged: int = 0
@@ -70,8 +70,11 @@ FAULTS = {
     "a pod is evicted": Fault(
         _evict_a_pod, frozenset({"Disrupted", "Terminated"}), counted=False, saved=True
     ),
+    # Without grace there may be a second left, or none, in which its process asks the others to save.
     "operator and pod die at the same time": Fault(
-        _kill_operator_and_a_pod, frozenset({"PodVanished", "CollectiveTimeout"}), counted=True
+        _kill_operator_and_a_pod,
+        frozenset({"PodVanished", "CollectiveTimeout", "Terminated"}),
+        counted=None,
     ),
     "Service, ConfigMap and a pod are deleted": Fault(
         _delete_children_and_a_pod, frozenset({"Terminated"}), counted=False, saved=True
@@ -159,7 +162,8 @@ def test_every_attempt_tells_how_it_ended(story: Story) -> None:
     *ended, last = story.attempts
     assert (last["reason"], last["exitCode"]) == ("Completed", 0)
     for fault, attempt in zip(story.faults, ended, strict=True):
-        assert (attempt["reason"] in fault.reasons, attempt["counted"]) == (True, fault.counted), attempt
+        assert attempt["reason"] in fault.reasons, attempt
+        assert fault.counted in (attempt["counted"], None), attempt
         assert attempt["startTime"] <= attempt["endTime"]
         assert attempt["message"]
 
@@ -177,7 +181,8 @@ def test_every_attempt_goes_on_where_the_one_before_had_saved_its_state(story: S
 
 
 def test_a_new_state_gives_back_what_restarts_were_used(story: Story) -> None:
-    assert story.status["restarts"] == sum(fault.counted for fault in story.faults) > 1
+    # More of them than one state allows for.
+    assert story.status["restarts"] == sum(attempt["counted"] for attempt in story.attempts) > 1
     since = story.status["sinceCheckpoint"]
     assert since["restarts"] + since["disruptions"] <= 1
     assert since["step"] >= story.attempts[-1]["resumedFromStep"]
@@ -185,7 +190,7 @@ def test_a_new_state_gives_back_what_restarts_were_used(story: Story) -> None:
 
 def test_describe_tells_the_story_in_order(story: Story) -> None:
     _, _, events = story.described.partition("\nEvents:")
-    told = re.findall(r"^  (?:Normal|Warning)  (\w+) ", events, re.MULTILINE)
+    told = re.findall(r"^  (?:Normal|Warning) +(\w+) ", events, re.MULTILINE)
     attempts = [reason for reason in told if reason in ("Started", "Continued", "Restarting", "Succeeded")]
     again = ["Restarting", "Started", "Continued"] * len(FAULTS)
     assert attempts == ["Started", *again, "Succeeded"]
