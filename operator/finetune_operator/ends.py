@@ -89,7 +89,7 @@ def concluded(situation: Situation, status: FineTuneJobStatus, verdict: Verdict)
     if charge.refusal is not None:
         message = f"{message.rstrip('.')}. {charge.refusal}"
     if not fails:
-        message = f"attempt {attempt.number} ended and is started again. {message}"
+        message = f"attempt {attempt.number} ended and is started again: {message}"
     status = status.model_copy(
         update={
             "phase": Phase.FAILED if fails else Phase.RESTARTING,

@@ -225,7 +225,7 @@ def _why_again(status: FineTuneJobStatus, ended: Attempt) -> tuple[str, str]:
     told = conditions.find(status.conditions, conditions.PROGRESSING)
     if told is not None and told.reason == ended.reason:
         return told.reason, told.message
-    return str(ended.reason), f"attempt {ended.number} ended and is started again. {ended.message}"
+    return str(ended.reason), f"attempt {ended.number} ended and is started again: {ended.message}"
 
 
 def _without_preparation(situation: Situation) -> Situation:
