@@ -9,9 +9,10 @@ from finetune_api.failure import PodEnd, Recovery, cause_of
 from finetune_api.report import Metrics, Report, Stage
 from finetune_api.status import Checkpoint, DatasetStatus, FineTuneJobStatus, Output, Phase, Plan
 from finetune_operator import cleanup
-from finetune_operator.observed import GangJob, Observed, Owned, Pod, Received, Subject, subject
+from finetune_operator.observed import GangJob, Observed, Owned, Pod, Received, Subject
 from finetune_operator.outcome import Outcome
 from finetune_operator.pods import Manifest
+from finetune_operator.reading import subject
 from finetune_operator.reconcile import reconcile
 from finetune_operator.transitions import Event
 from finetune_operator.workload import Installation

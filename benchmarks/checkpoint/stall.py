@@ -11,11 +11,11 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks.trainer.workload import VOCABULARY, Corpus, Shape, save_model
-from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.checkpoints.checkpoint import Checkpoints
+from finetune_trainer.checkpoints.state import State
 from finetune_trainer.distributed import Gang
 from finetune_trainer.methods import sft
 from finetune_trainer.model import load_config
-from finetune_trainer.state import State
 from finetune_trainer.storage import Storage
 
 # 89 million weights, each with two moments in fp32: 1 GiB.

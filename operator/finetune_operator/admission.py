@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from finetune_api.facts import Severity
 from finetune_api.plan import study
 from finetune_operator import validation
-from finetune_operator.observed import Wire
+from finetune_operator.reading import Wire
 
 
 @dataclass(frozen=True)

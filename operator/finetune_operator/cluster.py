@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from finetune_api import names
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator import observed
+from finetune_operator import reading
 from finetune_operator.api import APPLY, FIELD_MANAGER, Api, ApiError
-from finetune_operator.observed import GangJob, Observed, Owned, Subject, Taken, Wire
+from finetune_operator.observed import GangJob, Observed, Owned, Subject, Taken
 from finetune_operator.pods import Manifest
+from finetune_operator.reading import Wire
 from finetune_operator.transitions import Event
 
 MAX_EVENT_MESSAGE_BYTES = 1024
@@ -79,14 +80,14 @@ class Cluster:
         Never from a cache: a terminal status that is not seen would start a job again.
         """
         wire = await self._get(FINETUNEJOBS, key.namespace, key.name)
-        return None if wire is None else observed.subject(wire)
+        return None if wire is None else reading.subject(wire)
 
     async def belongings(self, subject: Subject) -> Observed:
         """The Jobs and pods of a FineTuneJob, as they are now: a gang may only start when no pod is left."""
         jobs, pods = await asyncio.gather(self._labelled(JOBS, subject), self._labelled(PODS, subject))
         return Observed(
-            jobs=tuple(job for wire in jobs if (job := observed.gang_job(wire, subject.uid))),
-            pods=tuple(pod for wire in pods if (pod := observed.pod(wire, subject.name))),
+            jobs=tuple(job for wire in jobs if (job := reading.gang_job(wire, subject.uid))),
+            pods=tuple(pod for wire in pods if (pod := reading.pod(wire, subject.name))),
         )
 
     async def complaint(self, namespace: str, pod: str) -> tuple[str, str] | None:
@@ -97,7 +98,7 @@ class Cluster:
             resource=EVENTS.plural,
             query={"fieldSelector": f"involvedObject.kind=Pod,involvedObject.name={pod},type=Warning"},
         )
-        return observed.newest_warning(answer["items"])
+        return reading.newest_warning(answer["items"])
 
     async def others(self, subject: Subject) -> tuple[Owned, ...]:
         """What else belongs to a FineTuneJob. Only ConfigMaps have names that nobody can tell beforehand."""
@@ -109,13 +110,13 @@ class Cluster:
         )
         found = [("Service", service), ("NetworkPolicy", policy), *(("ConfigMap", wire) for wire in configs)]
         return tuple(
-            owned for kind, wire in found if wire and (owned := observed.owned(kind, wire, subject.uid))
+            owned for kind, wire in found if wire and (owned := reading.owned(kind, wire, subject.uid))
         )
 
     async def taken(self, manifests: Sequence[Manifest], subject: Subject) -> tuple[Taken, ...]:
         """Those objects that exist under the names of `manifests` and are not controlled by this FineTuneJob."""
         found = await asyncio.gather(*map(self._existing, manifests))
-        return tuple(taken for wire in found if wire and (taken := observed.taken(wire, subject)))
+        return tuple(taken for wire in found if wire and (taken := reading.taken(wire, subject)))
 
     async def missing(self, manifests: Sequence[Manifest]) -> list[Manifest]:
         """Those of `manifests` of whose names there is no object."""

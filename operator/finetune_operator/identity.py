@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from finetune_api import names
-from finetune_operator import observed
+from finetune_operator import reading
 from finetune_operator.cluster import Cluster
 
 CACHE_SECONDS = 60.0
@@ -84,7 +84,7 @@ class Identities:
         pod = await self._cluster.pod(namespace, name)
         if pod is None or pod["metadata"]["uid"] != uid:
             return NotAMemberError(f"pod {name} is gone")
-        labels, owner = pod["metadata"].get("labels", {}), observed.controller(pod)
+        labels, owner = pod["metadata"].get("labels", {}), reading.controller(pod)
         job, attempt = labels.get(names.LABEL_JOB, ""), labels.get(names.LABEL_ATTEMPT, "")
         if not job or not attempt.isdecimal() or owner.get("kind") != "Job":
             return NotAMemberError(f"pod {name} belongs to no FineTuneJob")

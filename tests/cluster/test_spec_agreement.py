@@ -17,7 +17,8 @@ from cluster.answers import Answer, ApiServer
 from cluster.kube import FINETUNEJOBS, Namespace
 from finetune_api.plan import study
 from finetune_operator import conditions, validation, workload
-from finetune_operator.observed import Observed, subject
+from finetune_operator.observed import Observed
+from finetune_operator.reading import subject
 from finetune_operator.reconcile import reconcile
 from generated import FIELDS, RULE_BREAKERS, SCHEMA, Wire, families, jobs, one_field_at_a_time, replaced
 from world import INSTALLATION, START, manifest

@@ -106,7 +106,7 @@ def _watch_training(moment: Moment, pass_by: Callable[[], None]) -> None:
     from torch.nn.modules.module import register_module_forward_pre_hook
     from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-    from finetune_trainer.checkpoint import Checkpoints
+    from finetune_trainer.checkpoints.checkpoint import Checkpoints
     from finetune_trainer.model import TrainableModel
 
     def on_forward(module: Any, _: Any) -> None:

@@ -20,7 +20,8 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.runconfig import RunConfig
-from finetune_trainer import causes, planning, storage
+from finetune_trainer import planning, storage
+from finetune_trainer.ends import causes
 from trainer.gangs import PATIENCE, free_port
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -29,7 +30,7 @@ FORKS.set_forkserver_preload(
         # Which pyarrow looks for when it first hands out an array.
         "pandas",
         "finetune_trainer.train",
-        "finetune_trainer.verdict",
+        "finetune_trainer.ends.verdict",
         "finetune_trainer.worker",
         "transformers.models.llama.modeling_llama",
     ]

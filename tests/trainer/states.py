@@ -15,10 +15,10 @@ from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.checkpoints.checkpoint import Checkpoints
+from finetune_trainer.checkpoints.state import State
 from finetune_trainer.distributed import Gang
 from finetune_trainer.model import TrainableModel
-from finetune_trainer.state import State
 from finetune_trainer.storage import Storage
 from trainer.forked import FORKS
 from trainer.gangs import PATIENCE, free_port

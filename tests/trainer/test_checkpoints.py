@@ -13,13 +13,13 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.checkpoints.checkpoint import Checkpoints
+from finetune_trainer.checkpoints.restoring import Restored
+from finetune_trainer.checkpoints.state import State
 from finetune_trainer.distributed import Gang
-from finetune_trainer.errors import InvalidConfigurationError, InvalidDataError
+from finetune_trainer.ends.errors import InvalidConfigurationError, InvalidDataError
 from finetune_trainer.methods import sft
 from finetune_trainer.model import load_config
-from finetune_trainer.restoring import Restored
-from finetune_trainer.state import State
 from tiny import save_tiny_model
 from trainer.states import (
     advance,

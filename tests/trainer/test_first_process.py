@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from finetune_api.failure import ExitCode
-from finetune_trainer import causes
+from finetune_trainer.ends import causes
 from finetune_trainer.processes import parent_environment
 from tiny import save_chat_data, save_tiny_model
 from trainer.gangs import config, free_port, kept_report, metrics, running
@@ -51,7 +51,8 @@ if "finetune_trainer.agent" in sys.orig_argv:
         prelude = f"""
 import os, signal, time
 from pathlib import Path
-from finetune_trainer import causes, precedents
+from finetune_trainer import precedents
+from finetune_trainer.ends import causes
 from finetune_api.precedents import TokenBudget
 asked = []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
@@ -217,7 +218,7 @@ if "finetune_trainer.agent" in sys.orig_argv:
 """)
     (tmp_path / "ranks.py").write_text("""
 import os, signal, time
-from finetune_trainer import causes
+from finetune_trainer.ends import causes
 if os.environ["RANK"] == "0":
     time.sleep(1)
     causes.leave("rank 0", 1, "ZeroDivisionError: division by zero", log="Traceback")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune_trainer.errors import InvalidConfigurationError
+from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.prepare.encode import MASKED, Encoded
 from finetune_trainer.prepare.messages import Message
 from finetune_trainer.prepare.rows import Conversation

@@ -21,7 +21,7 @@ from finetune_api.failure import CAUSES, ExitCode
 from finetune_api.recipe import Recipe
 from finetune_api.report import Report
 from finetune_api.runconfig import RunConfig
-from finetune_trainer.out_of_memory import release
+from finetune_trainer.ends.out_of_memory import release
 from tiny import save_chat_data, save_tiny_model
 from trainer import forked, gangs
 
@@ -222,7 +222,7 @@ class Unsaved:
     shortage: Shortage
 
     def __call__(self, rank: int) -> None:
-        from finetune_trainer.checkpoint import Checkpoints
+        from finetune_trainer.checkpoints.checkpoint import Checkpoints
 
         def save_aside(*_: Any) -> None:
             if rank == 0:

@@ -13,7 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from finetune_api.memory.phases import LOSS_CHUNK, LOSS_SLICE
 from finetune_trainer import attention, loss, model
 from finetune_trainer.attention import PER_SAMPLE, Choice, Kernel, choose
-from finetune_trainer.errors import InvalidConfigurationError
+from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.inputs import assemble
 from finetune_trainer.loss import Head, summed_cross_entropy
 from finetune_trainer.model import TrainableModel

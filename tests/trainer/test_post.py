@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from finetune_api.report import MAX_REPORT_BYTES, Report, Stage
-from finetune_trainer.post import Poster
+from finetune_trainer.reports.post import Poster
 from tiny import save_chat_data, save_tiny_model
 from trainer.gangs import config, run
 
@@ -214,7 +214,7 @@ import os, sys
 from finetune_api import names
 names.TOKEN_DIR = {str(tmp_path)!r}
 if "finetune_trainer.agent" in sys.orig_argv:
-    from finetune_trainer import causes
+    from finetune_trainer.ends import causes
     causes.leave("rank 0", 65, "line 3 is bad", log="Traceback")
     os._exit(1)
 """)

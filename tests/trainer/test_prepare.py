@@ -13,7 +13,7 @@ import pytest
 from finetune_api.report import MAX_DETAILS, Preparation
 from finetune_api.runconfig import RunConfig
 from finetune_api.sources import Columns
-from finetune_trainer.errors import InvalidDataError
+from finetune_trainer.ends.errors import InvalidDataError
 from finetune_trainer.prepare import pipeline
 from finetune_trainer.prepare.arrow import Prepared
 from finetune_trainer.prepare.pipeline import open_prepared

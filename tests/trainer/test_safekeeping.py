@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from finetune_api.spec import Checkpoints as Wanted
-from finetune_trainer.cadence import Cadence
-from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.checkpoints.cadence import Cadence
+from finetune_trainer.checkpoints.checkpoint import Checkpoints
+from finetune_trainer.checkpoints.safekeeping import Safekeeping
+from finetune_trainer.checkpoints.state import State
 from finetune_trainer.distributed import Gang
 from finetune_trainer.methods import sft
 from finetune_trainer.model import load_config
-from finetune_trainer.reporter import Reporter
-from finetune_trainer.safekeeping import Safekeeping
-from finetune_trainer.state import State
+from finetune_trainer.reports.reporter import Reporter
 from tiny import save_tiny_model
 from trainer.states import advance, alone, assert_same, checkpoints_in, content, small, state_of
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch.distributed.checkpoint as dcp
 
-from finetune_trainer import checkpoint
+from finetune_trainer.checkpoints import checkpoint
 from finetune_trainer.circle import Circle
 from finetune_trainer.distributed import Gang
-from finetune_trainer.errors import PeerLostError, StorageFullError, TrainerError
+from finetune_trainer.ends.errors import PeerLostError, StorageFullError, TrainerError
 from trainer.gangs import PATIENCE, needs_mount, small_volume
 from trainer.states import (
     advance,

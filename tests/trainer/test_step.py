@@ -15,13 +15,13 @@ from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.runconfig import RunConfig
 from finetune_api.spec import Checkpoints
 from finetune_trainer.batches import Schedule
+from finetune_trainer.checkpoints.state import State
 from finetune_trainer.distributed import Ballot
-from finetune_trainer.errors import LossNotFiniteError
+from finetune_trainer.ends.errors import LossNotFiniteError
 from finetune_trainer.feed import Feed
 from finetune_trainer.methods import sft
 from finetune_trainer.model import load_config
 from finetune_trainer.prepare.arrow import Samples
-from finetune_trainer.state import State
 from finetune_trainer.step import Stepper
 from finetune_trainer.stopwatch import Stopwatch
 from tiny import conversation, poison, save_tiny_model

@@ -16,7 +16,7 @@ from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
 from finetune_api.report import Metrics, StepSeconds
 from finetune_api.status import Plan
-from finetune_trainer.errors import TerminatedError
+from finetune_trainer.ends.errors import TerminatedError
 from finetune_trainer.storage import Storage
 from finetune_trainer.trackers import Trackers, scalars, tracking
 from finetune_trainer.trackers.outbox import Outbox

@@ -13,8 +13,8 @@ from torch.distributed import DistBackendError, DistNetworkError, DistStoreError
 from torch.distributed.checkpoint.api import CheckpointException
 
 from finetune_api.failure import ExitCode
-from finetune_trainer.errors import InvalidDataError, StorageFullError, TerminatedError
-from finetune_trainer.verdict import explain, said
+from finetune_trainer.ends.errors import InvalidDataError, StorageFullError, TerminatedError
+from finetune_trainer.ends.verdict import explain, said
 from trainer.gangs import config, free_port
 
 
@@ -168,7 +168,7 @@ import os, sys, time
 from datetime import timedelta
 import torch
 from finetune_trainer import distributed
-from finetune_trainer.verdict import explain
+from finetune_trainer.ends.verdict import explain
 distributed.COLLECTIVE_TIMEOUT = timedelta(seconds=2)
 gang = distributed.Gang(use_gpu=False)
 gang.meet()

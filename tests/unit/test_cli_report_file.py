@@ -6,7 +6,7 @@ from pathlib import Path
 
 from finetune_api.report import Report, Stage
 from finetune_operator.cli.local.report_file import ReportFile
-from finetune_trainer import history
+from finetune_trainer.reports import history
 from finetune_trainer.storage import Storage
 
 WRITTEN = datetime(2026, 1, 1, tzinfo=UTC)

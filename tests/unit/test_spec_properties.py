@@ -12,7 +12,8 @@ from finetune_api.model import ApiModel, Rule
 from finetune_api.plan import study
 from finetune_api.spec import FineTuneJobSpec
 from finetune_operator import validation
-from finetune_operator.observed import Observed, subject
+from finetune_operator.observed import Observed
+from finetune_operator.reading import subject
 from finetune_operator.reconcile import reconcile
 from generated import (
     FIELDS,

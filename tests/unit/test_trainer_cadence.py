@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.spec import Checkpoints
-from finetune_trainer.cadence import Cadence
+from finetune_trainer.checkpoints.cadence import Cadence
 
 PER_EPOCH, TOTAL = 4, 10
 

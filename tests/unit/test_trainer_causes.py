@@ -11,7 +11,7 @@ import pytest
 
 from finetune_api.failure import ExitCode
 from finetune_api.report import Failure
-from finetune_trainer import causes
+from finetune_trainer.ends import causes
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from finetune_api.report import Failure, Metrics, Report, Stage, StepRecord
-from finetune_trainer import commit, history
-from finetune_trainer.metrics_file import MetricsFile
+from finetune_trainer import commit
+from finetune_trainer.reports import history
+from finetune_trainer.reports.metrics_file import MetricsFile
 from finetune_trainer.storage import Storage
 
 TIME = datetime(2026, 1, 1, tzinfo=UTC)

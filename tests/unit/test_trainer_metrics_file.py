@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.report import Metrics, Report, Stage, StepRecord
-from finetune_trainer.metrics_file import MetricsFile, last_record
+from finetune_trainer.reports.metrics_file import MetricsFile, last_record
 from finetune_trainer.storage import Storage
 
 TIME = datetime(2026, 1, 1, tzinfo=UTC)

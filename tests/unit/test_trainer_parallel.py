@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.failure import ExitCode
-from finetune_trainer.errors import InvalidDataError, WorkerDiedError
+from finetune_trainer.ends.errors import InvalidDataError, WorkerDiedError
 from finetune_trainer.prepare.parallel import available_processes, ordered
 
 
@@ -91,7 +91,8 @@ def test_results_come_in_the_order_of_the_items(processes: int) -> None:
     results = list(ordered(doubler, range(50), processes))
     assert [result for result, _ in results] == [2 * item for item in range(50)]
     used = {pid for _, pid in results}
-    assert used == {os.getpid()} if processes == 1 else len(used) > 1
+    # How many of them get to work before all is done, is the machine's business.
+    assert used == {os.getpid()} if processes == 1 else os.getpid() not in used
     assert not workers()
 
 

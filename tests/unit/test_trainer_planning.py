@@ -13,7 +13,7 @@ from finetune_api.status import DatasetStatus, Lengths, MicroBatches
 from finetune_api.units import GIB
 from finetune_trainer import planning
 from finetune_trainer.batches import Schedule
-from finetune_trainer.errors import InvalidConfigurationError
+from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.packing import pack
 from finetune_trainer.planning import Facts, Planner, gather, make_plan
 from finetune_trainer.prepare.arrow import Part, Prepared, Samples, SampleWriter

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_api.sources import DATA_SUFFIXES, Columns
-from finetune_trainer.errors import InvalidDataError
+from finetune_trainer.ends.errors import InvalidDataError
 from finetune_trainer.prepare import read
 from finetune_trainer.prepare.faults import FaultyRowError
 from finetune_trainer.prepare.read import RawRow, parse, rows

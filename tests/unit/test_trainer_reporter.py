@@ -9,8 +9,8 @@ import pytest
 
 from finetune_api.report import Metrics, Report, Stage
 from finetune_api.status import Checkpoint
-from finetune_trainer import reporter as module
-from finetune_trainer.reporter import Reporter
+from finetune_trainer.reports import reporter as module
+from finetune_trainer.reports.reporter import Reporter
 from finetune_trainer.storage import Storage
 
 

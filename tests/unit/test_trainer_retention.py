@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.retention import superseded
+from finetune_trainer.checkpoints.retention import superseded
 
 STEPS = st.integers(1, 50)
 

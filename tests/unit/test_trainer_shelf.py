@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer import commit, shelf
-from finetune_trainer.shelf import Shelf, StateFacts
+from finetune_trainer import commit
+from finetune_trainer.checkpoints import shelf
+from finetune_trainer.checkpoints.shelf import Shelf, StateFacts
 from finetune_trainer.storage import Storage
 
 

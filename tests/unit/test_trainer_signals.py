@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from finetune_trainer.signals import Stop
+from finetune_trainer.ends.signals import Stop
 
 
 @pytest.fixture

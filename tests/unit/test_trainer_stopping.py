@@ -12,8 +12,8 @@ from finetune_api.failure import ExitCode
 # Says when it is ready; what it does then is the test's.
 _PROCESS = """
 import hashlib, os, signal, sys, threading, time
-from finetune_trainer import stopping
-from finetune_trainer.errors import TerminatedError
+from finetune_trainer.ends import stopping
+from finetune_trainer.ends.errors import TerminatedError
 
 def end(message):
     print("ended:", message, flush=True)

@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing.subprocess_handler import Subproc
 from torch.distributed.run import parse_args, run
 
 from finetune_api.failure import ExitCode
-from finetune_trainer import causes, symptoms
+from finetune_trainer.ends import causes, symptoms
 from finetune_trainer.processes import die_with_parent, parent_environment
 
 

@@ -10,9 +10,9 @@ from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.sources import Columns
 from finetune_api.status import DatasetStatus
 from finetune_trainer import checks, commit
-from finetune_trainer.errors import InvalidConfigurationError
+from finetune_trainer.ends.errors import InvalidConfigurationError
+from finetune_trainer.ends.signals import Stop
 from finetune_trainer.preparing import Shown, explain, ignore_signals, stop_on_signals
-from finetune_trainer.signals import Stop
 
 # Whoever shares the directory's parent writes under other names.
 _WRITER = "by-hand"

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from finetune_api import names
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import storage
-from finetune_trainer.errors import (
+from finetune_trainer.ends.errors import (
     InvalidConfigurationError,
     TrainerError,
     UntrustedFileError,

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from finetune_trainer.verdict import explain, relayed
+from finetune_trainer.ends.verdict import explain, relayed
 
 T = TypeVar("T")
 

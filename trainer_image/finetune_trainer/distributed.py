@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributed import DistError
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from finetune_trainer.errors import PeerLostError, TerminatedError
-from finetune_trainer.stopping import FOLLOW_SECONDS
+from finetune_trainer.ends.errors import PeerLostError, TerminatedError
+from finetune_trainer.ends.stopping import FOLLOW_SECONDS
 
 T = TypeVar("T")
 

@@ -14,13 +14,16 @@ from finetune_api.failure import ExitCode
 from finetune_api.precedents import TokenBudget
 from finetune_api.report import Failure, Report, Stage
 from finetune_api.runconfig import RunConfig
-from finetune_trainer import causes, checks, commit, history, precedents, shelf
-from finetune_trainer.errors import TrainerError, of_system
+from finetune_trainer import checks, commit, precedents
+from finetune_trainer.checkpoints import shelf
+from finetune_trainer.ends import causes
+from finetune_trainer.ends.errors import TrainerError, of_system
+from finetune_trainer.ends.signals import Stop
 from finetune_trainer.launch import Output, Workers
-from finetune_trainer.post import Poster
-from finetune_trainer.signals import Stop
+from finetune_trainer.reports import history
+from finetune_trainer.reports.post import Poster
+from finetune_trainer.reports.termination import end
 from finetune_trainer.storage import Storage
-from finetune_trainer.termination import end
 
 # The end of the grace period may be near.
 _POST_SECONDS = 2

@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 from finetune_api import names
 from finetune_api.runconfig import RunConfig
-from finetune_trainer import causes
+from finetune_trainer.ends import causes
+from finetune_trainer.ends.stopping import FAREWELL_SECONDS
 from finetune_trainer.processes import parent_environment
-from finetune_trainer.stopping import FAREWELL_SECONDS
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What is kept of the output to tell a failure by: the watchdog of NCCL prints pages.

@@ -11,22 +11,22 @@ import torch
 from finetune_api.report import Stage
 from finetune_api.runconfig import RunConfig
 from finetune_trainer.batches import Schedule
-from finetune_trainer.cadence import Cadence
-from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.checkpoints.cadence import Cadence
+from finetune_trainer.checkpoints.checkpoint import Checkpoints
+from finetune_trainer.checkpoints.safekeeping import Safekeeping
+from finetune_trainer.checkpoints.state import State
 from finetune_trainer.distributed import Ballot, Gang
-from finetune_trainer.errors import TerminatedError
+from finetune_trainer.ends.errors import TerminatedError
+from finetune_trainer.ends.retreat import Retreat, SmallerBudgetError
+from finetune_trainer.ends.stopping import StopRequest
 from finetune_trainer.feed import Feed
 from finetune_trainer.model import TrainableModel
 from finetune_trainer.optimization import make_optimizer, make_scheduler
 from finetune_trainer.planning import ExactPlan, Planner, model_facts
 from finetune_trainer.prepare.arrow import Samples
 from finetune_trainer.progress import Hardware, Progress
-from finetune_trainer.reporter import Reporter
-from finetune_trainer.retreat import Retreat, SmallerBudgetError
-from finetune_trainer.safekeeping import Safekeeping
-from finetune_trainer.state import State
+from finetune_trainer.reports.reporter import Reporter
 from finetune_trainer.step import Stepper
-from finetune_trainer.stopping import StopRequest
 from finetune_trainer.stopwatch import Stopwatch
 from finetune_trainer.throughput import peak_flops
 from finetune_trainer.trackers import Trackers

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.signals import Stop
+from finetune_trainer.ends.signals import Stop
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finetune_api.failure import ExitCode
 from finetune_trainer import checks
-from finetune_trainer.errors import TrainerError
+from finetune_trainer.ends.errors import TrainerError
 from finetune_trainer.planning import context_length, gather
 from finetune_trainer.prepare.pipeline import build
 from finetune_trainer.prepare.task import Task

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from finetune_trainer.attention import PER_SAMPLE
 from finetune_trainer.distributed import Gang
-from finetune_trainer.errors import InvalidConfigurationError
+from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.loss import Head, summed_cross_entropy
 
 # Differences in fp32 that come from the order of additions alone, relative to the largest logit.

@@ -21,7 +21,7 @@ from finetune_api.runconfig import RunConfig
 from finetune_api.status import MicroBatches, Plan
 from finetune_trainer import precedents
 from finetune_trainer.batches import Schedule
-from finetune_trainer.errors import InvalidConfigurationError
+from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.packing import count
 from finetune_trainer.prepare.arrow import Prepared
 from finetune_trainer.storage import Storage

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from finetune_api.model import ApiModel
 from finetune_api.precedents import BUDGET_FIELD, Precedents, TokenBudget
 from finetune_api.status import Choice
-from finetune_trainer.errors import InvalidConfigurationError
+from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.storage import Storage
 
 _log = logging.getLogger(__name__)

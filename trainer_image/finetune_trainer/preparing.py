@@ -13,14 +13,15 @@ from finetune_api import names
 from finetune_api.failure import ExitCode
 from finetune_api.report import Failure, Preparation, Report, Stage
 from finetune_api.runconfig import RunConfig
-from finetune_trainer import checks, full_storage
-from finetune_trainer.errors import TerminatedError, TrainerError, of_system
+from finetune_trainer import checks
+from finetune_trainer.ends import full_storage
+from finetune_trainer.ends.errors import TerminatedError, TrainerError, of_system
+from finetune_trainer.ends.signals import Stop
 from finetune_trainer.launch import Output
-from finetune_trainer.post import Poster
-from finetune_trainer.reporter import Reporter
-from finetune_trainer.signals import Stop
+from finetune_trainer.reports.post import Poster
+from finetune_trainer.reports.reporter import Reporter
+from finetune_trainer.reports.termination import end
 from finetune_trainer.storage import Storage
-from finetune_trainer.termination import end
 
 _log = logging.getLogger(__name__)
 

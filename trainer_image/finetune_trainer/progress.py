@@ -11,7 +11,7 @@ from finetune_api.report import Metrics, StepSeconds
 from finetune_trainer.batches import Schedule
 from finetune_trainer.feed import Step
 from finetune_trainer.prepare.arrow import Samples
-from finetune_trainer.reporter import Reporter
+from finetune_trainer.reports.reporter import Reporter
 from finetune_trainer.step import Measured
 from finetune_trainer.throughput import step_flops, utilization
 from finetune_trainer.trackers import Trackers

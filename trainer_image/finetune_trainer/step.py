@@ -12,14 +12,14 @@ from torch.nn.utils import clip_grad_norm_
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.report import MAX_DETAILS
+from finetune_trainer.checkpoints.state import State
 from finetune_trainer.distributed import Ballot, Gang
-from finetune_trainer.errors import LossNotFiniteError
+from finetune_trainer.ends.errors import LossNotFiniteError
 from finetune_trainer.feed import Step
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.model import exchange_gradients
 from finetune_trainer.peak import peak_memory
 from finetune_trainer.prepare.arrow import Samples
-from finetune_trainer.state import State
 from finetune_trainer.stopwatch import Stopwatch
 
 Guard = Callable[[Inputs], AbstractContextManager[None]]

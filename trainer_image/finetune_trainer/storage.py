@@ -9,7 +9,7 @@ from typing import Literal
 
 from finetune_api import names
 from finetune_api.runconfig import RunConfig
-from finetune_trainer.errors import InvalidConfigurationError, described
+from finetune_trainer.ends.errors import InvalidConfigurationError, described
 
 # What a run leaves behind. Finding any of it without the run's identity means that it is somebody else's.
 _CONTENTS = (

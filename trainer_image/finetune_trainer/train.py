@@ -9,19 +9,20 @@ from transformers.utils.logging import disable_progress_bar, set_tqdm_hook
 
 from finetune_api.report import Preparation, Stage
 from finetune_api.runconfig import RunConfig
-from finetune_trainer import commit, history
-from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer import commit
+from finetune_trainer.checkpoints.checkpoint import Checkpoints
 from finetune_trainer.distributed import Gang
-from finetune_trainer.errors import TerminatedError
+from finetune_trainer.ends.errors import TerminatedError
+from finetune_trainer.ends.stopping import StopRequest
 from finetune_trainer.loop import Loop
 from finetune_trainer.methods import sft
 from finetune_trainer.model import load_config, stored_dtype
 from finetune_trainer.planning import ExactPlan, Planner, context_length
-from finetune_trainer.post import Poster
 from finetune_trainer.prepare.arrow import Prepared
 from finetune_trainer.prepare.pipeline import open_prepared, prepare
-from finetune_trainer.reporter import Reporter
-from finetune_trainer.stopping import StopRequest
+from finetune_trainer.reports import history
+from finetune_trainer.reports.post import Poster
+from finetune_trainer.reports.reporter import Reporter
 from finetune_trainer.storage import Storage
 from finetune_trainer.trackers import tracking
 from finetune_trainer.trackers.tracker import Run

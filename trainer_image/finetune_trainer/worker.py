@@ -11,10 +11,11 @@ from typing import NoReturn
 from finetune_api import names
 from finetune_api.failure import ExitCode
 from finetune_api.runconfig import RunConfig
-from finetune_trainer import causes, checks
-from finetune_trainer.errors import TrainerError
+from finetune_trainer import checks
+from finetune_trainer.ends import causes
+from finetune_trainer.ends.errors import TrainerError
+from finetune_trainer.ends.stopping import StopRequest
 from finetune_trainer.processes import die_with_parent, end_at_once
-from finetune_trainer.stopping import StopRequest
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def main() -> None:
         # This is what is told, even if a signal comes now: peers that fail are often followed by one.
         stop.defer()
         # Imported only now: most of it is there by the time that something can go wrong.
-        from finetune_trainer.verdict import explain, said
+        from finetune_trainer.ends.verdict import explain, said
 
         exit_code, message = explain(error, config)
         if exit_code == ExitCode.COLLECTIVE_TIMEOUT and stop.requested:

@@ -12,8 +12,8 @@ from finetune_api import names
 from finetune_api.report import Report, StepRecord
 from finetune_trainer import checks
 from finetune_trainer.batches import Schedule
+from finetune_trainer.ends.stopping import StopRequest
 from finetune_trainer.prepare.pipeline import open_prepared, prepare
-from finetune_trainer.stopping import StopRequest
 from finetune_trainer.train import train
 
 

@@ -12,7 +12,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
-from finetune_trainer.errors import WorkerDiedError
+from finetune_trainer.ends.errors import WorkerDiedError
 from finetune_trainer.processes import leave_out_torch
 
 Item = TypeVar("Item")

@@ -15,7 +15,7 @@ from finetune_api.report import MAX_DETAILS, Preparation
 from finetune_api.runconfig import RunConfig
 from finetune_api.status import DatasetStatus, Lengths
 from finetune_trainer import commit
-from finetune_trainer.errors import InvalidDataError
+from finetune_trainer.ends.errors import InvalidDataError
 from finetune_trainer.prepare import read
 from finetune_trainer.prepare.arrow import Ids, Part, Prepared, Samples, SampleWriter
 from finetune_trainer.prepare.blocks import Blocks

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from finetune_api.sources import DATA_SUFFIXES
-from finetune_trainer.errors import InvalidDataError
+from finetune_trainer.ends.errors import InvalidDataError
 from finetune_trainer.prepare.faults import FaultyRowError, from_json, kind
 from finetune_trainer.prepare.rows import UNMASK
 

@@ -11,7 +11,7 @@ from finetune_api.hyperparameters import Pretraining
 from finetune_api.runconfig import RunConfig
 from finetune_api.sources import Columns
 from finetune_trainer import commit
-from finetune_trainer.errors import described
+from finetune_trainer.ends.errors import described
 from finetune_trainer.prepare.tokenizer import FILES as TOKENIZER_FILES
 
 # Changes whenever the same data would be prepared differently.

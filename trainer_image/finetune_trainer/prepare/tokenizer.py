@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from finetune_trainer.errors import InvalidConfigurationError
+from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.prepare.encode import Encoded, encode
 from finetune_trainer.prepare.ends import find_ends, find_ends_of_call
 from finetune_trainer.prepare.messages import Message

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from finetune_api.report import Metrics
-from finetune_trainer.errors import TerminatedError
+from finetune_trainer.ends.errors import TerminatedError
 from finetune_trainer.trackers import mlflow, tensorboard, wandb
 from finetune_trainer.trackers.outbox import Outbox
 from finetune_trainer.trackers.tracker import Ending, Point, Run, Tracker

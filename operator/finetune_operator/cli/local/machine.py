@@ -8,7 +8,7 @@ from pathlib import Path
 from finetune_api import names
 from finetune_api.runconfig import Locations, RunConfig
 from finetune_api.spec import FineTuneJob
-from finetune_operator import observed
+from finetune_operator import reading
 from finetune_operator.cli.local.gang import Gang
 from finetune_operator.cli.local.report_file import ReportFile
 from finetune_operator.observed import Observed, Received
@@ -61,8 +61,8 @@ class Machine:
                 self._gang = None
         if self._gang is None:
             return Observed()
-        job = observed.gang_job(self._gang.job_wire(), self._job.metadata.uid)
-        pods = [observed.pod(wire, self._job.metadata.name) for wire in self._gang.pods_wire()]
+        job = reading.gang_job(self._gang.job_wire(), self._job.metadata.uid)
+        pods = [reading.pod(wire, self._job.metadata.name) for wire in self._gang.pods_wire()]
         newest = self._report.newest()
         return Observed(
             jobs=(job,) if job else (),

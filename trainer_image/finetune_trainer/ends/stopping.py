@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
-from finetune_trainer.errors import TerminatedError
+from finetune_trainer.ends.errors import TerminatedError
 
 # What the first process needs, out of the grace period, to tell how the workers ended.
 FAREWELL_SECONDS = 5

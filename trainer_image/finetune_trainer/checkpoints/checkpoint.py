@@ -13,14 +13,16 @@ from torch import Tensor
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from finetune_api.status import Checkpoint
-from finetune_trainer import commit, history, shelf
+from finetune_trainer import commit
+from finetune_trainer.checkpoints import shelf
+from finetune_trainer.checkpoints.restoring import Restored, Restorer
+from finetune_trainer.checkpoints.saving import StateWriter
+from finetune_trainer.checkpoints.shelf import Shelf, StateFacts
+from finetune_trainer.checkpoints.state import State
 from finetune_trainer.commit import Manifest
 from finetune_trainer.distributed import Gang
 from finetune_trainer.model import TrainableModel, full_weights, write
-from finetune_trainer.restoring import Restored, Restorer
-from finetune_trainer.saving import StateWriter
-from finetune_trainer.shelf import Shelf, StateFacts
-from finetune_trainer.state import State
+from finetune_trainer.reports import history
 from finetune_trainer.storage import Storage
 
 # How often one who waits for the thread that saves looks whether that gets on.

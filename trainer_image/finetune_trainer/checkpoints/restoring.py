@@ -8,10 +8,10 @@ from pathlib import Path
 import torch.distributed.checkpoint as dcp
 
 from finetune_trainer import commit
+from finetune_trainer.checkpoints.shelf import Shelf, StateFacts
+from finetune_trainer.checkpoints.state import State
 from finetune_trainer.distributed import Gang
-from finetune_trainer.errors import InvalidConfigurationError, InvalidDataError
-from finetune_trainer.shelf import Shelf, StateFacts
-from finetune_trainer.state import State
+from finetune_trainer.ends.errors import InvalidConfigurationError, InvalidDataError
 
 _log = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from finetune_api.report import Stage
 from finetune_api.status import Checkpoint
-from finetune_trainer import history
-from finetune_trainer.cadence import Cadence
-from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.checkpoints.cadence import Cadence
+from finetune_trainer.checkpoints.checkpoint import Checkpoints
+from finetune_trainer.checkpoints.state import State
 from finetune_trainer.distributed import Gang
-from finetune_trainer.reporter import Reporter
-from finetune_trainer.state import State
+from finetune_trainer.reports import history
+from finetune_trainer.reports.reporter import Reporter
 
 
 @dataclass

@@ -22,16 +22,16 @@ from torch.distributed.fsdp import FSDPModule
 from finetune_api.failure import CAUSES, ExitCode
 from finetune_api.model import ApiModel
 from finetune_api.precedents import TokenBudget
-from finetune_trainer import causes
-from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.checkpoints.checkpoint import Checkpoints
+from finetune_trainer.checkpoints.state import State
 from finetune_trainer.distributed import Gang
-from finetune_trainer.errors import TrainerError
+from finetune_trainer.ends import causes
+from finetune_trainer.ends.errors import TrainerError
+from finetune_trainer.ends.out_of_memory import give_back, ran_out_of_memory, release
+from finetune_trainer.ends.verdict import explain
 from finetune_trainer.inputs import Inputs
-from finetune_trainer.out_of_memory import give_back, ran_out_of_memory, release
 from finetune_trainer.planning import ExactPlan, Planner
 from finetune_trainer.processes import end_at_once
-from finetune_trainer.state import State
-from finetune_trainer.verdict import explain
 
 _log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from finetune_api.model import ApiModel
 from finetune_trainer import commit
+from finetune_trainer.checkpoints.retention import superseded
 from finetune_trainer.commit import FileRecord, Manifest
-from finetune_trainer.retention import superseded
 from finetune_trainer.storage import Storage
 
 _log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finetune_api.failure import ExitCode, PodEnd, cause_of, culprit
 from finetune_api.report import Failure
-from finetune_trainer import symptoms
+from finetune_trainer.ends import symptoms
 
 # Where processes of a node leave their causes for its first process to read.
 ENV_CAUSES = "FINETUNE_CAUSES"

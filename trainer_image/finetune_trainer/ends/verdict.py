@@ -8,9 +8,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from finetune_api.failure import ExitCode
 from finetune_api.runconfig import RunConfig
-from finetune_trainer import full_storage, symptoms
-from finetune_trainer.errors import AccessDeniedError, PeerLostError, StorageFullError, TrainerError
-from finetune_trainer.out_of_memory import ran_out_of_memory
+from finetune_trainer.ends import full_storage, symptoms
+from finetune_trainer.ends.errors import AccessDeniedError, PeerLostError, StorageFullError, TrainerError
+from finetune_trainer.ends.out_of_memory import ran_out_of_memory
 
 # What may end another thread or process, and has a class of its own.
 _KINDS = {kind.exit_code: kind for kind in (AccessDeniedError, PeerLostError, StorageFullError)}

@@ -10,7 +10,7 @@ from finetune_api.report import Report, Stage
 from finetune_api.status import MAX_LISTED_CHECKPOINTS, Checkpoint, Output
 from finetune_trainer import commit
 from finetune_trainer.commit import Manifest
-from finetune_trainer.metrics_file import last_record
+from finetune_trainer.reports.metrics_file import last_record
 from finetune_trainer.storage import Storage
 
 # Kinds of checkpoints that a restart can go on from.

@@ -12,11 +12,11 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from finetune_trainer import commit
+from finetune_trainer.checkpoints.shelf import Shelf, StateFacts
 from finetune_trainer.circle import Circle
 from finetune_trainer.commit import Manifest
-from finetune_trainer.errors import TrainerError
-from finetune_trainer.shelf import Shelf, StateFacts
-from finetune_trainer.verdict import explain, relayed
+from finetune_trainer.ends.errors import TrainerError
+from finetune_trainer.ends.verdict import explain, relayed
 
 
 class StateWriter:

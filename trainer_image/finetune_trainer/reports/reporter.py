@@ -7,9 +7,9 @@ from typing import Any
 
 from finetune_api.report import Metrics, Stage, StepRecord
 from finetune_api.status import MAX_LISTED_CHECKPOINTS, Checkpoint
-from finetune_trainer import history
-from finetune_trainer.metrics_file import MetricsFile, last_record
-from finetune_trainer.post import Poster
+from finetune_trainer.reports import history
+from finetune_trainer.reports.metrics_file import MetricsFile, last_record
+from finetune_trainer.reports.post import Poster
 from finetune_trainer.storage import Storage
 
 # What is not urgent is passed on no more often: whoever reads wants the newest, and every step has a line of its own.

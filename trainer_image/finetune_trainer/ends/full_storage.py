@@ -4,8 +4,8 @@ import errno
 from pathlib import Path
 
 from finetune_api.runconfig import RunConfig
-from finetune_trainer import symptoms
-from finetune_trainer.errors import StorageFullError, described
+from finetune_trainer.ends import symptoms
+from finetune_trainer.ends.errors import StorageFullError, described
 
 _NUMBERS = (errno.ENOSPC, errno.EDQUOT)
 

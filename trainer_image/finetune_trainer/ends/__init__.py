@@ -1,0 +1,1 @@
+"""How processes end: by request, by what went wrong, and what that is called."""

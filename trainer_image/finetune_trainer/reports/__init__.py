@@ -1,0 +1,1 @@
+"""What a run tells: to the operator, on the storage volume, and with its last words."""
