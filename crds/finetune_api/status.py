@@ -138,6 +138,8 @@ class MemoryParts(ApiModel):
     """Logits and their gradients, of one chunk of tokens."""
     framework: int
     """The libraries themselves, communication buffers, and what fragmentation loses."""
+    saving: int = 0
+    """The copy of the state that is being saved; with GPUs it lies in main memory, and is not counted."""
 
 
 class MemoryEstimate(ApiModel):

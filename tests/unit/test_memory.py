@@ -155,6 +155,16 @@ def test_one_process_on_the_cpu_holds_everything_in_fp32() -> None:
     assert found.gradients >= 4 * WHOLE
 
 
+def test_a_state_is_copied_in_main_memory_before_it_is_written() -> None:
+    """Weights and moments, each process its part. On GPUs that is elsewhere."""
+    assert memory(on_cpu(SFT), model(), tokens=4, longest=4).saving == 12 * WHOLE
+    shared = memory(on_cpu(SFT, 2), model(), tokens=4, longest=4)
+    assert shared.saving == 6 * WHOLE
+    parts = (shared.weights, shared.gradients, shared.optimizer, shared.activations, shared.logits)
+    assert shared.estimate == sum(parts) + shared.framework + shared.saving
+    assert memory(SFT, model(), tokens=4, longest=4).saving == 0
+
+
 def test_activations_and_logits_by_hand() -> None:
     """The loss of many tokens on one CPU: three copies of the residual stream's norms, and so on, all fp32."""
     tokens = 3000

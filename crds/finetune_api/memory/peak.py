@@ -55,6 +55,8 @@ class Memory:
     """Logits of one chunk of tokens, their gradients, and the gradient of the output head."""
     framework: int
     """The libraries, communication, and what fragmentation loses."""
+    saving: int
+    """The copy of the state that is being saved."""
     low: int
     """Least to expect."""
     high: int
@@ -64,7 +66,7 @@ class Memory:
     def estimate(self) -> int:
         """Sum of the parts."""
         tensors = self.weights + self.gradients + self.optimizer + self.activations + self.logits
-        return tensors + self.framework
+        return tensors + self.framework + self.saving
 
 
 def memory(recipe: Recipe, architecture: Architecture, mode: Mode, *, tokens: int, longest: int) -> Memory:
@@ -77,6 +79,7 @@ def memory(recipe: Recipe, architecture: Architecture, mode: Mode, *, tokens: in
     return Memory(
         **asdict(found),
         framework=_framework(recipe, found, Case.ESTIMATE),
+        saving=steps[Case.ESTIMATE].copied,
         low=_need(steps[Case.LOW]),
         high=_need(steps[Case.HIGH]),
     )
@@ -118,7 +121,7 @@ def decomposition_peak(recipe: Recipe, architecture: Architecture) -> int:
 
 def _need(step: Step) -> int:
     peak = _peak(step)
-    return peak.total + _framework(step.recipe, peak, step.case)
+    return peak.total + _framework(step.recipe, peak, step.case) + step.copied
 
 
 def _peak(step: Step) -> Phase:

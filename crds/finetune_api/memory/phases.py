@@ -108,6 +108,17 @@ class Step:
         reduced = self._gradients if recipe.method == "lora" else FP32 * n.trained // self._parts
         yield Phase(self._at_rest, reduced, optimizer + self._projection)
 
+    @property
+    def copied(self) -> int:
+        """Bytes of this process's part of the state, which is copied in main memory before it is written.
+
+        That memory is kept for the next state, so all phases have it, from the first one on that is saved.
+        """
+        if self.recipe.on_gpu or self.case is Case.LOW:
+            return 0
+        frozen = self._numbers.frozen if self.recipe.method == "osft" else 0
+        return FP32 * (3 * self._numbers.trained + frozen) // self._parts
+
     @cached_property
     def _numbers(self) -> Counts:
         return counts(self.recipe, self.architecture)
