@@ -14,6 +14,7 @@ from benchmarks.trainer.workload import VOCABULARY, Corpus, Shape, save_model
 from finetune_trainer.checkpoints.checkpoint import Checkpoints
 from finetune_trainer.checkpoints.state import State
 from finetune_trainer.distributed import Gang
+from finetune_trainer.inputs import Inputs
 from finetune_trainer.methods import sft
 from finetune_trainer.model import load_config
 from finetune_trainer.storage import Storage
@@ -68,6 +69,15 @@ class _Bench:
             keep_last=1,
             tick=lambda: None,
         )
+        ids = torch.randint(VOCABULARY, (_TOKENS,))
+        self._inputs: Inputs = {
+            "input_ids": ids[None],
+            "position_ids": torch.arange(_TOKENS)[None],
+            "sample_lengths": [_TOKENS],
+            "boundaries": torch.tensor([0, _TOKENS], dtype=torch.int32),
+            "predicting": torch.arange(_TOKENS - 1),
+            "targets": ids[1:],
+        }
         self._step()
         self.size = sum(tensor.numel() * tensor.element_size() for tensor in self._state.tensors().values())
 
@@ -89,8 +99,7 @@ class _Bench:
     def _step(self) -> float:
         """Seconds of a step of training."""
         began = time.perf_counter()
-        ids = torch.randint(VOCABULARY, (1, _TOKENS))
-        self._state.model.hf(input_ids=ids, labels=ids).loss.backward()
+        self._state.model(**self._inputs).backward()
         self._optimizer.step()
         self._optimizer.zero_grad()
         return time.perf_counter() - began
