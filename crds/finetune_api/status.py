@@ -1,5 +1,6 @@
 """The status of a FineTuneJob: what the operator observed, and what the trainer reported."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -303,6 +304,11 @@ class Checkpoint(ApiModel):
     """Size of all its files."""
     time: datetime
     """When it was complete."""
+
+
+def newest_state(found: Iterable[Checkpoint]) -> int:
+    """Step of the newest checkpoint that a restart can go on from; 0 where there is none."""
+    return max((checkpoint.step for checkpoint in found if checkpoint.kind != "weights"), default=0)
 
 
 class Attempt(ApiModel):

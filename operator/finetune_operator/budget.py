@@ -13,7 +13,7 @@ from itertools import takewhile
 
 from finetune_api.failure import Recovery, Verdict
 from finetune_api.spec import FailurePolicy
-from finetune_api.status import Attempt, FineTuneJobStatus, SinceCheckpoint
+from finetune_api.status import Attempt, FineTuneJobStatus, SinceCheckpoint, newest_state
 
 # Between the starts of two attempts; it doubles with every one that leaves no newer state.
 FIRST_PAUSE = timedelta(seconds=10)
@@ -78,8 +78,7 @@ def used_up(policy: FailurePolicy, recovery: Recovery) -> str:
 def filled_up(status: FineTuneJobStatus) -> SinceCheckpoint:
     """Both budgets, after what the newest attempt left."""
     known = status.since_checkpoint or SinceCheckpoint(step=0)
-    states = (checkpoint.step for checkpoint in status.checkpoints if checkpoint.kind != "weights")
-    newest = max(states, default=0)
+    newest = newest_state(status.checkpoints)
     return SinceCheckpoint(step=newest) if newest > known.step else known
 
 

@@ -112,7 +112,7 @@ class Controller:
             return observed
         gang = max(observed.jobs, key=lambda job: job.attempt)
         observed = replace(observed, report=self._reports.newest(key, gang.uid))
-        silent = unexplained([pod for pod in observed.pods if pod.job_uid == gang.uid], now)
+        silent = unexplained(observed.pods_of(gang), now)
         if silent is None or (said := await self._cluster.complaint(subject.namespace, silent.name)) is None:
             return observed
         pods = (replace(pod, waiting=said) if pod is silent else pod for pod in observed.pods)

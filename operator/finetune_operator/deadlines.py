@@ -87,7 +87,7 @@ def overdue(situation: Situation) -> Outcome | None:
     attempt = status.attempts[-1] if status.attempts else None
     under_way = attempt is not None and attempt.end_time is None
     if attempt is not None and under_way:
-        gang = next((job for job in situation.observed.jobs if job.attempt == attempt.number), None)
+        gang = situation.observed.job_of(attempt.number)
         status = reported(situation, attempt, gang)
     reached = status.progress.summary if status.progress is not None else None
     words = f"the job did not succeed within {progress.duration(deadline.seconds)}"
@@ -116,9 +116,8 @@ def _of_job(situation: Situation) -> Deadline | None:
 def _done(situation: Situation) -> bool:
     """Whether the newest attempt has succeeded, which only has to be written down."""
     attempts = situation.status.attempts
-    return bool(attempts) and any(
-        job.complete and job.attempt == attempts[-1].number for job in situation.observed.jobs
-    )
+    job = situation.observed.job_of(attempts[-1].number) if attempts else None
+    return job is not None and job.complete
 
 
 def _starts(situation: Situation, pods: Sequence[Pod]) -> list[datetime]:

@@ -30,7 +30,7 @@ def keep_up(
     if phase is None or phase.is_terminal or phase is Phase.RESTARTING:
         return outcome
     needed = tuple(manifest for manifest in manifests if _can_be_made_again(manifest, job))
-    pods = [pod for pod in situation.observed.pods if pod.job_uid == job.uid]
+    pods = situation.observed.pods_of(job)
     if sum(pod.running for pod in pods) >= nodes:
         return replace(outcome, needs=Needs(needed, RARE_LOOK))
     waited = situation.now - (job.created or situation.now)

@@ -11,7 +11,7 @@ from finetune_operator.outcome import Situation
 
 def pods_of(situation: Situation, gang: GangJob | None) -> list[Pod]:
     """The pods of a gang; where its Job is gone, all that are left."""
-    return [pod for pod in situation.observed.pods if gang is None or pod.job_uid == gang.uid]
+    return list(situation.observed.pods) if gang is None else situation.observed.pods_of(gang)
 
 
 def received_from(situation: Situation, attempt: Attempt, gang: GangJob | None) -> Received | None:

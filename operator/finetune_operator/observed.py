@@ -131,3 +131,11 @@ class Observed:
     """Why the API server does not let the attempt's objects be: a quota, a policy."""
     watching_since: datetime | None = None
     """When this operator began to listen for Reports; None if that was before the job began."""
+
+    def job_of(self, attempt: int) -> GangJob | None:
+        """The Job of an attempt, or of the preparation."""
+        return next((job for job in self.jobs if job.attempt == attempt), None)
+
+    def pods_of(self, job: GangJob) -> list[Pod]:
+        """The pods that a Job controls."""
+        return [pod for pod in self.pods if pod.job_uid == job.uid]

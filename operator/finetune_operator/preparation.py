@@ -23,7 +23,7 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 def job_of(observed: Observed) -> GangJob | None:
     """The Job of the preparation."""
-    return next((job for job in observed.jobs if job.attempt == names.PREPARATION), None)
+    return observed.job_of(names.PREPARATION)
 
 
 def apart_from(observed: Observed) -> Observed:
@@ -47,7 +47,7 @@ def digest(situation: Situation) -> str | None:
 
 def follow(situation: Situation, job: GangJob) -> Outcome:
     """The Job is there and has not succeeded: mirror it, or record that it failed."""
-    pods = _pods(situation, job)
+    pods = situation.observed.pods_of(job)
     killed = next((pod for pod in pods if pod.end is not None and _met_a_limit(pod.end)), None)
     pod = killed or _newest(pods)
     if job.failed or killed is not None:
@@ -67,7 +67,7 @@ def follow(situation: Situation, job: GangJob) -> Outcome:
 
 def is_ending(situation: Situation, job: GangJob) -> bool:
     """Whether it comes to its end by itself, a good one or one that is not tried again."""
-    pods = _pods(situation, job)
+    pods = situation.observed.pods_of(job)
     ends_well = any(pod.finished is not None and pod.end is None for pod in pods)
     return job.over or ends_well or any(pod.end is not None and _met_a_limit(pod.end) for pod in pods)
 
@@ -78,7 +78,7 @@ def findings(situation: Situation, job: GangJob) -> FineTuneJobStatus:
     The pod's last words may have been cut short, and what it POSTed may have been missed. If nothing is left of either,
     the gang opens the same data, and tells the same.
     """
-    status, newest = situation.status, _newest(_pods(situation, job))
+    status, newest = situation.status, _newest(situation.observed.pods_of(job))
     if newest is None:
         return status
     received = _received(situation, job, newest)
@@ -87,10 +87,6 @@ def findings(situation: Situation, job: GangJob) -> FineTuneJobStatus:
     if newest.report is not None:
         status = progress.with_findings(status, newest.report, final=True)
     return status
-
-
-def _pods(situation: Situation, job: GangJob) -> list[Pod]:
-    return [pod for pod in situation.observed.pods if pod.job_uid == job.uid]
 
 
 def _newest(pods: Sequence[Pod]) -> Pod | None:

@@ -165,7 +165,7 @@ def _prepare(situation: Situation, installation: Installation) -> Outcome:
 def _train(situation: Situation, installation: Installation) -> Outcome:
     status, observed = situation.status, situation.observed
     attempt = status.attempts[-1]
-    gang = next((job for job in observed.jobs if job.attempt == attempt.number), None)
+    gang = observed.job_of(attempt.number)
     # It may have been so near its end that it came to a good one after all.
     succeeded = gang is not None and gang.complete and suspension.was_cause(attempt)
     if attempt.end_time is not None and not succeeded:

@@ -15,7 +15,7 @@ left on the volume.
 from finetune_api import names
 from finetune_api.failure import SUSPENDED
 from finetune_api.plan import study
-from finetune_api.status import Attempt, FineTuneJobStatus, Phase, Plan
+from finetune_api.status import Attempt, FineTuneJobStatus, Phase, Plan, newest_state
 from finetune_operator import conditions, departure, ends, progress, transitions
 from finetune_operator.conditions import Standing
 from finetune_operator.heard import reported
@@ -35,7 +35,7 @@ def hold(situation: Situation) -> Outcome:
 
 def is_ending(situation: Situation, job: GangJob) -> bool:
     """Whether a gang comes to its end by itself: that is judged before it is suspended."""
-    pods = [pod for pod in situation.observed.pods if pod.job_uid == job.uid]
+    pods = situation.observed.pods_of(job)
     return job.over or any(pod.end is not None or pod.finished is not None for pod in pods)
 
 
@@ -76,7 +76,7 @@ def last_words(situation: Situation) -> FineTuneJobStatus:
     """The status with what the pods of an attempt that a suspension ended still tell while they end."""
     status = situation.status
     attempt = status.attempts[-1] if status.attempts else None
-    job = next((job for job in situation.observed.jobs if attempt and job.attempt == attempt.number), None)
+    job = situation.observed.job_of(attempt.number) if attempt else None
     if attempt is None or job is None or not was_cause(attempt):
         return status
     status = reported(situation, attempt, job)
@@ -108,8 +108,8 @@ def resume(situation: Situation) -> Outcome:
 
 def _rest(situation: Situation) -> Outcome:
     status = situation.status.model_copy(update={"phase": Phase.SUSPENDED, "plan": _plan(situation)})
-    saved = [checkpoint.step for checkpoint in status.checkpoints if checkpoint.kind != "weights"]
-    state = f"the state of step {max(saved)} is saved" if saved else "no step is saved yet"
+    saved = newest_state(status.checkpoints)
+    state = f"the state of step {saved} is saved" if saved else "no step is saved yet"
     message = f"nothing runs, and {state}; spec.resources may be changed, and spec.suspend: false goes on"
     return write(situation.subject, status, Standing.SUSPENDED, transitions.SUSPENDED, message, situation.now)
 

@@ -195,6 +195,20 @@ def intact(directory: Path, files: Mapping[str, FileRecord], tick: Callable[[], 
         return False
 
 
+def replace_file(file: Path, content: str, *, durable: bool = False) -> None:
+    """Write a file that is there wholly or not at all, in the place of what was there.
+
+    A `durable` one is flushed to disk before, so that a loss of power leaves one of the two.
+    """
+    temporary = file.with_suffix(".tmp")
+    with temporary.open("wb") as opened:
+        opened.write(content.encode())
+        if durable:
+            opened.flush()
+            os.fsync(opened.fileno())
+    temporary.replace(file)
+
+
 def flush(path: Path) -> None:
     """Have a file's content, or a directory's entries, on the disk: they outlast a loss of power."""
     handle = os.open(path, os.O_RDONLY)

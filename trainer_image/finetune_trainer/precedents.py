@@ -1,7 +1,6 @@
 """What earlier attempts of a run have settled, on its storage volume: see finetune_api.precedents."""
 
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 from finetune_api.model import ApiModel
 from finetune_api.precedents import BUDGET_FIELD, Precedents, TokenBudget
 from finetune_api.status import Choice
+from finetune_trainer import commit
 from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.storage import Storage
 
@@ -51,12 +51,7 @@ def lower(storage: Storage, budget: TokenBudget) -> None:
 
 def keep(file: Path, value: ApiModel) -> None:
     """Write a file that is there wholly or not at all."""
-    temporary = file.with_suffix(".tmp")
-    with temporary.open("w") as opened:
-        opened.write(value.model_dump_json(by_alias=True, exclude_none=True))
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(temporary, file)
+    commit.replace_file(file, value.model_dump_json(by_alias=True, exclude_none=True), durable=True)
 
 
 def _chosen(file: Path) -> list[Choice]:

@@ -1,7 +1,6 @@
 """The job's own directory on its storage volume: what lies where, and whose it is."""
 
 import json
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Literal
 
 from finetune_api import names
 from finetune_api.runconfig import RunConfig
+from finetune_trainer import commit
 from finetune_trainer.ends.errors import InvalidConfigurationError, described
 
 # What a run leaves behind. Finding any of it without the run's identity means that it is somebody else's.
@@ -139,9 +139,7 @@ def claim(config: RunConfig, *, node: int) -> None:
         pass
     if node == 0 and not identity.exists():
         mine = {"uid": config.uid, "namespace": config.namespace, "name": config.name}
-        temporary = identity.with_suffix(".tmp")
-        temporary.write_text(json.dumps(mine))
-        os.replace(temporary, identity)
+        commit.replace_file(identity, json.dumps(mine))
 
 
 def _read(identity: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from finetune_api import names
 from finetune_api.spec import FineTuneJob
-from finetune_api.status import FineTuneJobStatus, Phase
+from finetune_api.status import FineTuneJobStatus, Phase, newest_state
 from finetune_api.support import unsupported
 from finetune_api.tracking import MLFLOW_VARIABLES, WANDB_VARIABLES, Tracking
 from finetune_operator import conditions
@@ -127,7 +127,7 @@ def _locked(directory: Path) -> Iterator[int]:
 
 
 def _farewell(status: FineTuneJobStatus) -> str:
-    saved = [checkpoint.step for checkpoint in status.checkpoints if checkpoint.kind == "resume"]
+    saved = newest_state(status.checkpoints)
     if not saved:
         return "Stopped before anything was saved: the same command starts from the beginning."
-    return f"Stopped. The state of step {max(saved)} is saved: the same command goes on from there."
+    return f"Stopped. The state of step {saved} is saved: the same command goes on from there."

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from finetune_api.failure import ExitCode, PodEnd, cause_of, culprit
 from finetune_api.report import Failure
+from finetune_trainer import commit
 from finetune_trainer.ends import symptoms
 
 # Where processes of a node leave their causes for its first process to read.
@@ -45,9 +46,7 @@ def leave(
         cause = Cause(process, exit_code, message, time.time(), list(details), log, signal)
         # Whole or not at all: the process may be killed any moment.
         file = Path(directory) / f"{process.replace(' ', '-')}.json"
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(cause)))
-        temporary.replace(file)
+        commit.replace_file(file, json.dumps(asdict(cause)))
 
 
 def collect(directory: Path) -> list[Cause]:

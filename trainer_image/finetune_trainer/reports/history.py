@@ -1,20 +1,16 @@
 """What earlier processes of this run left on the storage volume."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from finetune_api.report import Report, Stage
-from finetune_api.status import MAX_LISTED_CHECKPOINTS, Checkpoint, Output
+from finetune_api.status import MAX_LISTED_CHECKPOINTS, Checkpoint, Output, newest_state
 from finetune_trainer import commit
 from finetune_trainer.commit import Manifest
 from finetune_trainer.reports.metrics_file import last_record
 from finetune_trainer.storage import Storage
-
-# Kinds of checkpoints that a restart can go on from.
-_RESUMABLE = ("resume", "fullState")
 
 
 def finished_output(storage: Storage) -> Output | None:
@@ -82,7 +78,7 @@ def first_report(storage: Storage, attempt: int) -> Report:
         "failure": None,
     }
     if finished_output(storage) is None:
-        record = last_record(storage, up_to=_newest_state(changes["checkpoints"]))
+        record = last_record(storage, up_to=newest_state(changes["checkpoints"]))
         changes["metrics"] = record and record.metrics
     return kept.model_copy(update=changes)
 
@@ -92,9 +88,7 @@ def keep(storage: Storage, report: Report) -> None:
 
     It is not flushed to disk: were it lost with the machine, the next attempt would find out again what it says.
     """
-    temporary = storage.report.with_suffix(".tmp")
-    temporary.write_bytes(report.to_json().encode())
-    temporary.replace(storage.report)
+    commit.replace_file(storage.report, report.to_json())
 
 
 def _kept(storage: Storage) -> Report | None:
@@ -105,8 +99,3 @@ def _kept(storage: Storage) -> Report | None:
     except ValidationError:
         # Empty, as machines that lost their power leave it, or one of another version.
         return None
-
-
-def _newest_state(found: Sequence[Checkpoint]) -> int:
-    """Step of the newest state that a restart can go on from; 0 where there is none."""
-    return max((checkpoint.step for checkpoint in found if checkpoint.kind in _RESUMABLE), default=0)

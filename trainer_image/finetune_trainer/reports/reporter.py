@@ -49,7 +49,7 @@ class Reporter:
             return
         with self._lock:
             self._metrics.rewind(restored_step, metrics_bytes, attempt=self.report.attempt)
-            record = last_record(self._storage, up_to=restored_step)
+            record = last_record(self._storage)
             changes: dict[str, Any] = {"metrics": record and record.metrics}
             if restored_step == 0:
                 changes["initial_loss"] = None
