@@ -51,6 +51,7 @@ TENSORBOARD_DIR = "tensorboard"
 RUN_IDENTITY_FILE = "run.json"
 # Beside the directories of the jobs: what was prepared for one serves the others. No job can have a name like this.
 PREPARED_DATA_DIR = ".prepared-data"
+DECOMPOSITIONS_DIR = ".decompositions"
 
 
 # A model's directory has at least one of these.

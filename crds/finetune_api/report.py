@@ -18,6 +18,7 @@ from finetune_api.status import (
     Message,
     Output,
     Plan,
+    Subspaces,
     last_lines,
     shortened,
 )
@@ -121,6 +122,9 @@ class Metrics(ApiModel):
     mfu: FiniteFloat = None
     """Model FLOPs utilization: what the step had to compute, as a share of what the GPUs can compute in bfloat16 in
     that time; absent without GPUs, and for GPUs and models that are not known."""
+    subspace_leak: FiniteFloat = None
+    """How far what osft trains has come to reach into what it froze (see status.Subspaces); not measured in every
+    step."""
 
 
 class StepRecord(Metrics):
@@ -165,6 +169,8 @@ class Report(ApiModel):
     """What is trained, in numbers."""
     dataset: DatasetStatus | None = None
     """What was found in the training data."""
+    subspaces: Subspaces | None = None
+    """What osft trains of the model."""
     checkpoints: Annotated[list[Checkpoint], Field(max_length=MAX_LISTED_CHECKPOINTS)] = []
     """Complete checkpoints, oldest first."""
     output: Output | None = None

@@ -30,6 +30,11 @@ class Locations(ApiModel):
         """Directory of prepared data, which jobs with directories side by side share."""
         return str(PurePosixPath(self.storage).parent / names.PREPARED_DATA_DIR)
 
+    @property
+    def decompositions(self) -> str:
+        """Directory of decomposed weight matrices, which jobs with directories side by side share."""
+        return str(PurePosixPath(self.storage).parent / names.DECOMPOSITIONS_DIR)
+
 
 class Origins(ApiModel):
     """The same things as the spec names them: what messages to people and paths in the status speak of."""

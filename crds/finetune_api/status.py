@@ -249,6 +249,35 @@ class DatasetStatus(ApiModel):
         return ", ".join(f"{count:,} {why}" for why, count in counts.items() if count)
 
 
+class DecomposedMatrices(ApiModel):
+    """Weight matrices of one kind that osft has decomposed: those of one module, of one shape, in all blocks."""
+
+    module: Annotated[str, Field(max_length=128)]
+    """Name of the module inside of a block, such as self_attn.q_proj."""
+    count: int
+    """Matrices."""
+    directions: int
+    """Singular directions of each: the smaller of its sides."""
+    trained: int
+    """Those of them that are trained, the weakest ones; the others are frozen."""
+
+
+class Subspaces(ApiModel):
+    """What osft trains of the model, and how well what it froze is left alone."""
+
+    decomposed: int
+    """Matrices decomposed so far."""
+    of: int
+    """Matrices to decompose."""
+    matrices: Annotated[list[DecomposedMatrices], Field(max_length=32)] = []
+    """Matrices by their kinds, those of most weights first."""
+    trainable_share: FiniteFloat = None
+    """Share of all weights, those in frozen directions counted, that is trained."""
+    leak: FiniteFloat = None
+    """How far what is trained has come to reach into what is frozen, when that was measured last: the largest of all
+    |U_high^T U_low| and |V_low V_high^T|. Rounding makes some 1e-7."""
+
+
 class Progress(ApiModel):
     """How far training has come."""
 
@@ -373,6 +402,8 @@ class FineTuneJobStatus(ApiModel):
     """What is trained, in numbers."""
     dataset: DatasetStatus | None = None
     """What was found in the training data."""
+    subspaces: Subspaces | None = None
+    """What osft trains of the model; absent for other methods."""
     progress: Progress | None = None
     """How far training has come."""
     checkpoints: Annotated[
