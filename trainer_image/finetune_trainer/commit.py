@@ -132,17 +132,33 @@ def publish_shared(final: Path, *, files: Mapping[str, FileRecord], writer: str)
     """
     directory = temporary(final, writer)
     _write_manifest(directory, Manifest(time=datetime.now(UTC), files=dict(files)))
-    try:
-        directory.rename(final)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
+    while True:
+        try:
+            directory.rename(final)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
         if read(final, uid=None):
             shutil.rmtree(directory)
-        else:
-            shutil.rmtree(final, ignore_errors=True)
-            directory.rename(final)
+            break
+        remove_shared(final, None, writer=writer)
     flush(final.parent)
+
+
+def remove_shared(directory: Path, manifest: Manifest | None, *, writer: str) -> None:
+    """Remove a directory that is not tied to a run and was found damaged, when `read` gave this manifest.
+
+    If another writer has replaced it since, it stays: somebody may be reading it.
+    """
+    if read(directory, uid=None) != manifest:
+        return
+    try:
+        aside = _set_aside(directory, writer)
+    except FileNotFoundError:
+        # Another writer found the same.
+        return
+    shutil.rmtree(aside)
 
 
 def read(directory: Path, *, uid: str | None) -> Manifest | None:
@@ -188,8 +204,8 @@ def intact(directory: Path, files: Mapping[str, FileRecord], tick: Callable[[], 
     try:
         return all(sha256(directory / name, tick) == record.sha256 for name, record in files.items())
     except OSError as error:
-        # Gone, or on a part of the disk that can no longer be read.
-        if error.errno not in (errno.ENOENT, errno.EIO):
+        # Gone, removed by another machine while it was read, or on a part of the disk that can no longer be read.
+        if error.errno not in (errno.ENOENT, errno.ESTALE, errno.EIO):
             raise
         _log.warning("%s: %s", directory, error)
         return False
@@ -228,9 +244,9 @@ def sha256(file: Path, tick: Callable[[], None]) -> str:
     return digest.hexdigest()
 
 
-def _set_aside(directory: Path) -> Path:
+def _set_aside(directory: Path, writer: str = "") -> Path:
     """Take a directory's final name from it, for it to be removed."""
-    aside = temporary(directory, _REMOVED)
+    aside = temporary(directory, f"{_REMOVED}.{writer}" if writer else _REMOVED)
     shutil.rmtree(aside, ignore_errors=True)
     return directory.rename(aside)
 

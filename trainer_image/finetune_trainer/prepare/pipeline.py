@@ -86,7 +86,7 @@ def build(task: Task, digest: str, final: Path, *, writer: str, progress: Progre
             return Prepared(Samples(final), known)
         _log.warning("%s is damaged: the data are prepared anew", final)
     if manifest:
-        shutil.rmtree(final)
+        commit.remove_shared(final, manifest, writer=writer)
     directory = commit.start(final, writer)
     try:
         status, done = _write(task, digest, directory, progress)
