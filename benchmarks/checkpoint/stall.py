@@ -16,6 +16,7 @@ from finetune_trainer.checkpoints.state import State
 from finetune_trainer.distributed import Gang
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.methods import sft
+from finetune_trainer.methods.parametrization import Parametrization
 from finetune_trainer.model import load_config
 from finetune_trainer.storage import Storage
 
@@ -45,6 +46,7 @@ def measure(scratch: Path, corpus: Corpus) -> tuple[int, list[Stall]]:
     base = scratch / "model"
     save_model(base, corpus, SHAPE)
     gang = Gang(use_gpu=False)
+    gang.join()
     bench = _Bench(gang, base, scratch)
     # The first saves pay for what is made once: staging memory, files' places in the page cache.
     bench.once(-1)
@@ -57,7 +59,7 @@ class _Bench:
     def __init__(self, gang: Gang, base: Path, scratch: Path) -> None:
         model = sft.build(base, load_config(base), gang, activation_checkpointing=False)
         self._optimizer = AdamW(model.parameters(), lr=1e-5, fused=True)
-        self._state = State(model, self._optimizer, LambdaLR(self._optimizer, lambda _: 1.0))
+        self._state = State(Parametrization(model), self._optimizer, LambdaLR(self._optimizer, lambda _: 1.0))
         self._storage = Storage(scratch / "runs", "runs", "uid")
         self._checkpoints = Checkpoints(
             self._storage,

@@ -12,6 +12,7 @@ from finetune_api.model import ApiModel, FiniteFloat
 # Long runs make many: the newest are listed, all of them lie on the volume.
 MAX_LISTED_CHECKPOINTS = 50
 MAX_LISTED_ATTEMPTS = 50
+MAX_LISTED_MATRICES = 32
 MAX_MESSAGE_LENGTH = 1024
 MAX_LOG_LENGTH = 1024
 # A condition holds as much as metav1.Condition may: of a rejected spec, every fault is told.
@@ -191,8 +192,10 @@ class Plan(ApiModel):
     """Size of the state from which a restart goes on."""
     full_state_bytes: int | None = None
     """Size of one full-state checkpoint."""
+    decomposition_bytes: int | None = None
+    """Size of the base model's decomposed matrices, with osft. Every job that trains the same ones uses them."""
     storage_bytes: int | None = None
-    """Space that the whole run takes on the storage claim."""
+    """Space that the whole run takes on the storage claim, decomposed matrices included."""
     chosen: Annotated[list[Choice], Field(max_length=32, json_schema_extra=_list_map("field"))] = []
     """Values that are not, or no longer, those of the spec, with reasons."""
     assumptions: Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=8)] = []
@@ -269,7 +272,7 @@ class Subspaces(ApiModel):
     """Matrices decomposed so far."""
     of: int
     """Matrices to decompose."""
-    matrices: Annotated[list[DecomposedMatrices], Field(max_length=32)] = []
+    matrices: Annotated[list[DecomposedMatrices], Field(max_length=MAX_LISTED_MATRICES)] = []
     """Matrices by their kinds, those of most weights first."""
     trainable_share: FiniteFloat = None
     """Share of all weights, those in frozen directions counted, that is trained."""

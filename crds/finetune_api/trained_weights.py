@@ -17,30 +17,57 @@ LORA_R = 16
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers of weights, trained and frozen.
+    """Numbers of weights that a model computes with.
 
     The root is the embeddings and the output head; the blocks are all the rest, of all layers together.
     """
 
     blocks_trained: int
-    blocks_frozen: int
     root_trained: int
-    root_frozen: int
+    root: int
+    """Frozen ones as well."""
 
     @property
     def trained(self) -> int:
-        """All trained weights."""
+        """All that get gradients in the backward pass."""
         return self.blocks_trained + self.root_trained
 
-    @property
-    def frozen(self) -> int:
-        """All frozen weights."""
-        return self.blocks_frozen + self.root_frozen
+
+@dataclass(frozen=True)
+class Factored:
+    """A matrix of N x M that osft has as factors U S V, too: R = min(N, M) directions."""
+
+    outputs: int
+    inputs: int
+    unfrozen: int
+    """Directions that are trained."""
+    count: int
+    """Blocks that have such a matrix."""
 
     @property
-    def root(self) -> int:
-        """All weights of the root."""
-        return self.root_trained + self.root_frozen
+    def rank(self) -> int:
+        """All directions."""
+        return min(self.outputs, self.inputs)
+
+    @property
+    def frozen_rank(self) -> int:
+        """Directions that are frozen."""
+        return self.rank - self.unfrozen
+
+    @property
+    def dense(self) -> int:
+        """Numbers in the matrix."""
+        return self.outputs * self.inputs
+
+    @property
+    def factors(self) -> int:
+        """Numbers in all factors."""
+        return factor_numbers(self.outputs, self.inputs, self.rank)
+
+    @property
+    def trained(self) -> int:
+        """Numbers in the factors that are trained."""
+        return factor_numbers(self.outputs, self.inputs, self.unfrozen)
 
 
 def unfrozen_rank(outputs: int, inputs: int, ratio: float) -> int:
@@ -52,6 +79,11 @@ def unfrozen_rank(outputs: int, inputs: int, ratio: float) -> int:
     """
     rank = min(outputs, inputs)
     return rank - math.floor(rank * (1 - Fraction(str(ratio))))
+
+
+def factor_numbers(outputs: int, inputs: int, directions: int) -> int:
+    """Numbers in so many singular directions of a matrix: of each a column of U, a singular value, a row of V."""
+    return directions * (outputs + inputs + 1)
 
 
 def targets(recipe: Recipe, architecture: Architecture) -> tuple[tuple[Linear, int], ...]:
@@ -91,31 +123,37 @@ def lora_r(recipe: Recipe) -> int:
     return LORA_R if recipe.lora.r is None else recipe.lora.r
 
 
-def counts(recipe: Recipe, architecture: Architecture) -> Counts:
-    """What is trained and what is frozen, the factors of osft and the adapters of lora counted in.
+def factored(recipe: Recipe, architecture: Architecture) -> tuple[Factored, ...]:
+    """The matrices of which osft trains factors; none for other methods."""
+    if recipe.method != "osft":
+        return ()
+    ratio = unfreeze_rank_ratio(recipe)
+    return tuple(
+        Factored(each.outputs, each.inputs, unfrozen_rank(each.outputs, each.inputs, ratio), count)
+        for each, count in targets(recipe, architecture)
+    )
 
-    osft writes a matrix W of N x M as U S V. Of its R directions, u are trained: u (N + M + 1) weights; k = R - u are
-    frozen: k (N + M + 1). Everything that is not such a matrix is trained: embeddings, norms, head, biases.
+
+def counts(recipe: Recipe, architecture: Architecture) -> Counts:
+    """How many weights the model has to train, and in its root.
+
+    With osft it is the model of sft: what its factors are taught follows from the gradients of whole matrices.
     lora adds A (r x M) and B (N x r) beside each target and freezes all that there was.
     """
     root = architecture.embedding_parameters + architecture.head_parameters
-    blocks = architecture.parameters - root
-    if recipe.method == "sft":
-        return Counts(blocks, 0, root, 0)
-    chosen = targets(recipe, architecture)
-    if recipe.method == "lora":
-        adapters = sum(count * lora_r(recipe) * (each.inputs + each.outputs) for each, count in chosen)
-        return Counts(adapters, blocks, 0, root)
-    trained = frozen = 0
-    for each, count in chosen:
-        rank = unfrozen_rank(each.outputs, each.inputs, unfreeze_rank_ratio(recipe))
-        direction = each.outputs + each.inputs + 1
-        trained += count * rank * direction
-        frozen += count * (each.rank - rank) * direction
-    dense = sum(count * each.outputs * each.inputs for each, count in chosen)
-    return Counts(blocks - dense + trained, frozen, root, 0)
+    if recipe.method != "lora":
+        return Counts(architecture.parameters - root, root, root)
+    adapters = sum(
+        count * lora_r(recipe) * (each.inputs + each.outputs) for each, count in targets(recipe, architecture)
+    )
+    return Counts(adapters, 0, root)
 
 
 def trainable_parameters(recipe: Recipe, architecture: Architecture) -> int:
-    """Number of weights that training changes."""
-    return counts(recipe, architecture).trained
+    """Number of weights that the optimizer changes.
+
+    With osft, factors in the place of their matrices, and everything that is no such matrix: embeddings, norms, head,
+    biases.
+    """
+    instead = sum(each.count * (each.trained - each.dense) for each in factored(recipe, architecture))
+    return counts(recipe, architecture).trained + instead

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tiny import save_chat_data, save_tiny_model
 from trainer import survival
@@ -36,6 +37,15 @@ class Run:
     def ends(self) -> list[End]:
         """How rank 0's node ended, attempt by attempt."""
         return [nodes[0] for nodes in self.attempts]
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """More of them wait for one another when the machine has other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from finetune_trainer.checkpoints.checkpoint import Checkpoints
 from finetune_trainer.checkpoints.state import State
 from finetune_trainer.distributed import Gang
+from finetune_trainer.methods.parametrization import Parametrization
 from finetune_trainer.model import TrainableModel
 from finetune_trainer.storage import Storage
 from trainer.forked import FORKS
@@ -45,6 +46,7 @@ def alone() -> Iterator[Gang]:
         for name, value in environment(0, 1, 0).items():
             patch.setenv(name, value)
         made = Gang(use_gpu=False)
+        made.join()
     yield made
     made.leave()
 
@@ -74,7 +76,7 @@ def small(gang: Gang, *, width: int = 8) -> State:
 def state_of(model: TrainableModel) -> State:
     """The state of a model in which nothing has happened."""
     optimizer = AdamW(model.parameters(), lr=1.0)
-    return State(model, optimizer, LambdaLR(optimizer, lambda step: 1 / (1 + step)))
+    return State(Parametrization(model), optimizer, LambdaLR(optimizer, lambda step: 1 / (1 + step)))
 
 
 def advance(state: State) -> None:
@@ -151,7 +153,9 @@ def _take_part(
     os.environ.update(environment(rank, world_size, port))
     torch.set_num_threads(1)
     try:
-        sending.send(part(Gang(use_gpu=False), *given))
+        gang = Gang(use_gpu=False)
+        gang.join()
+        sending.send(part(gang, *given))
     except Exception:  # noqa: BLE001 - told, and it ends the process
         traceback.print_exc()
         os._exit(1)

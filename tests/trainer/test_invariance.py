@@ -5,63 +5,21 @@ AdamW, one process, the gradient of a step's whole batch. So runs on one, two an
 and in any mode, agree with it and with one another, losses and weights.
 """
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from datasets import load_from_disk
 from safetensors.torch import load_file
-from torch import Tensor
-from torch.nn import functional
-from transformers import AutoModelForCausalLM
 
-from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.runconfig import RunConfig
-from finetune_trainer.batches import Schedule
 from tiny import save_chat_data, save_tiny_model
 from trainer import forked
 from trainer.gangs import config, metrics
+from trainer.plain import SAMPLES, TOLERANCE, Result, by_hand, check, number, trained
 
-# The last batch of an epoch is a single sample: in a gang, the other processes have none.
-SAMPLES, BATCH, EPOCHS = 33, 8, 2
-STEPS = 10
-HYPERPARAMETERS: dict[str, Any] = {
-    "learningRate": 1e-3,
-    "effectiveBatchSize": BATCH,
-    "numEpochs": EPOCHS,
-    "maxSeqLen": 128,
-    "maxTokensPerGpu": 4096,
-    "weightDecay": 0.1,
-    "warmupSteps": 3,
-    # Large enough for rounding not to decide what a weight without a gradient worth mentioning does.
-    "eps": 1e-5,
-}
-TOLERANCE = 1e-5
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLIPPED: dict[str, Any] = {"maxGradNorm": 0.3}
 SMALL: dict[str, Any] = {"maxTokensPerGpu": 130}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """More of them wait for one another when the machine has other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run leaves."""
-
-    losses: list[float]
-    grad_norms: list[float]
-    rates: list[float]
-    weights: dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -73,94 +31,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
-def trained(
-    base: Path, name: str, nodes: int = 1, *, planned: dict[str, Any] | None = None, **stated: Any
-) -> Result:
-    run = config(base, name=name, nodes=nodes, every_epoch=False, **(HYPERPARAMETERS | stated))
-    forked.train(run, **(planned or {}))
-    steps = metrics(base / name)
-    return Result(
-        [number(step.loss) for step in steps],
-        [number(step.grad_norm) for step in steps],
-        [number(step.learning_rate) for step in steps],
-        load_file(base / name / "output" / "model.safetensors"),
-    )
-
-
-def number(value: float | None) -> float:
-    assert value is not None
-    return value
-
-
 @pytest.fixture(scope="module")
 def plain(base: Path) -> Result:
     """What the mathematics say."""
     return by_hand(base)
-
-
-def by_hand(base: Path, **stated: Any) -> Result:
-    run = config(base, name="by-hand", **(HYPERPARAMETERS | stated))
-    settings, samples = run.hyperparameters, prepared(run)
-    model = AutoModelForCausalLM.from_pretrained(
-        base / "model", dtype=torch.float32, attn_implementation="eager"
-    )
-    assert settings.learning_rate is not None
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        foreach=False,
-    )
-    schedule, result = Schedule(len(samples), BATCH, settings.seed), Result([], [], [], {})
-    for step in range(STEPS):
-        rate = settings.learning_rate * cosine(step, settings)
-        optimizer.param_groups[0]["lr"] = rate
-        batch = [samples[int(index)] for index in schedule.batch(step).samples]
-        loss_tokens = sum(int((labels[1:] != -100).sum()) for _, labels in batch)
-        loss = torch.stack([summed_loss(model, *sample) for sample in batch]).sum() / loss_tokens
-        optimizer.zero_grad()
-        loss.backward()
-        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-        norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
-        for gradient in gradients:
-            gradient *= min(1.0, settings.max_grad_norm / norm)
-        optimizer.step()
-        result.losses.append(loss.item())
-        result.grad_norms.append(norm)
-        result.rates.append(rate)
-    result.weights.update({name: weight.detach() for name, weight in model.named_parameters()})
-    return result
-
-
-def prepared(run: RunConfig) -> list[tuple[Tensor, Tensor]]:
-    """Token ids and labels of every sample, as any run leaves them beside its directory."""
-    if not Path(run.locations.prepared).exists():
-        trained(Path(run.locations.storage).parent, "first", maxSteps=1)
-    [directory] = Path(run.locations.prepared).iterdir()
-    return [
-        (torch.tensor(row["input_ids"]), torch.tensor(row["labels"]))
-        for row in load_from_disk(str(directory))
-    ]
-
-
-def summed_loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
-    logits = model(ids[None], use_cache=False).logits[0]
-    return functional.cross_entropy(logits[:-1], labels[1:], reduction="sum", ignore_index=-100)
-
-
-def cosine(step: int, settings: Hyperparameters) -> float:
-    if step < settings.warmup_steps:
-        return step / settings.warmup_steps
-    done = (step - settings.warmup_steps) / (STEPS - settings.warmup_steps)
-    return (1 + math.cos(math.pi * done)) / 2
-
-
-def check(found: Result, expected: Result) -> None:
-    assert found.losses == pytest.approx(expected.losses, abs=TOLERANCE, rel=0)
-    assert found.grad_norms == pytest.approx(expected.grad_norms, rel=1e-4)
-    assert found.rates == pytest.approx(expected.rates)
-    torch.testing.assert_close(found.weights, expected.weights, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 4])

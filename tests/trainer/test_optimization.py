@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import nn
 
 from finetune_api.hyperparameters import Hyperparameters
+from finetune_trainer.methods.parametrization import Parametrization
+from finetune_trainer.model import TrainableModel
 from finetune_trainer.optimization import make_optimizer, make_scheduler
 from finetune_trainer.planning import ExactPlan
 
@@ -37,11 +39,16 @@ def plan() -> ExactPlan:
     )
 
 
+def whole(model: nn.Module) -> Parametrization:
+    """All weights of a model are trained."""
+    return Parametrization(cast(TrainableModel, model))
+
+
 @pytest.mark.parametrize("warmup", [0, WARMUP])
 @pytest.mark.parametrize("course", COURSES)
 def test_the_learning_rate_rises_and_follows_its_course(course: Any, warmup: int) -> None:
     stated = Hyperparameters(lr_scheduler=course, warmup_steps=warmup)
-    optimizer = make_optimizer(nn.Linear(2, 2), stated, plan())
+    optimizer = make_optimizer(whole(nn.Linear(2, 2)), stated, plan())
     scheduler = make_scheduler(optimizer, stated, plan())
     found = []
     for _ in range(STEPS):
@@ -56,7 +63,7 @@ def test_the_learning_rate_rises_and_follows_its_course(course: Any, warmup: int
 def test_every_option_of_adamw_reaches_every_weight() -> None:
     stated = Hyperparameters(beta1=0.7, beta2=0.8, eps=1e-3, weight_decay=0.2)
     layer = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
-    optimizer = make_optimizer(layer, stated, plan())
+    optimizer = make_optimizer(whole(layer), stated, plan())
     [group] = optimizer.param_groups
     before, gradients = [weight.detach().clone() for weight in layer.parameters()], []
     for weight in layer.parameters():

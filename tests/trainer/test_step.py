@@ -20,6 +20,7 @@ from finetune_trainer.distributed import Ballot
 from finetune_trainer.ends.errors import LossNotFiniteError
 from finetune_trainer.feed import Feed
 from finetune_trainer.methods import sft
+from finetune_trainer.methods.parametrization import Parametrization
 from finetune_trainer.model import load_config
 from finetune_trainer.prepare.arrow import Samples
 from finetune_trainer.step import Stepper
@@ -81,7 +82,7 @@ def test_nothing_of_the_step_gets_into_the_state(poisoned: RunConfig) -> None:
     with alone() as gang:
         model = sft.build(base, load_config(base), gang, activation_checkpointing=False)
         optimizer = AdamW(model.parameters(), lr=1e-3)
-        state = State(model, optimizer, LambdaLR(optimizer, lambda step: 1 / (1 + step)))
+        state = State(Parametrization(model), optimizer, LambdaLR(optimizer, lambda step: 1 / (1 + step)))
         stepper = Stepper(
             gang,
             state,

@@ -31,10 +31,13 @@ _log = logging.getLogger(__name__)
 
 
 class Gang:
-    """Membership in the gang; torchrun's environment says which process this is."""
+    """Membership in the gang; torchrun's environment says which process this is.
+
+    It comes about in two steps, so that whoever is asked to stop can tell the others before any of them goes ahead.
+    """
 
     def __init__(self, *, use_gpu: bool) -> None:
-        """Join; returns once all processes have."""
+        """Come to the store at which all meet: from then on a process can `call_off`, whoever else is there."""
         local_rank = int(os.environ["LOCAL_RANK"])
         self.device = torch.device("cuda", local_rank) if use_gpu else torch.device("cpu")
         if use_gpu:
@@ -43,17 +46,20 @@ class Gang:
         self.rank: int
         self.world_size: int
         self._store, self.rank, self.world_size = next(dist.rendezvous("env://"))
+        self._meetings = 0
+        # A thread that asks must not wait for another that waits for an answer.
+        self._store_of_threads = self._store.clone()
+
+    def join(self) -> None:
+        """Be ready for collectives; returns once all processes are."""
         # gloo beside nccl: checkpoints and small agreements do not wait for the GPU.
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if use_gpu else "gloo",
+            "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo",
             store=dist.PrefixStore("gang", self._store),
             rank=self.rank,
             world_size=self.world_size,
             timeout=COLLECTIVE_TIMEOUT,
         )
-        self._meetings = 0
-        # A thread that asks must not wait for another that waits for an answer.
-        self._store_of_threads = self._store.clone()
 
     @property
     def is_first(self) -> bool:

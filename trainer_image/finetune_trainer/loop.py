@@ -20,7 +20,7 @@ from finetune_trainer.ends.errors import TerminatedError
 from finetune_trainer.ends.retreat import Retreat, SmallerBudgetError
 from finetune_trainer.ends.stopping import StopRequest
 from finetune_trainer.feed import Feed
-from finetune_trainer.model import TrainableModel
+from finetune_trainer.methods.parametrization import Parametrization
 from finetune_trainer.optimization import make_optimizer, make_scheduler
 from finetune_trainer.planning import ExactPlan, Planner, model_facts
 from finetune_trainer.prepare.arrow import Samples
@@ -42,7 +42,7 @@ class Loop:
     planner: Planner
     samples: Samples
     gang: Gang
-    model: TrainableModel
+    trained: Parametrization
     checkpoints: Checkpoints
     reporter: Reporter
     trackers: Trackers
@@ -50,8 +50,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         stated = self.config.hyperparameters
-        optimizer = make_optimizer(self.model, stated, self.plan)
-        self._state = State(self.model, optimizer, make_scheduler(optimizer, stated, self.plan))
+        optimizer = make_optimizer(self.trained, stated, self.plan)
+        self._state = State(self.trained, optimizer, make_scheduler(optimizer, stated, self.plan))
         self._schedule = Schedule(len(self.samples), self.plan.effective_batch_size, stated.seed)
         self._progress = Progress(
             self.samples,
@@ -103,7 +103,7 @@ class Loop:
     def _make_steps(self, safekeeping: Safekeeping) -> bool:
         stepper = self._stepper(safekeeping)
         with closing(self._feed()) as feed:
-            stopwatch = Stopwatch(self.model, self.gang, feed)
+            stopwatch = Stopwatch(self.trained.model, self.gang, feed)
             stalled = self.checkpoints.stalled
             for step in feed:
                 position = self._progress.epoch(self._done), self.reporter.position

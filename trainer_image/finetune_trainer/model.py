@@ -190,11 +190,20 @@ def shard(model: TrainableModel, mesh: DeviceMesh, *, on_gpu: bool) -> None:
     options: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": on_gpu}
     if on_gpu:
         options["mp_policy"] = precision
-    layers = set(model.hf._no_split_modules or ())
-    for module in list(model.modules()):
-        if type(module).__name__ in layers:
-            fully_shard(module, **options)
+    for block in blocks(model.hf).values():
+        fully_shard(block, **options)
     fully_shard(model, **options)
+
+
+def blocks(hf: PreTrainedModel) -> dict[str, nn.Module]:
+    """The layers that a model is a stack of, by their names in it."""
+    kinds = set(hf._no_split_modules or ())
+    # FSDP2 gives a module another class, a subclass of its own.
+    return {
+        name: module
+        for name, module in hf.named_modules()
+        if any(kind.__name__ in kinds for kind in type(module).__mro__)
+    }
 
 
 def exchange_gradients(model: TrainableModel, *, now: bool) -> None:

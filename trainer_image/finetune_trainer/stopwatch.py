@@ -1,8 +1,8 @@
 """Where the time of a step goes, found out without making the step wait for it."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +14,9 @@ from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllGath
 from finetune_api.report import StepSeconds
 from finetune_trainer.distributed import Gang
 from finetune_trainer.feed import Feed
+
+# What marks that a process is busy with others, or waits for them: Stopwatch.communicating, or nullcontext.
+Communicating = Callable[[], AbstractContextManager[None]]
 
 
 class Stopwatch:

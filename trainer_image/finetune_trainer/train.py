@@ -12,10 +12,9 @@ from finetune_api.runconfig import RunConfig
 from finetune_trainer import commit
 from finetune_trainer.checkpoints.checkpoint import Checkpoints
 from finetune_trainer.distributed import Gang
-from finetune_trainer.ends.errors import TerminatedError
 from finetune_trainer.ends.stopping import StopRequest
 from finetune_trainer.loop import Loop
-from finetune_trainer.methods import sft
+from finetune_trainer.methods import METHODS
 from finetune_trainer.model import load_config, stored_dtype
 from finetune_trainer.planning import ExactPlan, Planner, context_length
 from finetune_trainer.prepare.arrow import Prepared
@@ -40,15 +39,18 @@ def train(
 ) -> None:
     """Train what `config` says, together with the other processes of the gang.
 
-    Raises a TrainerError, or whatever went wrong.
+    Raises a KnownEnd, or whatever went wrong.
     """
     gang = Gang(use_gpu=config.use_gpu)
-    if gang.world_size > 1:
-        stop.follow(gang)
     try:
+        if gang.world_size > 1:
+            stop.follow(gang)
+        # Only from in here: nobody gets further while a request to stop would still end another one silently.
+        gang.join()
         _take_part(config, gang, attempt=attempt, ca=ca, token=token, stop=stop)
-    except TerminatedError:
-        if gang.world_size > 1 and not stop.deferred:
+    except BaseException:
+        # Whatever it is: code that talks to the others (torch's of checkpoints) has its own errors for any end of it.
+        if gang.world_size > 1 and stop.requested and not stop.deferred:
             gang.call_off()
         raise
 
@@ -70,8 +72,14 @@ def _take_part(
     length = context_length(base, config.hyperparameters)
     prepared = _prepared(config, gang, length, reporter)
 
+    method = METHODS[config.method]
     planner = Planner(
-        config, prepared, length, storage, reporter.tick, sft.trainable_parameters(model_config)
+        config,
+        prepared,
+        length,
+        storage,
+        reporter.tick,
+        method.trainable_parameters(config, model_config),
     )
     plan = ExactPlan.model_validate_json(gang.on_first(lambda: planner.plan().model_dump_json()))
     reporter.stage(Stage.LOADING, preparation=None, dataset=prepared.status, plan=plan)
@@ -85,7 +93,7 @@ def _take_part(
         keep_last=config.checkpoints.keep_last,
         tick=reporter.tick,
     )
-    model = sft.build(base, model_config, gang, activation_checkpointing=plan.activation_checkpointing)
+    trained = method.parametrize(config, model_config, gang, plan, reporter)
     run = Run.of(config, plan, storage, attempt) if gang.is_first else None
     with tracking(run) as trackers:
         Loop(
@@ -95,7 +103,7 @@ def _take_part(
             planner,
             prepared.samples,
             gang,
-            model,
+            trained,
             checkpoints,
             reporter,
             trackers,

@@ -193,6 +193,7 @@ class Checkpoints:
             data=self._data,
             effective_batch_size=self._effective_batch_size,
             world_size=self._gang.world_size,
+            base=state.trained.base,
             scheduler=copy.deepcopy(state.scheduler.state_dict()),
             metrics_bytes=metrics_bytes,
         )

@@ -43,7 +43,7 @@ class Restorer:
         names = self.gang.on_first(lambda: [str(path.relative_to(root)) for path in self.shelf.found()])
         for name in names:
             if facts := self._intact(root / name):
-                self._expect(facts)
+                self._expect(facts, state)
                 _read(root / name, facts, state)
                 return Restored(facts.step, facts.metrics_bytes)
             self.shelf.pass_over(root / name)
@@ -65,7 +65,7 @@ class Restorer:
         assert manifest is not None
         return StateFacts.model_validate(manifest.facts)
 
-    def _expect(self, facts: StateFacts) -> None:
+    def _expect(self, facts: StateFacts, state: State) -> None:
         """Make sure that a step is what it was when the state was written."""
         if facts.data != self.data:
             raise InvalidDataError(
@@ -77,12 +77,18 @@ class Restorer:
                 f"spec.hyperparameters.effectiveBatchSize: is {self.effective_batch_size}, and was {before} up to step "
                 f"{facts.step} of this run: set it to {before}, or train anew with another spec.storage.path"
             )
+        if facts.base != state.trained.base:
+            raise InvalidConfigurationError(
+                f"spec.model: the base model's weights changed since step {facts.step} of this run, and what is frozen "
+                "comes from there: restore them, or train anew with another spec.storage.path"
+            )
 
 
 def _read(directory: Path, facts: StateFacts, state: State) -> None:
     reader = dcp.FileSystemReader(directory)
     state.make_room(facts.step, set(reader.read_metadata().state_dict_metadata))
     dcp.load(state.tensors(), storage_reader=reader)
+    state.trained.push_forward()
     state.scheduler.load_state_dict(facts.scheduler)
     # The scheduler leaves its rates to the optimizer until the next step.
     for group, rate in zip(state.optimizer.param_groups, state.scheduler.get_last_lr(), strict=True):

@@ -28,6 +28,8 @@ class StateFacts(ApiModel):
     """Samples of a step."""
     world_size: int
     """Processes that wrote it; any number can read it."""
+    base: str | None = None
+    """Digest of the weights that are frozen, where some are: no state holds them."""
     scheduler: dict[str, Any]
     """What the learning rates go on from."""
     metrics_bytes: int

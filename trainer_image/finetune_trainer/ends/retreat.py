@@ -162,7 +162,7 @@ class Retreat:
         return f"step {step}: {what} does not fit into memory ({said:.200}). {advice}"
 
     def _make_room(self) -> None:
-        self._state.optimizer.zero_grad()
+        self._state.trained.zero_grad()
         give_back()
 
     def _call(self, call: _Call) -> NoReturn:

@@ -1,41 +1,47 @@
 """What a method adds to the training loop: which weights the optimizer changes, and how the model follows from them."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
-from torch import nn
+from torch import Tensor, nn
 
 from finetune_trainer.model import TrainableModel
-
-# What marks waiting for other processes, for the stopwatch.
-Communicating = Callable[[], AbstractContextManager[None]]
+from finetune_trainer.stopwatch import Communicating
 
 
 class Parametrization:
-    """The model's own weights are trained, as they are. Other methods say otherwise."""
+    """The model's own weights are trained, as they are; methods of which more is to be said have a class of theirs."""
 
     def __init__(self, model: TrainableModel) -> None:
         self.model = model
         self.shared: dict[str, nn.Parameter] = dict(model.named_parameters())
-        """Trained weights that the processes have in common, by stable names: each has its part, or the same."""
+        """Trained weights that the processes have in common, by stable names. In the middle of a pass FSDP shows others
+        in the model, gathered ones."""
         self.own: dict[str, nn.Parameter] = {}
-        """Trained weights that only this process has, as a whole."""
+        """Trained weights that only this process has, and wholly."""
         self.base: str | None = None
-        """Digest of frozen weights that no checkpoint holds; None where there are none such."""
+        """Digest of the weights that are frozen and in no checkpoint; None where there are none such."""
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """All that the optimizer of this process changes."""
+        """All weights that the optimizer of this process changes."""
         return self.shared | self.own
 
+    @property
+    def groups(self) -> list[list[nn.Parameter]]:
+        """The same in groups for the optimizer, as many in every process."""
+        return [list(self.shared.values())]
+
     def pull_back(self, communicating: Communicating = nullcontext) -> None:
-        """After the backward pass: give the trained weights their gradients. Every process calls it."""
+        """Give the trained weights their gradients, from those of the model. Every process calls it."""
+
+    def constrain(self) -> None:
+        """Bring the trained weights back to where they may be, after the optimizer has changed them."""
 
     def push_forward(self, communicating: Communicating = nullcontext) -> None:
         """Have the model compute with the trained weights as they are now. Every process calls it."""
 
-    def leak(self) -> float | None:
-        """How far the trained weights of this process reach into what is frozen; None where nothing is."""
+    def leak(self) -> Tensor | None:
+        """How far this process's trained weights reach into what is frozen, a scalar; None where nothing is frozen."""
         return None
 
     def zero_grad(self) -> None:

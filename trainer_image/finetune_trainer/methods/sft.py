@@ -4,18 +4,32 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig
 
+from finetune_api.runconfig import RunConfig
 from finetune_trainer.distributed import Gang
+from finetune_trainer.methods.parametrization import Parametrization
 from finetune_trainer.model import TrainableModel, distribute, load, skeleton
+from finetune_trainer.planning import ExactPlan
+from finetune_trainer.reports.reporter import Reporter
 
 
-def trainable_parameters(config: PreTrainedConfig) -> int:
+def trainable_parameters(config: RunConfig, model_config: PreTrainedConfig) -> int:
     """Number of weights that training changes."""
-    return sum(weight.numel() for weight in skeleton(config).parameters())
+    return sum(weight.numel() for weight in skeleton(model_config).parameters())
+
+
+def parametrize(
+    config: RunConfig, model_config: PreTrainedConfig, gang: Gang, plan: ExactPlan, reporter: Reporter
+) -> Parametrization:
+    """The model to train. Every process calls it."""
+    base = Path(config.locations.model)
+    return Parametrization(
+        build(base, model_config, gang, activation_checkpointing=plan.activation_checkpointing)
+    )
 
 
 def build(
     base: Path, config: PreTrainedConfig, gang: Gang, *, activation_checkpointing: bool
 ) -> TrainableModel:
-    """The model to train. Rank 0 alone reads the base model; the others get their share from it."""
+    """The base model, divided among the gang. Rank 0 alone reads it; the others get their share from there."""
     loaded = load(base) if gang.is_first else None
     return distribute(loaded, config, gang, activation_checkpointing=activation_checkpointing)

@@ -1,0 +1,107 @@
+"""Which weights of a model are decomposed: those of linear layers in its blocks."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from finetune_api.guide.layers import matching_none
+from finetune_api.trained_weights import factor_numbers, unfrozen_rank
+from finetune_trainer.ends.errors import InvalidConfigurationError
+from finetune_trainer.model import blocks
+
+
+@dataclass(frozen=True)
+class Target:
+    """A weight matrix that is decomposed."""
+
+    name: str
+    """Of the weight in the Hugging Face model."""
+    weight: nn.Parameter
+    """[rows, columns]; each process may have some of the rows."""
+    trained: int
+    """Directions that are trained."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the whole matrix."""
+        rows, columns = self.weight.shape
+        return rows, columns
+
+    @property
+    def directions(self) -> int:
+        """All of its singular directions."""
+        return min(self.shape)
+
+    @property
+    def trained_numbers(self) -> int:
+        """Numbers in the trained directions."""
+        return factor_numbers(*self.shape, self.trained)
+
+    @property
+    def frozen_numbers(self) -> int:
+        """Numbers in the frozen directions."""
+        return factor_numbers(*self.shape, self.directions - self.trained)
+
+    @property
+    def module(self) -> str:
+        """The layer's name inside of its block: `self_attn.q_proj` of `model.layers.0.self_attn.q_proj.weight`."""
+        return re.sub(r"^.*?\.\d+\.", "", self.name.removesuffix(".weight"))
+
+    @property
+    def shard(self) -> Tensor:
+        """What this process has of it, to be read and written."""
+        return local(self.weight.detach())
+
+    def take_gradient(self) -> Tensor:
+        """What this process has of the gradient, which nobody else holds on to any more; zeros if there is none."""
+        gradient, self.weight.grad = self.weight.grad, None
+        return self.shard.new_zeros(self.shard.shape) if gradient is None else local(gradient)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def find_targets(hf: PreTrainedModel, patterns: Sequence[str], ratio: float) -> list[Target]:
+    """The weights of linear layers in whose names one of the patterns is found; without patterns, of all in the blocks.
+
+    A layer's name is its full one, such as `model.layers.0.self_attn.q_proj`. GPT-2 and its kin have their layers
+    transposed, as Conv1D; a matrix and its transpose have the same directions. `ratio` of these are trained. Raises
+    InvalidConfigurationError, with the layers that there are, where a pattern is found in none.
+    """
+    layers = linear_layers(hf)
+    if not layers:
+        raise InvalidConfigurationError(
+            f"spec.method: {type(hf).__name__} has no linear layers in its blocks for osft to decompose"
+        )
+    idle = [pattern for pattern in patterns if not any(re.search(pattern, name) for name in layers)]
+    if problem := matching_none(idle, "this model", layers):
+        raise InvalidConfigurationError(f"spec.osft.targetPatterns: {problem}")
+    found = []
+    for name, weight in layers.items():
+        if not patterns or any(re.search(pattern, name) for pattern in patterns):
+            rows, columns = weight.shape
+            found.append(Target(f"{name}.weight", weight, unfrozen_rank(rows, columns, ratio)))
+    return found
+
+
+def linear_layers(hf: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """The weights of the linear layers of a model's blocks, by the names of these."""
+    return {
+        f"{block}.{name}": module.get_parameter("weight")
+        for block, layer in blocks(hf).items()
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+
+
+def trained_numbers(weights: Iterable[Tensor], targets: Sequence[Target]) -> int:
+    """Numbers that training changes, where these are all the weights and those of them the targets."""
+    dense = sum(weight.numel() for weight in weights) - sum(target.weight.numel() for target in targets)
+    return dense + sum(target.trained_numbers for target in targets)
