@@ -285,7 +285,7 @@ def _of_model(
     epochs = recipe.hyperparameters.num_epochs or 0
     # The result, the models of the epochs, and the states for restarts: a new one is complete before the oldest goes.
     storage = sizes.weights * (1 + epochs * keep.every_epoch) + (1 + keep.keep_last) * sizes.resume
-    storage += sizes.full_state * epochs * keep.full_state_at_epoch
+    storage += sizes.full_state * epochs * keep.full_state_at_epoch + sizes.decompositions
     parts = MemoryParts(**{name: getattr(need, name) for name in MemoryParts.model_fields})
     return {
         "trainable_parameters": trainable_parameters(recipe, architecture),
@@ -293,6 +293,7 @@ def _of_model(
         "checkpoint_bytes": sizes.weights,
         "resume_bytes": sizes.resume,
         "full_state_bytes": sizes.full_state if keep.full_state_at_epoch else None,
+        "decomposition_bytes": sizes.decompositions or None,
         "storage_bytes": storage,
     }
 

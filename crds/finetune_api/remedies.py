@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, NamedTuple
 
 from finetune_api.architecture import Architecture
@@ -17,6 +18,8 @@ _RATIOS = (0.3, 0.2, 0.1)
 _GPUS = (1, 2, 4, 8)
 _MAX_NODES = 16
 _GPU_SIZES = (24, 40, 48, 80, 141, 192)
+# From this size on they are sold as whole nodes of eight.
+_SIZE_IN_NODES = 80
 
 
 @dataclass(frozen=True)
@@ -128,15 +131,15 @@ def _adapters(recipe: Recipe) -> Iterator[_Candidate]:
 
 def _larger(recipe: Recipe) -> Iterator[_Candidate]:
     """GPUs with more memory: as many of them, or whole nodes."""
-    for size in _GPU_SIZES:
-        if recipe.gpu_memory is not None and size * GIB > recipe.gpu_memory:
-            yield _Candidate(replace(recipe, gpu_memory=size * GIB), f"gpuMemory: {size}Gi")
+    larger = [size for size in _GPU_SIZES if recipe.gpu_memory is not None and size * GIB > recipe.gpu_memory]
+    for size in larger:
+        yield _Candidate(replace(recipe, gpu_memory=size * GIB), f"gpuMemory: {size}Gi")
     if recipe.method == "lora":
         return
-    for size in _GPU_SIZES[_GPU_SIZES.index(80) :]:
-        for nodes in range(1, _MAX_NODES + 1):
-            changed = replace(recipe, gpu_memory=size * GIB, nodes=nodes, gpus_per_node=_GPUS[-1])
-            yield _Candidate(changed, f"gpuMemory: {size}Gi, nodes: {nodes}, gpusPerNode: {_GPUS[-1]}")
+    in_nodes = [size for size in larger if size >= _SIZE_IN_NODES]
+    for size, nodes in product(in_nodes, range(1, _MAX_NODES + 1)):
+        changed = replace(recipe, gpu_memory=size * GIB, nodes=nodes, gpus_per_node=_GPUS[-1])
+        yield _Candidate(changed, f"gpuMemory: {size}Gi, nodes: {nodes}, gpusPerNode: {_GPUS[-1]}")
 
 
 def _split(recipe: Recipe, before: str) -> Iterator[_Candidate]:

@@ -271,12 +271,17 @@ def test_sizes_of_checkpoints() -> None:
     assert (found.weights, found.resume, found.full_state) == (4 * adapters, 12 * adapters, 16 * adapters)
 
 
-def test_osft_keeps_frozen_factors_for_a_restart() -> None:
-    # Of q and o 4 directions are frozen, of k and v 2, of gate, up and down 4.
-    frozen = 2 * (2 * 4 * 17 + 2 * 2 * 13 + 3 * 4 * 25)
+def test_what_osft_freezes_is_in_no_state_but_lies_once_on_the_volume() -> None:
     found = checkpoint_sizes(osft(0.5), model())
     assert found.weights == 2 * WHOLE
-    assert found.resume == 12 * trainable_parameters(osft(0.5), model()) + 4 * frozen
+    assert found.resume == 12 * trainable_parameters(osft(0.5), model())
+    # All directions of q and o, k and v, gate, up and down, whatever the ratio.
+    factors = 2 * (2 * 8 * 17 + 2 * 4 * 13 + 3 * 8 * 25)
+    assert found.decompositions == checkpoint_sizes(osft(0.1), model()).decompositions == 4 * factors
+    assert checkpoint_sizes(osft(0.5, "q_proj"), model()).decompositions == 4 * 2 * 8 * 17
+    assert (
+        checkpoint_sizes(SFT, model()).decompositions == checkpoint_sizes(LORA, model()).decompositions == 0
+    )
 
 
 def test_the_decomposition_of_the_largest_target() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from finetune_api.architecture import Architecture, Linear
 from finetune_api.architecture.families import FAMILIES
 from finetune_api.recipe import Recipe
-from finetune_api.trained_weights import lora_r, targets, unfreeze_rank_ratio, unfrozen_rank
+from finetune_api.trained_weights import lora_r, targets
 
 FP32 = 4
 BF16 = 2
@@ -156,18 +156,15 @@ def _adapters_copy(recipe: Recipe) -> bool:
 
 
 def _additions(recipe: Recipe, architecture: Architecture) -> int:
-    """Bytes per token that osft's factors or lora's adapters add in all blocks.
+    """Bytes per token that lora's adapters add in all blocks.
 
-    osft: the share of each trained direction in the input, before and after it is scaled.
-    lora: r numbers, the copy of the input, and the mask of dropout (fp32 on the CPU, a byte on GPUs).
+    Each saves r numbers, the copy of its input, and the mask of dropout (fp32 on the CPU, a byte on GPUs).
     """
-    total = 0
-    for each, count in targets(recipe, architecture):
-        if recipe.method == "osft":
-            rank = unfrozen_rank(each.outputs, each.inputs, unfreeze_rank_ratio(recipe))
-            total += count * 2 * rank * number_width(recipe)
-            continue
-        copy = FP32 if _adapters_copy(recipe) else 0
-        mask = (_BOOL if recipe.on_gpu else FP32) if recipe.lora.dropout > 0 else 0
-        total += count * (FP32 * lora_r(recipe) + (copy + mask) * each.inputs)
-    return total
+    if recipe.method != "lora":
+        return 0
+    copy = FP32 if _adapters_copy(recipe) else 0
+    mask = (_BOOL if recipe.on_gpu else FP32) if recipe.lora.dropout > 0 else 0
+    return sum(
+        count * (FP32 * lora_r(recipe) + (copy + mask) * each.inputs)
+        for each, count in targets(recipe, architecture)
+    )

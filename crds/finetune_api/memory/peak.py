@@ -4,11 +4,12 @@ from dataclasses import asdict, dataclass
 
 from finetune_api.architecture import Architecture
 from finetune_api.hyperparameters import MAX_TOKENS_PER_GPU
-from finetune_api.memory.activations import FP32
+from finetune_api.memory.cases import Case
 from finetune_api.memory.modes import Mode
-from finetune_api.memory.phases import Case, Phase, Step
+from finetune_api.memory.phases import Phase, Step
+from finetune_api.memory.subspaces import decomposition
 from finetune_api.recipe import Recipe
-from finetune_api.trained_weights import targets
+from finetune_api.trained_weights import factored
 
 _MIB = 2**20
 
@@ -44,11 +45,11 @@ class Memory:
     """Bytes at the peak, and what they are made of: the largest phase of a step, see phases.py."""
 
     weights: int
-    """The model's weights, adapters, and what is gathered or expanded of them to compute with."""
+    """The model's weights, adapters, osft's factors, and what is gathered or expanded of them to compute with."""
     gradients: int
     """Gradients, and the buffers in which processes exchange them."""
     optimizer: int
-    """AdamW's two moments of each trained weight, and what osft computes with after the update."""
+    """AdamW's two moments of each trained weight, and what osft needs to compute with its factors."""
     activations: int
     """What the backward pass needs of the forward pass, and its own values."""
     logits: int
@@ -108,15 +109,8 @@ def largest_token_budget(
 
 
 def decomposition_peak(recipe: Recipe, architecture: Architecture) -> int:
-    """Bytes at the peak of the singular value decomposition of the largest target; 0 for methods without one.
-
-    In fp32, for N x M with R = min(N, M): the matrix and the copy that LAPACK destroys (2 N M), the factors
-    (R (N + M) + R), and the workspace of its gesdd (4 R^2 + 7 R, and 8 R integers).
-    """
-    if recipe.method != "osft":
-        return 0
-    sizes = ((each.outputs, each.inputs, each.rank) for each, _ in targets(recipe, architecture))
-    return max((FP32 * (2 * n * m + r * (n + m) + 4 * r * r + 16 * r) for n, m, r in sizes), default=0)
+    """Bytes at the peak of the singular value decomposition of the largest target; 0 for methods without one."""
+    return max(map(decomposition, factored(recipe, architecture)), default=0)
 
 
 def _need(step: Step) -> int:

@@ -1,35 +1,33 @@
 """Pure: what one training process holds in each phase of an optimizer step.
 
+- decomposition: osft's, before the first step;
 - loss: the activations of all blocks, and the logits of one chunk of tokens with their gradients;
 - backward: the activations of all blocks, and what the backward pass of the last ones needs, while the gradients of
   the block behind are reduced;
 - exchange: the gradients of a block on their way to be reduced, when its backward pass is over;
 - root: the gradients of embeddings and output head; they come last and are the largest;
-- update: AdamW works in place, and osft computes with its directions.
+- update: AdamW works in place. With osft gradients of matrices become those of their factors before, and factors
+  become matrices after.
 
-sft and osft keep weights, gradients and AdamW's two moments in fp32. FSDP2 divides them among processes: every block
-is a unit that is gathered when it is needed, in bf16 on GPUs; embeddings and head are the root unit, which is needed
-from the beginning to the end. A single process on the CPU has nothing to divide. lora keeps a whole frozen model in
-every process, and fp32 adapters; DistributedDataParallel copies their gradients into buckets of the same size.
+sft keeps weights, gradients and AdamW's two moments in fp32. FSDP2 divides them among processes: every block is a unit
+that is gathered when it is needed, in bf16 on GPUs; embeddings and head are the root unit, which is needed from the
+beginning to the end. A single process on the CPU has nothing to divide. osft's model is the same; what its processes
+have besides is in subspaces.py. lora keeps a whole frozen model in every process, and fp32 adapters;
+DistributedDataParallel copies their gradients into buckets of the same size.
 The mode tells whether blocks keep their inputs alone, and whether whole gradients wait for the last micro-batch.
 """
 
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
-from enum import IntEnum
 from functools import cached_property
 
 from finetune_api.architecture import Architecture
 from finetune_api.memory.activations import BF16, FP32, activations, number_width
+from finetune_api.memory.cases import Case
 from finetune_api.memory.modes import Mode
+from finetune_api.memory.subspaces import Subspaces
 from finetune_api.recipe import Recipe
-from finetune_api.trained_weights import (
-    Counts,
-    counts,
-    targets,
-    unfreeze_rank_ratio,
-    unfrozen_rank,
-)
+from finetune_api.trained_weights import Counts, counts
 
 # Tokens whose logits the loss holds at a time, by the bytes of a number in which the model computes. With each chunk
 # the head is read, and its gradient read and written. With fewer tokens GPUs would wait for that; 1,024 take 0.6 GB
@@ -37,19 +35,6 @@ from finetune_api.trained_weights import (
 LOSS_CHUNK = {BF16: 1024, FP32: 128}
 # Words of the vocabulary whose gradient in the head is computed at a time, where that is not done in fp32.
 LOSS_SLICE = 2048
-
-
-class Case(IntEnum):
-    """What is assumed where the plan does not tell."""
-
-    LOW = 0
-    """One micro-batch per step, so there are no gradients from the one before; blocks are gathered just in time, and
-    their gradients reduced at once."""
-    ESTIMATE = 1
-    """Several micro-batches per step; one block is gathered ahead."""
-    HIGH = 2
-    """Two blocks are gathered ahead; attention that reaches back over a window needs its mask; osft keeps the frozen
-    part of its matrices multiplied out, too."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +66,7 @@ class Step:
 
     def phases(self) -> Iterator[Phase]:
         """What each phase holds."""
+        yield Phase(self._divided, 0, self._subspaces.decomposing)
         n, recipe, number = self._numbers, self.recipe, number_width(self.recipe)
         per_token = activations(recipe, self.architecture, longest=self.longest)
         # One process holds some of the blocks of a model that is split.
@@ -90,7 +76,7 @@ class Step:
         saved = self.tokens * blocks * (per_token.input if checkpointing else block)
         ends = self.tokens * per_token.ends
         working = self.tokens * (per_token.working + (block if checkpointing else 0))
-        optimizer = 2 * FP32 * n.trained // self._parts
+        optimizer = self._updated(2 * FP32)
         before = 0 if self.case is Case.LOW else self._gradients
         head = number * self._head
 
@@ -105,8 +91,10 @@ class Step:
         yield Phase(weights, before + self._exchanged(trained), optimizer, saved, logits)
         if n.root_trained:
             yield from self._root(optimizer)
-        reduced = self._gradients if recipe.method == "lora" else FP32 * n.trained // self._parts
-        yield Phase(self._at_rest, reduced, optimizer + self._projection)
+        reduced = self._gradients if recipe.method == "lora" else self._divided
+        yield Phase(self._at_rest, reduced, optimizer + self._subspaces.pulling_back)
+        yield Phase(self._at_rest, self._updated(FP32), optimizer + self._subspaces.measuring)
+        yield Phase(self._at_rest, 0, optimizer + self._subspaces.pushing_forward)
 
     @property
     def copied(self) -> int:
@@ -114,14 +102,20 @@ class Step:
 
         That memory is kept for the next state, so all phases have it, from the first one on that is saved.
         """
-        if self.recipe.on_gpu or self.case is Case.LOW:
-            return 0
-        frozen = self._numbers.frozen if self.recipe.method == "osft" else 0
-        return FP32 * (3 * self._numbers.trained + frozen) // self._parts
+        return 0 if self.recipe.on_gpu or self.case is Case.LOW else self._updated(3 * FP32)
 
     @cached_property
     def _numbers(self) -> Counts:
         return counts(self.recipe, self.architecture)
+
+    @cached_property
+    def _subspaces(self) -> Subspaces:
+        return Subspaces.of(self.recipe, self.architecture, self.case)
+
+    def _updated(self, width: int) -> int:
+        """Bytes of so many for each weight that this process's AdamW changes."""
+        divided = self._numbers.trained - self._subspaces.dense
+        return width * divided // self._parts + width * self._subspaces.trained
 
     @property
     def _sharded(self) -> bool:
@@ -139,25 +133,20 @@ class Step:
         return self.recipe.world_size if self._sharded else self.recipe.split_over
 
     @property
-    def _frozen(self) -> int:
-        """Frozen weights of osft; multiplied out, U S V of N x M makes N M more."""
-        whole = 0
-        if self.case is Case.HIGH:
-            chosen = targets(self.recipe, self.architecture)
-            whole = sum(count * each.outputs * each.inputs for each, count in chosen)
-        return self._numbers.frozen + whole
+    def _divided(self) -> int:
+        """Bytes of this process's part of the trained weights that a model computes with."""
+        return FP32 * self._numbers.trained // self._parts
 
     @property
     def _at_rest(self) -> int:
         """Bytes of the weights between steps."""
-        trained = FP32 * self._numbers.trained // self._parts
         if self.recipe.method != "lora":
-            return trained + FP32 * self._frozen // self._parts
+            return self._divided + FP32 * self._subspaces.factors
         base = base_bytes(self.recipe, self.architecture)
         # Whole blocks go to each GPU: one may have more than its share.
         blocks = base - number_width(self.recipe) * self._numbers.root
         uneven = self.case * blocks // self.architecture.layers
-        return trained + min(base, base // self.recipe.split_over + uneven)
+        return self._divided + min(base, base // self.recipe.split_over + uneven)
 
     def _in_use(self, blocks: int) -> int:
         """Bytes of the weights where so many blocks are gathered; on the CPU all of them are, for the whole step."""
@@ -165,9 +154,9 @@ class Step:
             return self._at_rest
         n = self._numbers
         if not self.recipe.on_gpu:
-            return self._at_rest + FP32 * (n.trained + self._frozen)
+            return self._at_rest + FP32 * n.trained
         layers = self.architecture.layers
-        gathered = min(blocks, layers) * (n.blocks_trained + self._frozen) // layers
+        gathered = min(blocks, layers) * n.blocks_trained // layers
         return self._at_rest + BF16 * (n.root + gathered)
 
     @property
@@ -247,29 +236,6 @@ class Step:
             return FP32 * (self._head + logits)
         some = min(self._head, LOSS_SLICE * self.architecture.hidden_size)
         return FP32 * self._head + max(FP32 * logits + number * (logits + some), number * self._head)
-
-    @property
-    def _projection(self) -> int:
-        """Bytes with which osft takes the frozen directions out of the trained ones after the update.
-
-        It goes matrix by matrix, U - U_h (U_h^T U), for which both must be whole.
-        """
-        gathered = self._parts > 1
-        return max(
-            (
-                FP32 * (frozen * rank + longer * rank + gathered * longer * (frozen + rank))
-                for longer, rank, frozen in self._factors()
-            ),
-            default=0,
-        )
-
-    def _factors(self) -> Iterator[tuple[int, int, int]]:
-        """Of each target of osft: its longer side, the directions that are trained, and those that are not."""
-        if self.recipe.method != "osft":
-            return
-        for each, _ in targets(self.recipe, self.architecture):
-            rank = unfrozen_rank(each.outputs, each.inputs, unfreeze_rank_ratio(self.recipe))
-            yield max(each.outputs, each.inputs), rank, each.rank - rank
 
 
 def _is_quantised(recipe: Recipe) -> bool:

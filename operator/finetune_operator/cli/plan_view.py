@@ -159,6 +159,7 @@ class PlanView:
             (f"{what}, of each checkpoint and at the end", plan.checkpoint_bytes),
             ("a state to restart from", plan.resume_bytes),
             ("a full state, of each epoch", plan.full_state_bytes),
+            ("the base model's matrices decomposed, once for all jobs", plan.decomposition_bytes),
             ("the whole run, at its most", plan.storage_bytes),
         ):
             if amount is not None:
