@@ -19,6 +19,7 @@ from trainer.gangs import PATIENCE
 from trainer.survival import Result
 
 SAMPLES, BATCH, STEPS = 24, 8, 3
+NOTHING_TO_SAVE = "asked to stop before training began: there is nothing new to save"
 # A micro-batch for each sample, so four in each step of two processes.
 HYPERPARAMETERS: dict[str, Any] = {
     "learningRate": 1e-3,
@@ -73,6 +74,13 @@ def test_the_step_under_way_is_abandoned_and_nothing_else_is_lost(base: Path) ->
     assert Result.of(base / "stopped") == Result.of(base / "whole")
 
 
+def wait_for(file: Path, gang: forked.Gang) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not file.exists():
+        assert time.monotonic() < deadline, gang.output()
+        time.sleep(0.05)
+
+
 @dataclass(frozen=True)
 class HeldUp:
     """Has rank 0 stay for a long time where it prepares data or loads the model."""
@@ -102,13 +110,47 @@ def test_before_training_all_leave_though_one_alone_is_asked(base: Path, module:
     with forked.running(
         config(base, f"held-up-{function}"), beforehand=HeldUp(module, function, reached)
     ) as gang:
-        deadline = time.monotonic() + PATIENCE
-        while not reached.exists():
-            assert time.monotonic() < deadline, gang.output()
-            time.sleep(0.05)
+        wait_for(reached, gang)
         gang.signal(1, signal.SIGTERM)
         assert gang.wait() == [ExitCode.TERMINATED] * 2, gang.output()
-        assert reasons(gang) == {"asked to stop before training began: there is nothing new to save"}
+        assert reasons(gang) == {NOTHING_TO_SAVE}
+
+
+@dataclass(frozen=True)
+class OnTheThreshold:
+    """Has one process stay between meeting the other at the store and joining it, where the other waits for it."""
+
+    rank: int
+    reached: Path
+
+    def __call__(self, rank: int) -> None:
+        from finetune_trainer.distributed import Gang
+
+        join = Gang.join
+
+        def joined(gang: Gang) -> None:
+            self.reached.with_name(f"{self.reached.name}-{rank}").touch()
+            if rank == self.rank:
+                try:
+                    time.sleep(10 * PATIENCE)
+                except BaseException as error:
+                    # As torch's own code of checkpoints does.
+                    raise RuntimeError("cannot join") from error
+            join(gang)
+
+        Gang.join = joined  # type: ignore[assignment, method-assign]
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_while_they_join_all_leave_though_one_alone_is_asked(base: Path, late: int) -> None:
+    """Asked is rank 1, which has not joined yet, or waits where no signal reaches it for rank 0 to do so."""
+    reached = base / f"threshold-{late}-reached"
+    with forked.running(config(base, f"late-{late}"), beforehand=OnTheThreshold(late, reached)) as gang:
+        for rank in (0, 1):
+            wait_for(reached.with_name(f"{reached.name}-{rank}"), gang)
+        gang.signal(1, signal.SIGTERM)
+        assert gang.wait() == [ExitCode.TERMINATED] * 2, gang.output()
+        assert reasons(gang) == {NOTHING_TO_SAVE}
 
 
 def test_while_a_model_is_saved_it_is_finished_and_the_state_is_saved_too(base: Path) -> None:

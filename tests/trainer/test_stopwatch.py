@@ -43,6 +43,7 @@ def member(rank: int, world_size: int, port: int, into: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
     gang = Gang(use_gpu=False)
+    gang.join()
     model: nn.Module = Slow(rank)
     if world_size > 1:
         fully_shard(model, mesh=gang.mesh())

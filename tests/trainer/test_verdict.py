@@ -171,6 +171,7 @@ from finetune_trainer import distributed
 from finetune_trainer.ends.verdict import explain
 distributed.COLLECTIVE_TIMEOUT = timedelta(seconds=2)
 gang = distributed.Gang(use_gpu=False)
+gang.join()
 gang.meet()
 if gang.rank == 1:
     time.sleep(60)

@@ -62,6 +62,18 @@ def test_it_ends_what_the_main_thread_is_doing() -> None:
     assert asked.returncode == ExitCode.TERMINATED
 
 
+def test_no_library_takes_it_for_an_error_of_its_own() -> None:
+    library = """try:
+        time.sleep(600)
+    except Exception as error:
+        raise RuntimeError("cannot load") from error"""
+    with process(library) as asked:
+        asked.send_signal(signal.SIGTERM)
+        said, _ = asked.communicate(timeout=60)
+    assert said == "raised: asked to stop before training began: there is nothing new to save\n"
+    assert asked.returncode == ExitCode.TERMINATED
+
+
 def test_it_ends_a_process_whose_main_thread_cannot_be_reached() -> None:
     with process("in_one_instruction(2**31 - 1)") as asked:
         said, _ = asked.communicate(timeout=60)

@@ -15,7 +15,7 @@ from finetune_api.report import Failure, Preparation, Report, Stage
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import checks
 from finetune_trainer.ends import full_storage
-from finetune_trainer.ends.errors import TerminatedError, TrainerError, of_system
+from finetune_trainer.ends.errors import KnownEnd, TerminatedError, of_system
 from finetune_trainer.ends.signals import Stop
 from finetune_trainer.launch import Output
 from finetune_trainer.reports.post import Poster
@@ -93,7 +93,7 @@ def explain(error: BaseException, config: RunConfig | None = None) -> Failure:
     """What went wrong, as a Report tells it. What nobody expected is logged with its traceback."""
     if config is not None and (message := full_storage.said(error, config)):
         return Failure.of(ExitCode.STORAGE_FULL, message)
-    if isinstance(error, TrainerError):
+    if isinstance(error, KnownEnd):
         return error.failure
     if isinstance(error, OSError):
         known = of_system(error, f"cannot read or write {error.filename or 'the prepared data'}")

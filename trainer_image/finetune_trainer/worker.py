@@ -13,7 +13,7 @@ from finetune_api.failure import ExitCode
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import checks
 from finetune_trainer.ends import causes
-from finetune_trainer.ends.errors import TrainerError
+from finetune_trainer.ends.errors import KnownEnd
 from finetune_trainer.ends.stopping import StopRequest
 from finetune_trainer.processes import die_with_parent, end_at_once
 
@@ -55,7 +55,7 @@ def main() -> None:
             _log.info("%s", message)
         else:
             _log.exception("rank %d ends with exit code %d", rank, exit_code)
-        details = error.details if isinstance(error, TrainerError) else ()
+        details = error.details if isinstance(error, KnownEnd) else ()
         end(exit_code, message, details, log=said(error))
     end_at_once(ExitCode.SUCCESS)
 

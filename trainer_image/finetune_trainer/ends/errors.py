@@ -10,7 +10,7 @@ from finetune_api.report import Failure
 from finetune_api.sources import VolumeSource
 
 
-class TrainerError(Exception):
+class KnownEnd(BaseException):
     """An end with a cause that the trainer knows; the message says what to do about it."""
 
     exit_code = ExitCode.ERROR
@@ -24,6 +24,10 @@ class TrainerError(Exception):
     def failure(self) -> Failure:
         """As a Report tells it."""
         return Failure.of(self.exit_code, str(self), self.details)
+
+
+class TrainerError(KnownEnd, Exception):
+    """An end because something went wrong."""
 
 
 class InvalidConfigurationError(TrainerError):
@@ -83,8 +87,12 @@ class WorkerDiedError(TrainerError):
         super().__init__(f"a worker process that prepared the data {how}")
 
 
-class TerminatedError(TrainerError):
-    """The process was asked to stop, and did."""
+class TerminatedError(KnownEnd):
+    """The process was asked to stop, and did.
+
+    No Exception, for the reason for which KeyboardInterrupt is none: it comes up in the midst of any library's code,
+    and what a library makes of errors it would make of this one, too.
+    """
 
     exit_code = ExitCode.TERMINATED
 

@@ -9,7 +9,13 @@ from torch.distributed.checkpoint.api import CheckpointException
 from finetune_api.failure import ExitCode
 from finetune_api.runconfig import RunConfig
 from finetune_trainer.ends import full_storage, symptoms
-from finetune_trainer.ends.errors import AccessDeniedError, PeerLostError, StorageFullError, TrainerError
+from finetune_trainer.ends.errors import (
+    AccessDeniedError,
+    KnownEnd,
+    PeerLostError,
+    StorageFullError,
+    TrainerError,
+)
 from finetune_trainer.ends.out_of_memory import ran_out_of_memory
 
 # What may end another thread or process, and has a class of its own.
@@ -45,7 +51,7 @@ def relayed(exit_code: ExitCode, message: str) -> TrainerError:
 def _explain(error: BaseException, config: RunConfig | None) -> Verdict | None:
     """What a single exception tells of the cause, if anything."""
     text, native = str(error), isinstance(error, RuntimeError)
-    if isinstance(error, TrainerError) and not isinstance(error, StorageFullError):
+    if isinstance(error, KnownEnd) and not isinstance(error, StorageFullError):
         return error.exit_code, text
     if ran_out_of_memory(error):
         return ExitCode.OUT_OF_MEMORY, _words(error)
