@@ -7,7 +7,16 @@ from typing import Any
 from finetune_api import names
 from finetune_api.failure import PodEnd, Recovery, cause_of
 from finetune_api.report import Metrics, Report, Stage
-from finetune_api.status import Checkpoint, DatasetStatus, FineTuneJobStatus, Output, Phase, Plan
+from finetune_api.status import (
+    Checkpoint,
+    DatasetStatus,
+    DecomposedMatrices,
+    FineTuneJobStatus,
+    Output,
+    Phase,
+    Plan,
+    Subspaces,
+)
 from finetune_operator import cleanup
 from finetune_operator.observed import GangJob, Observed, Owned, Pod, Received, Subject
 from finetune_operator.outcome import Outcome
@@ -82,6 +91,12 @@ PLAN = Plan(
     trainable_parameters=1000,
 )
 DATASET = DatasetStatus(samples=100, dropped=1, tokens=1000, loss_tokens=500, longest=100, digest="d")
+SUBSPACES = Subspaces(
+    decomposed=14,
+    of=14,
+    matrices=[DecomposedMatrices(module="self_attn.q_proj", count=14, directions=64, trained=32)],
+    trainable_share=0.5,
+)
 OUTPUT = Output(path="demo/output", format="model", bytes=1000)
 
 

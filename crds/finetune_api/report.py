@@ -195,8 +195,8 @@ class Report(ApiModel):
         """JSON of at most MAX_TERMINATION_BYTES.
 
         What does not fit is left out, the least needed first: the oldest checkpoints, reasons and warnings of the plan,
-        plan and dataset (the operator has had them from earlier Reports, if it had any), the last details of a failure,
-        the beginning of the log, then even what only a multi-byte script makes so long.
+        subspaces, plan and dataset (the operator has had them from earlier Reports, if it had any), the last details of
+        a failure, the beginning of the log, then even what only a multi-byte script makes so long.
         """
         lean: Report | None = self
         while lean is not None and len((text := lean.to_json()).encode()) > MAX_TERMINATION_BYTES:
@@ -212,6 +212,8 @@ class Report(ApiModel):
             changes = {"checkpoints": self.checkpoints[1:]}
         elif self.plan and (self.plan.chosen or self.plan.warnings):
             changes = {"plan": self.plan.model_copy(update={"chosen": [], "warnings": []})}
+        elif self.subspaces:
+            changes = {"subspaces": None}
         elif self.plan or self.dataset:
             changes = {"plan": None, "dataset": None}
         elif failure and failure.details:

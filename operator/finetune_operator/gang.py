@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from finetune_api import names
 from finetune_api.report import Report, Stage
 from finetune_api.status import Attempt, Phase
-from finetune_operator import conditions, deadlines, ends, workload
+from finetune_operator import conditions, deadlines, ends, progress, workload
 from finetune_operator.conditions import Standing
 from finetune_operator.heard import pods_of, received_from, reported
 from finetune_operator.observed import GangJob, Pod
@@ -34,6 +34,8 @@ def stage(report: Report) -> tuple[Phase, str, str]:
     phase, reason, message = STAGES[report.stage]
     if report.stage is Stage.PREPARING and report.preparation is not None:
         message += f": {report.preparation.rows:,} rows, {report.preparation.percent} %"
+    if report.stage is Stage.LOADING:
+        message = progress.decomposing(report.subspaces) or message
     return phase, reason, message
 
 

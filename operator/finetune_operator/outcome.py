@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus
@@ -105,7 +106,15 @@ def _throttled(old: FineTuneJobStatus, new: FineTuneJobStatus, now: datetime) ->
     """Seconds to wait before writing what is mere progress."""
     if old.progress is None or old.progress.last_report_time is None:
         return None
-    if old.model_copy(update={"progress": new.progress}) != new:
+    mere: dict[str, Any] = {"progress": new.progress, "subspaces": new.subspaces}
+    if old.subspaces != new.subspaces and _reasons(old) == _reasons(new):
+        # Words that go on counting: how many matrices are decomposed.
+        mere["conditions"] = new.conditions
+    if old.model_copy(update=mere) != new:
         return None
     rest = PROGRESS_INTERVAL - (now - old.progress.last_report_time)
     return rest.total_seconds() if rest > timedelta(0) else None
+
+
+def _reasons(status: FineTuneJobStatus) -> list[tuple[str, str, str]]:
+    return [(told.type, told.status, told.reason) for told in status.conditions]

@@ -4,7 +4,14 @@ import math
 from datetime import datetime, timedelta
 
 from finetune_api.report import Report, Stage
-from finetune_api.status import MAX_LISTED_CHECKPOINTS, Attempt, Checkpoint, FineTuneJobStatus, Progress
+from finetune_api.status import (
+    MAX_LISTED_CHECKPOINTS,
+    Attempt,
+    Checkpoint,
+    FineTuneJobStatus,
+    Progress,
+    Subspaces,
+)
 
 
 def with_report(
@@ -12,8 +19,9 @@ def with_report(
 ) -> FineTuneJobStatus:
     """`status` with everything that a Report of its newest attempt tells.
 
-    A `final` Report is one from a termination message: short of room, it may leave out the plan, the dataset and the
-    oldest checkpoints, so those that are known already are kept. A trainer that refuses to start has nothing to say
+    A `final` Report is one from a termination message: short of room, it may leave out plan, dataset, subspaces and the
+    oldest checkpoints, so those that are known already are kept. Subspaces are also kept until a later attempt has come
+    so far as to tell its own. A trainer that refuses to start has nothing to say
     but why, and that takes nothing back.
     """
     status = with_findings(status, report, final=final)
@@ -32,6 +40,7 @@ def with_report(
     return status.model_copy(
         update={
             "progress": progressed,
+            "subspaces": _readable(report.subspaces) or status.subspaces,
             "checkpoints": _unique(checkpoints)[-MAX_LISTED_CHECKPOINTS:],
             "attempts": _with_resumption(status.attempts, report),
         }
@@ -94,6 +103,13 @@ def without_forecast(known: Progress | None) -> Progress | None:
     return known and known.model_copy(update={"estimated_finish": None, "remaining": None})
 
 
+def decomposing(subspaces: Subspaces | None) -> str | None:
+    """How far the decomposition of a model has come, in a sentence; None if it is done, or there is none."""
+    if subspaces is None or subspaces.decomposed >= subspaces.of:
+        return None
+    return f"decomposing weight matrices: {subspaces.decomposed:,} of {subspaces.of:,}"
+
+
 def percent(step: int, total_steps: int | None) -> int | None:
     """Steps done in percent, rounded down: 100 means done."""
     return min(100, 100 * step // total_steps) if total_steps else None
@@ -115,6 +131,16 @@ def duration(seconds: float) -> str:
         if count or parts:
             parts.append((count, unit))
     return "".join(f"{count}{unit}" for count, unit in parts[:2] if count) or "0s"
+
+
+def _readable(subspaces: Subspaces | None) -> Subspaces | None:
+    if subspaces is None:
+        return None
+    changes = {
+        "trainable_share": _rounded(subspaces.trainable_share, decimals=4),
+        "leak": _significant(subspaces.leak, digits=2),
+    }
+    return subspaces.model_copy(update=changes)
 
 
 def _left_out(known: list[Checkpoint], named: list[Checkpoint]) -> list[Checkpoint]:

@@ -1,10 +1,14 @@
 """What is shown of a job's statuses, one after the other."""
 
+import io
 from itertools import pairwise
 
-from finetune_api.status import FineTuneJobStatus
-from finetune_operator.cli.display import news
-from world import INLINE, World, checkpoint, report
+from rich.console import Console
+
+from finetune_api.report import Stage
+from finetune_api.status import FineTuneJobStatus, Progress, Subspaces
+from finetune_operator.cli.display import Display, details, news
+from world import INLINE, SUBSPACES, World, checkpoint, report
 
 
 def test_a_suspension_is_told_once_from_its_beginning_to_its_end() -> None:
@@ -35,3 +39,36 @@ def test_a_suspension_is_told_once_from_its_beginning_to_its_end() -> None:
     ]
     assert list(news(seen[-1], seen[-1])) == []
     assert list(news(FineTuneJobStatus(), FineTuneJobStatus())) == []
+
+
+def test_numbers_of_osft_stand_beside_those_of_every_method() -> None:
+    progress = Progress(summary="12/36 (33%)", loss=1.25)
+    leaking = SUBSPACES.model_copy(update={"leak": 1.2e-7})
+    assert details(progress) == "12/36 (33%)  loss 1.2500"
+    assert details(progress, SUBSPACES) == "12/36 (33%)  loss 1.2500  50.0% trained"
+    assert details(progress, leaking) == "12/36 (33%)  loss 1.2500  50.0% trained  leak 1.2e-07"
+
+
+def test_a_decomposition_is_followed_matrix_by_matrix_and_then_the_steps() -> None:
+    world = World(spec={"dataset": INLINE})
+    world.settle()
+    world.run_pods()
+    written = io.StringIO()
+    with Display(Console(file=written, width=120)) as display:
+        told = [
+            report(1, 1, None, stage=Stage.LOADING),
+            report(1, 2, None, stage=Stage.LOADING, subspaces=Subspaces(decomposed=1, of=14)),
+            report(1, 3, 3, subspaces=SUBSPACES),
+        ]
+        for posted in told:
+            world.post(posted)
+            world.settle()
+            display.show(world.status)
+            display._plain_time = -1e9  # as if there had been time between the two
+    lines = [line[10:].split(maxsplit=1) for line in written.getvalue().splitlines()]
+    assert lines[-4:] == [
+        ["Running", "the model is being loaded"],
+        ["Progress", "decomposing weight matrices: 1 of 14"],
+        ["Running", "training"],
+        ["Progress", "3/36 (8%)  loss 1.9700  50.0% trained"],
+    ]

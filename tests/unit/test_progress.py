@@ -5,8 +5,9 @@ from datetime import timedelta
 import pytest
 
 from finetune_api.report import Metrics, Stage
-from finetune_api.status import Advice, Attempt, Choice, FineTuneJobStatus, Plan, Progress
+from finetune_api.status import Advice, Attempt, Choice, FineTuneJobStatus, Plan, Progress, Subspaces
 from finetune_operator.progress import (
+    decomposing,
     duration,
     last_step,
     percent,
@@ -15,7 +16,7 @@ from finetune_operator.progress import (
     with_report,
     without_forecast,
 )
-from world import DATASET, PLAN, START, checkpoint, report
+from world import DATASET, PLAN, START, SUBSPACES, checkpoint, report
 
 ADVISED = PLAN.model_copy(
     update={
@@ -172,6 +173,23 @@ def test_what_a_report_leaves_out_is_kept() -> None:
     assert (found.plan, found.dataset) == (PLAN, DATASET)
     assert found.progress is not None
     assert found.progress.total_steps == 36
+
+
+def test_what_osft_trains_is_kept_until_a_later_attempt_tells_its_own() -> None:
+    leaking = SUBSPACES.model_copy(update={"leak": 1.23456e-7, "trainable_share": 0.123456})
+    known = with_report(status(), report(subspaces=leaking), START)
+    readable = leaking.model_copy(update={"leak": 1.2e-7, "trainable_share": 0.1235})
+    assert known.subspaces == readable
+    for final in (False, True):
+        assert with_report(known, report(attempt=2), START, final=final).subspaces == readable
+    begun = Subspaces(decomposed=3, of=14)
+    assert with_report(known, report(attempt=2, subspaces=begun), START).subspaces == begun
+
+
+def test_a_decomposition_is_told_as_long_as_it_goes_on() -> None:
+    assert decomposing(Subspaces(decomposed=1037, of=1210)) == "decomposing weight matrices: 1,037 of 1,210"
+    assert decomposing(SUBSPACES) is None
+    assert decomposing(None) is None
 
 
 def test_a_report_by_post_knows_all_checkpoints() -> None:

@@ -6,13 +6,24 @@ from typing import Any
 
 import pytest
 
-from finetune_api.report import Failure, Stage
-from finetune_api.status import FineTuneJobStatus, Phase
+from finetune_api.report import Failure, Report, Stage
+from finetune_api.status import FineTuneJobStatus, Phase, Subspaces
 from finetune_operator import conditions
 from finetune_operator.gang import unexplained
 from finetune_operator.observed import GangJob, Observed, Taken
 from finetune_operator.reconcile import reconcile
-from world import DATASET, INLINE, INSTALLATION, OUTPUT, PLAN, START, World, checkpoint, report
+from world import (
+    DATASET,
+    INLINE,
+    INSTALLATION,
+    OUTPUT,
+    PLAN,
+    START,
+    SUBSPACES,
+    World,
+    checkpoint,
+    report,
+)
 
 
 def truths(status: FineTuneJobStatus) -> dict[str, str]:
@@ -186,6 +197,34 @@ def test_mere_progress_is_written_every_few_seconds_only() -> None:
     assert world.status.progress.step == 2
 
 
+def test_of_a_decomposition_every_few_seconds_is_told_how_far_it_has_come() -> None:
+    def loading(sequence: int, subspaces: Subspaces | None) -> Report:
+        return report(1, sequence, None, stage=Stage.LOADING, subspaces=subspaces)
+
+    world = started()
+    world.run_pods()
+    world.post(loading(1, None))
+    world.settle()
+    assert message(world.status) == "the model is being loaded"
+    for sequence, seconds, written in ((2, 2, False), (3, 5, True), (4, 7, False)):
+        world.now = START + timedelta(seconds=seconds)
+        world.post(loading(sequence, Subspaces(decomposed=sequence, of=14)))
+        assert (world.turn().status is not None) == written
+    assert message(world.status) == "decomposing weight matrices: 3 of 14"
+    assert (world.status.phase, reason(world.status)) == (Phase.RUNNING, "Loading")
+    assert world.status.subspaces == Subspaces(decomposed=3, of=14)
+    world.post(report(sequence=5, subspaces=SUBSPACES))
+    assert world.turn().status is not None, "another stage is no mere progress"
+    assert (message(world.status), world.status.subspaces) == ("training", SUBSPACES)
+
+
+def test_a_leak_is_mere_progress() -> None:
+    world = running()
+    world.now += timedelta(seconds=2)
+    world.post(report(sequence=2, subspaces=SUBSPACES.model_copy(update={"leak": 1e-7})))
+    assert world.turn().status is None
+
+
 def test_a_checkpoint_is_written_at_once() -> None:
     world = running()
     world.now += timedelta(seconds=1)
@@ -226,7 +265,7 @@ def test_a_rejected_job_that_becomes_valid_begins() -> None:
     assert truths(world.status)[conditions.ACCEPTED] == "True"
 
 
-UNSUPPORTED = {"method": "osft"}
+UNSUPPORTED = {"method": "lora"}
 
 
 def test_what_this_version_cannot_train_is_refused_for_that_reason_and_without_a_pod() -> None:

@@ -15,8 +15,10 @@ from finetune_api.status import (
     Checkpoint,
     Choice,
     DatasetStatus,
+    DecomposedMatrices,
     Output,
     Plan,
+    Subspaces,
     last_lines,
 )
 from finetune_operator import validation
@@ -49,6 +51,13 @@ FULL = Report(
     metrics=Metrics(step=7, loss=1.5),
     plan=PLAN,
     dataset=DatasetStatus(samples=1, dropped=1, tokens=1, loss_tokens=1, longest=1, digest="d" * 64),
+    subspaces=Subspaces(
+        decomposed=210,
+        of=210,
+        matrices=[DecomposedMatrices(module="mlp.up_proj", count=30, directions=4096, trained=2048)],
+        trainable_share=0.5,
+        leak=1.2e-7,
+    ),
     checkpoints=[
         CHECKPOINT.model_copy(update={"name": f"step-{n}", "step": n}) for n in range(MAX_LISTED_CHECKPOINTS)
     ],
@@ -69,6 +78,17 @@ def test_a_termination_message_fits_and_keeps_what_matters() -> None:
     assert kept.output == FULL.output
     assert kept.metrics == FULL.metrics
     assert kept.checkpoints[-1] == FULL.checkpoints[-1]
+
+
+def test_subspaces_have_no_room_in_a_termination_message_before_plan_and_data_do() -> None:
+    kinds = [
+        DecomposedMatrices(module=f"experts.{n}.{'m' * 100}", count=9, directions=9, trained=9)
+        for n in range(32)
+    ]
+    report = FULL.model_copy(update={"subspaces": Subspaces(decomposed=9, of=9, matrices=kinds)})
+    kept = Report.from_json(report.to_termination_message())
+    terse = PLAN.model_copy(update={"chosen": []})
+    assert (kept.subspaces, kept.plan, kept.dataset) == (None, terse, FULL.dataset)
 
 
 # As files and native libraries have it: any script, control characters, and what no text can encode.

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.report import Failure, Metrics, Report, Stage, StepRecord
+from finetune_api.status import Subspaces
 from finetune_trainer import commit
 from finetune_trainer.reports import history
 from finetune_trainer.reports.metrics_file import MetricsFile
@@ -46,6 +47,7 @@ REPORT = Report(
     resumed_from_step=2,
     initial_loss=1,
     seconds_remaining=60,
+    subspaces=Subspaces(decomposed=3, of=3, leak=1e-7),
 )
 
 
@@ -90,7 +92,8 @@ def test_what_starts_again_tells_of_no_step_after_the_newest_state(storage: Stor
 def test_without_a_state_nothing_of_the_steps_before_is_told(storage: Storage) -> None:
     train(storage, 5)
     history.keep(storage, REPORT)
-    assert history.first_report(storage, 2).metrics is None
+    found = history.first_report(storage, 2)
+    assert (found.metrics, found.subspaces) == (None, None), "it has decomposed nothing yet"
 
 
 def test_of_a_finished_run_the_last_step_is_told(storage: Storage) -> None:
@@ -99,7 +102,8 @@ def test_of_a_finished_run_the_last_step_is_told(storage: Storage) -> None:
     (commit.start(storage.output) / "model").touch()
     files = commit.sealed([commit.temporary(storage.output) / "model"], lambda: None)
     commit.publish(storage.output, uid=storage.uid, files=files, facts={})
-    assert history.last_report(storage, 2).metrics == metrics(3)
+    found = history.last_report(storage, 2)
+    assert (found.metrics, found.subspaces) == (metrics(3), REPORT.subspaces)
 
 
 @pytest.mark.parametrize("left", ["", '{"attempt": 1, "sequ', '{"attempt": 1, "ofAnotherVersion": true}'])

@@ -1,5 +1,6 @@
 """What is told of a run while it goes on, to whom and how often."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.report import Metrics, Report, Stage
-from finetune_api.status import Checkpoint
+from finetune_api.status import Checkpoint, Subspaces
 from finetune_trainer.reports import reporter as module
 from finetune_trainer.reports.reporter import Reporter
 from finetune_trainer.storage import Storage
@@ -72,6 +73,17 @@ def test_no_report_that_was_passed_on_is_newer_than_the_one_on_the_volume(
     assert [report.sequence for report in told] == [0, 1, 2]
     assert kept(storage) == told[-1]
     reporter.close()
+
+
+def test_the_leak_of_the_last_step_that_measured_it_is_told(storage: Storage, start: Start) -> None:
+    reporter = start(1)
+    reporter.update(subspaces=Subspaces(decomposed=2, of=2, trainable_share=0.5))
+    for step, leak in ((1, 1e-7), (2, 2e-7), (3, None)):
+        reporter.update(metrics=Metrics(step=step, subspace_leak=leak))
+    reporter.stage(Stage.SAVING)
+    assert kept(storage).subspaces == Subspaces(decomposed=2, of=2, trainable_share=0.5, leak=2e-7)
+    lines = [json.loads(line) for line in storage.metrics.read_text().splitlines()]
+    assert [line.get("subspaceLeak") for line in lines] == [1e-7, 2e-7, None]
 
 
 def test_a_restored_run_tells_of_the_step_that_it_goes_on_from(storage: Storage, start: Start) -> None:

@@ -11,8 +11,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from finetune_api import status as api
+from finetune_api.report import Stage
 from finetune_api.status import FineTuneJobStatus, Phase
-from finetune_operator import conditions
+from finetune_operator import conditions, gang
+from finetune_operator.progress import decomposing
 from finetune_operator.transitions import events
 
 # Where there is no terminal, progress is a line now and then.
@@ -34,7 +36,7 @@ def news(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[tuple[str, 
         yield new.phase.value, ready.message
 
 
-def details(progress: api.Progress) -> str:
+def details(progress: api.Progress, subspaces: api.Subspaces | None = None) -> str:
     """The numbers beside the bar."""
     parts = [progress.summary]
     if progress.loss is not None:
@@ -43,7 +45,18 @@ def details(progress: api.Progress) -> str:
         parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
     if progress.remaining is not None:
         parts.append(f"ETA {progress.remaining}")
+    if subspaces is not None and subspaces.trainable_share is not None:
+        parts.append(f"{subspaces.trainable_share:.1%} trained")
+    if subspaces is not None and subspaces.leak is not None:
+        parts.append(f"leak {subspaces.leak:.1e}")
     return "  ".join(part for part in parts if part)
+
+
+def is_decomposing(status: FineTuneJobStatus) -> bool:
+    """Whether the trainer is at decomposing the model's matrices just now."""
+    progressing = conditions.find(status.conditions, conditions.PROGRESSING)
+    is_loading = progressing is not None and progressing.reason == gang.STAGES[Stage.LOADING][1]
+    return is_loading and decomposing(status.subspaces) is not None
 
 
 class Display:
@@ -77,10 +90,12 @@ class Display:
         """Show what is new in a status."""
         for word, sentence in news(self._known, status):
             self.say(word, sentence)
-        if status.progress is not None:
-            self._show_progress(status.progress)
+        if is_decomposing(status):
+            self._show_words(status)
+        elif status.progress is not None:
+            self._show_progress(status.progress, status.subspaces)
         elif status.phase is Phase.PREPARING:
-            self._show_preparation(status)
+            self._show_words(status)
         self._known = status
 
     def say(self, word: str, sentence: str) -> None:
@@ -88,34 +103,32 @@ class Display:
         line = Text.assemble((f"{datetime.now():%H:%M:%S}  ", "dim"), (f"{word:<16}", "bold"), sentence)
         self._console.print(line, soft_wrap=True)
 
-    def _show_preparation(self, status: FineTuneJobStatus) -> None:
+    def _show_words(self, status: FineTuneJobStatus) -> None:
+        """Show how far it has come with what comes before training."""
         ready, before = (
             conditions.find(known.conditions, conditions.READY) for known in (status, self._known)
         )
-        # That it has begun is news, and told already.
-        if (
-            ready is None
-            or before is None
-            or ready.reason != before.reason
-            or ready.message == before.message
-        ):
+        if ready is None:
             return
         self._bar.update(self._task, description=ready.message)
+        # That it has begun is news, and told already.
+        if before is None or ready.reason != before.reason or ready.message == before.message:
+            return
         now = time.monotonic()
         if not self._console.is_terminal and now - self._plain_time >= PLAIN_PROGRESS_SECONDS:
             self._plain_time = now
             self.say("Progress", ready.message)
 
-    def _show_progress(self, progress: api.Progress) -> None:
+    def _show_progress(self, progress: api.Progress, subspaces: api.Subspaces | None) -> None:
         self._bar.update(
             self._task,
             total=progress.total_steps,
             completed=progress.step,
-            description=details(progress),
+            description=details(progress, subspaces),
         )
         if self._console.is_terminal or progress.step == self._plain_step:
             return
         now = time.monotonic()
         if now - self._plain_time >= PLAIN_PROGRESS_SECONDS or progress.step == progress.total_steps:
             self._plain_step, self._plain_time = progress.step, now
-            self.say("Progress", details(progress))
+            self.say("Progress", details(progress, subspaces))

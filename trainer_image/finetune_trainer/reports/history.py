@@ -80,6 +80,7 @@ def first_report(storage: Storage, attempt: int) -> Report:
     if finished_output(storage) is None:
         record = last_record(storage, up_to=newest_state(changes["checkpoints"]))
         changes["metrics"] = record and record.metrics
+        changes["subspaces"] = None
     return kept.model_copy(update=changes)
 
 

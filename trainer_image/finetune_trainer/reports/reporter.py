@@ -60,13 +60,19 @@ class Reporter:
         self.update(urgent=True, stage=stage, **changes)
 
     def update(self, *, urgent: bool = False, metrics: Metrics | None = None, **changes: Any) -> None:
-        """Change fields of the Report. `metrics` are those of a step, which becomes a line of the metrics file too."""
+        """Change fields of the Report. `metrics` are those of a step, which becomes a line of the metrics file too.
+
+        A leak that was measured in the step stays in the Report until the next one.
+        """
         if self._silent:
             return
         with self._lock:
             if metrics is not None:
                 self._metrics.append(StepRecord.of(metrics, self.report.attempt, datetime.now(UTC)))
                 changes["metrics"] = metrics
+                if metrics.subspace_leak is not None and self.report.subspaces is not None:
+                    leak = {"leak": metrics.subspace_leak}
+                    changes["subspaces"] = self.report.subspaces.model_copy(update=leak)
             self.report = self.report.model_copy(update=changes)
             if urgent or time.monotonic() - self._passed_on >= _PASS_ON_SECONDS:
                 # It counts what others see, so that what is on the volume is never behind what was posted.
