@@ -216,11 +216,12 @@ def test_what_decides_the_result_is_fixed_once_training_has_begun(
 
 def test_until_then_everything_may_be_corrected(namespace: Namespace) -> None:
     # No operator begins to train this one.
-    namespace.submit(**OSFT)
+    namespace.submit(method="lora", lora={"r": 16})
     for change in (
-        {"method": "lora", "osft": None, "lora": {"r": 8}},
+        {"lora": {"r": 8}},
         {"hyperparameters": {"learningRate": 1e-4}, "resources": {"nodes": 1}},
         {"model": {"volume": {"path": "other"}}, "storage": {"path": "elsewhere"}},
+        {"method": "osft", "lora": None, "osft": {"unfreezeRankRatio": 0.5}},
     ):
         assert edit(namespace, change) is None
 

@@ -168,11 +168,11 @@ def test_a_fault_that_no_schema_can_tell_is_denied_with_all_the_others(
 @pytest.mark.usefixtures("webhook")
 def test_an_edit_is_judged_like_a_new_job(kubectl: Kubectl, namespace: Namespace) -> None:
     # Not supported, so nobody begins to train it.
-    namespace.submit(method="osft")
+    namespace.submit(method="lora")
     code, lines = kubectl.apply(**BAD)
     assert code == 1
     assert "denied the request" in "".join(lines)
-    code, lines = kubectl.apply(method="osft", hyperparameters={"learningRate": 1e-3})
+    code, lines = kubectl.apply(method="lora", hyperparameters={"learningRate": 1e-2})
     assert code == 0
     assert "Warning: spec.hyperparameters.learningRate: " in "\n".join(lines)
 
@@ -232,10 +232,10 @@ def test_no_fault_is_lost_however_many_there_are(namespace: Namespace) -> None:
 def test_what_cannot_be_trained_yet_is_said_at_once_and_in_the_status(
     kubectl: Kubectl, namespace: Namespace
 ) -> None:
-    code, lines = kubectl.apply(method="osft")
+    code, lines = kubectl.apply(method="lora")
     assert code == 0
-    assert any(line.startswith("Warning: spec.method: this version plans method osft") for line in lines)
-    assert "spec.method: this version plans method osft" in rejected(namespace, "NotSupported")
+    assert any(line.startswith("Warning: spec.method: this version plans method lora") for line in lines)
+    assert "spec.method: this version plans method lora" in rejected(namespace, "NotSupported")
     assert kubectl.apply()[0] == 0
     namespace.in_phase("Preparing")
     assert namespace.condition("Accepted")["status"] == "True"

@@ -136,7 +136,7 @@ def test_it_runs_one_job_and_not_several(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_trained_yet_is_refused(tmp_path: Path) -> None:
-    result = run(tmp_path, method="osft")
+    result = run(tmp_path, method="lora")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: spec.method: ")
     assert os.listdir(tmp_path) == ["job.yaml"]

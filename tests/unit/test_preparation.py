@@ -410,7 +410,7 @@ def test_what_the_api_server_refuses_is_said_in_its_words() -> None:
 
 def test_an_operator_that_does_not_support_the_job_does_not_touch_its_preparation() -> None:
     world = running()
-    world.spec = {"method": "osft"}
+    world.spec = {"method": "lora"}
     outcome = world.turn()
     assert not outcome.delete
     assert (world.status.phase, condition(world.status, conditions.READY).reason) == (
