@@ -305,6 +305,8 @@ def test_secrets_are_not_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
 
 
 def test_names_of_charts() -> None:
+    assert "train/subspace_leak" not in scalars(Metrics(step=3, loss=1.5))
+    assert scalars(Metrics(step=3, subspace_leak=2e-7))["train/subspace_leak"] == 2e-7
     values = scalars(Metrics(step=3, loss=1.5, micro_batches=4, seconds=SECONDS, grad_norm=float("nan")))
     assert values == {
         "train/loss": 1.5,

@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 _NEWEST = 0.1
 # The log is for people: a line now and then. Every step is in the metrics file.
 _LOG_SECONDS = 5.0
+# Rounding in fp32 makes leaks of some 1e-7.
+_LARGEST_LEAK = 1e-4
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Progress:
     """Whether this process writes the log's lines: one of all does."""
     _mean_seconds: float | None = None
     _last_logged: float = -math.inf
+    _warned: bool = False
 
     def epoch(self, steps: int) -> float:
         """The epochs that so many steps are, with their fraction."""
@@ -71,6 +74,7 @@ class Progress:
             seconds=parts,
             peak_memory=measured.peak_memory,
             mfu=self._utilization(step, seconds),
+            subspace_leak=measured.leak,
         )
         all_in_all = seconds + (parts.checkpoint or 0.0)
         mean = self._mean_seconds or all_in_all
@@ -80,6 +84,10 @@ class Progress:
         self.reporter.update(metrics=metrics, seconds_remaining=remaining, **changes)
         self.trackers.log(metrics)
         self._log(metrics)
+        warning = leak_warning(measured.leak)
+        if warning and self.speaks and not self._warned:
+            self._warned = True
+            _log.warning("step %d: %s", done, warning)
 
     def _log(self, metrics: Metrics) -> None:
         now = time.monotonic()
@@ -103,3 +111,14 @@ class Progress:
         lengths = self.samples.lengths[step.batch.samples]
         flops = step_flops(self.hardware.architecture, lengths, step.loss_tokens)
         return utilization(flops, seconds, self.hardware.processes, self.hardware.peak_flops)
+
+
+def leak_warning(leak: float | None) -> str | None:
+    """What there is to say of a leak that is more than rounding makes; None of one that was not measured."""
+    if leak is None or leak <= _LARGEST_LEAK:
+        return None
+    return (
+        f"what osft trains reaches by {leak:.1e} into what it froze, where rounding makes some 1e-7: trained "
+        "directions have grown out of all proportion, and the model may forget. A lower learning rate keeps them in "
+        "bounds"
+    )
