@@ -31,5 +31,9 @@ def test_llama_on_eight_gpus_is_dealt_evenly() -> None:
     assert max(totals) <= 1.01 * sum(totals) / 8
 
 
+def test_it_is_the_cost_that_is_dealt_evenly_not_the_number() -> None:
+    assert deal([1, 1, 1, 5, 1, 1], 2) == [[3], [0, 1, 2, 4, 5]]
+
+
 def test_a_wide_matrix_costs_what_a_tall_one_costs() -> None:
     assert decomposition_cost(3, 5) == decomposition_cost(5, 3) == 45

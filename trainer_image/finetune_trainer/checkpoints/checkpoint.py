@@ -100,7 +100,8 @@ class Checkpoints:
         move the states and full states of later steps out of its directory, and resume it. Another job may name it in
         spec.model, as a model. For other programs, torch.distributed.checkpoint reads the weights (`model.*`) and
         AdamW's moments (`optimizer.*.exp_avg`, `optimizer.*.exp_avg_sq`) from there, and
-        `python -m torch.distributed.checkpoint.format_utils dcp_to_torch` makes one file of them.
+        `python -m torch.distributed.checkpoint.format_utils dcp_to_torch` makes one file of them. Of what osft
+        decomposed it has the trained factors (`model.*.weight.U`, `.S`, `.V`).
         """
         final = self.storage.full_state_after(epoch)
         with self._stalling():

@@ -82,6 +82,8 @@ class Osft(Parametrization):
 
         for number, whole in self._exchange.collect(gradient, communicating):
             self._subspaces[number].pull_back(whole)
+            # Its room is for the next one.
+            del whole
 
     def constrain(self) -> None:
         """Project the factors."""
@@ -133,6 +135,8 @@ def parametrize(
         target = targets[number]
         digests[number], factors = decomposer.factors(target.name, matrix)
         subspaces[number] = Subspace(factors, target.trained)
+        # Their room is for the next ones.
+        del matrix, factors
         # The others are about as far.
         done = sum(min(len(subspaces), len(owned)) for owned in owners)
         reporter.tick(subspaces=told.model_copy(update={"decomposed": done}))

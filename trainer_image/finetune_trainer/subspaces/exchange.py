@@ -38,16 +38,16 @@ class Exchange:
             return
         arriving = self._send_shards(0, shard)
         for turn in range(self._rounds):
-            current = arriving
+            work, received = arriving
             if turn + 1 < self._rounds:
                 arriving = self._send_shards(turn + 1, shard)
-            work, received = current
             with communicating():
                 work.wait()
-            del current
             mine = self._turn(turn)[self._rank]
             if mine is not None:
                 yield mine, received.view(self._shapes[mine])
+            # Before the next but one needs room.
+            del work, received
 
     def spread(
         self, matrix: Callable[[int], Tensor], shard: Callable[[int], Tensor], communicating: Communicating
@@ -70,6 +70,8 @@ class Exchange:
             for each, rows in zip(shards, received.split(arriving), strict=True):
                 if each is not None:
                     each.copy_(rows.view_as(each))
+            # Before the next matrix needs room.
+            del sent, received
 
     def _send_shards(self, turn: int, shard: Callable[[int], Tensor]) -> tuple[dist.Work, Tensor]:
         """Begin to give each process this one's rows of the matrix that is its in this turn."""
