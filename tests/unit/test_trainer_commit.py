@@ -83,6 +83,41 @@ def test_a_damaged_shared_directory_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "data" / "a").read_text() == "hello again"
 
 
+def test_what_was_found_damaged_is_removed_unless_it_was_replaced_since(tmp_path: Path) -> None:
+    final = tmp_path / "data"
+    for damaged in ("same size", "cut off"):
+        share(final, "mine", "x" * 9)
+        (final / "a").write_text("y" * (9 if damaged == "same size" else 3))
+        seen = commit.read(final, uid=None)
+        commit.remove_shared(final, seen, writer="faster")
+        share(final, "faster", damaged)
+        commit.remove_shared(final, seen, writer="slower")
+        assert (final / "a").read_text() == damaged
+        commit.remove_shared(final, commit.read(final, uid=None), writer="slower")
+        # Nor does it matter who is the first to remove it.
+        commit.remove_shared(final, None, writer="faster")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_what_one_was_killed_removing_is_cleared_away_by_himself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share(tmp_path / "data", "mine")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", killed)
+        with pytest.raises(KeyboardInterrupt):
+            commit.remove_shared(tmp_path / "data", commit.read(tmp_path / "data", uid=None), writer="me")
+    assert commit.visible(tmp_path) == []
+    commit.remove_incomplete(tmp_path, "other")
+    assert len(list(tmp_path.iterdir())) == 1
+    commit.remove_incomplete(tmp_path, "me")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_writers_clear_away_only_what_they_left_themselves(tmp_path: Path) -> None:
     mine, other, nobodys = (commit.start(tmp_path / "data", writer) for writer in ("me[1]", "other", ""))
     commit.remove_incomplete(tmp_path, "me[1]")

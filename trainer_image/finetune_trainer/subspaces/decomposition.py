@@ -84,9 +84,13 @@ class Decomposer:
 
 
 def _svd(matrix: Tensor, device: torch.device) -> Factors:
-    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-    # LAPACK lays them out by columns. Products take another path then, with other roundings, than with what is read
-    # from a file; a restart must compute the same to the bit. One after the other: these are large.
+    # LAPACK takes up to twice as long with a wide matrix as with a tall one.
+    wide = matrix.shape[0] < matrix.shape[1]
+    u, s, v = torch.linalg.svd(matrix.T if wide else matrix, full_matrices=False)
+    if wide:
+        u, v = v.T, u.T
+    # Some are laid out by columns. Products take another path then, with other roundings, than with what is read from
+    # a file; a restart must compute the same to the bit. One after the other: these are large.
     u = u.to(device, torch.float32).clone(memory_format=torch.contiguous_format)
     v = v.to(device, torch.float32).clone(memory_format=torch.contiguous_format)
     return Factors(u, s.to(device, torch.float32), v)
