@@ -54,7 +54,7 @@ docs: setup ## Generate docs/hyperparameters.md from finetune_api and its rules.
 	@$(RUN) hack/generate_docs.py
 
 .PHONY: test-peers
-test-peers: setup ## Compare masks and packing with the reference implementations.
+test-peers: setup ## Compare masks, packing and osft with the reference implementations.
 	@$(RUN) --group peers python -m pytest tests/peers -m peers
 
 .PHONY: bench
