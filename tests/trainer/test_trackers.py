@@ -4,6 +4,7 @@ import logging
 import struct
 import threading
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -146,12 +147,16 @@ def test_wandb_offline_leaves_a_run_by_the_job_s_uid_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    before = children()
     interrupted(tmp_path)
+    # Who writes the files is another process, and a container ends with its first one.
+    assert children() <= before
     directories = sorted((tmp_path / "job" / "wandb").glob("offline-run-*"))
     assert len(directories) == 2
     for directory, steps in zip(directories, (range(1, 6), range(4, 8)), strict=True):
         [file] = directory.glob("*.wandb")
         found = records(file)
+        assert "exit" in {record.WhichOneof("record_type") for record in found}
         [run] = [record.run for record in found if record.WhichOneof("record_type") == "run"]
         assert (run.run_id, run.display_name) == ("uid-of-job", "team-a/job")
         assert "hyperparameters.learningRate" in {item.key for item in run.config.update}
@@ -161,15 +166,26 @@ def test_wandb_offline_leaves_a_run_by_the_job_s_uid_beside_it(
         assert {"train/loss", "train/seconds/data"} <= names
 
 
+def children() -> set[str]:
+    """The processes that this one has started."""
+    return {
+        pid for listed in Path("/proc/self/task").glob("*/children") for pid in listed.read_text().split()
+    }
+
+
 def records(file: Path) -> list[Record]:
-    """A log of wandb: seven bytes, then LevelDB's log format."""
+    """A log of wandb: seven bytes, then LevelDB's log format, but with zlib's checksums."""
     data, at, found, parts = file.read_bytes(), 7, [], b""
     block, header, full, last = 32768, struct.Struct("<IHB"), 1, 4
     while at < len(data):
         if block - at % block < header.size:
             at += block - at % block
-        _, length, kind = header.unpack_from(data, at)
+        checksum, length, kind = header.unpack_from(data, at)
         at += header.size
+        assert at + length <= len(data), f"{file} ends in the middle of a record"
+        assert checksum == zlib.crc32(data[at - 1 : at + length]), (
+            f"{file} is damaged before byte {at + length}"
+        )
         parts += data[at : at + length]
         at += length
         if kind in (full, last):

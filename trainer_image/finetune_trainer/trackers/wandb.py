@@ -63,3 +63,11 @@ class Wandb:
         if ending is Ending.STOPPED:
             self._theirs.mark_preempting()
         self._theirs.finish(exit_code=0 if ending is Ending.FINISHED else 1)
+        # The service's own process still writes its file, and would end with the container. Nobody else waits for it:
+        # training processes end without Python's own leave-taking.
+        import wandb
+
+        try:
+            wandb.teardown()
+        except SystemExit as left:
+            raise RuntimeError(f"its own process ended with exit code {left.code}") from left
