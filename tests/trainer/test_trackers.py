@@ -43,7 +43,7 @@ def metrics(step: int, loss: float) -> Metrics:
     return Metrics(step=step, loss=loss, learning_rate=1e-3, seconds=SECONDS)
 
 
-def attempt(directory: Path, number: int, steps: range, *, error: Exception | None = None) -> None:
+def attempt(directory: Path, number: int, steps: range, *, error: BaseException | None = None) -> None:
     """An attempt that makes these steps and then fails, or not; its losses tell which attempt it was."""
     with tracking(run(directory, number)) as trackers:
         for step in steps:
