@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from e2e import faults
-from e2e.jobs import manifest, save_inputs, status
+from e2e.jobs import manifest, poll, save_inputs, status
 from e2e.namespace import Namespace
 from e2e.node import LocalNode
 from tiny import conversation, poison
@@ -119,7 +119,9 @@ def test_what_cannot_start_fails_with_the_words_of_those_who_know_why(
     assert ready["reason"] == "StartupDeadlineExceeded"
     assert words in ready["message"]
     assert "spec.failurePolicy.startupDeadlineSeconds" in ready["message"]
-    assert not unstartable.get("pods", "-l", f"finetune.dev/job={job},finetune.dev/attempt!=0")["items"]
+    # How it ended is written down before the pods are taken away.
+    pods = ("pods", "-l", f"finetune.dev/job={job},finetune.dev/attempt!=0")
+    poll(lambda: not unstartable.get(*pods)["items"], seconds=60)
 
 
 def test_a_full_disk_fails_naming_the_claim_and_leaves_every_state_that_was_complete(
