@@ -11,7 +11,8 @@ import pytest
 from cluster.kube import PODS, Namespace, eventually
 from cluster.operators import Operator
 from finetune_api.report import MAX_REPORT_BYTES, ReportReply, Stage
-from world import INLINE, checkpoint, report
+from finetune_api.status import Subspaces
+from world import INLINE, SUBSPACES, checkpoint, report
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,16 @@ def test_a_report_becomes_the_status(gang: Gang) -> None:
     assert ReportReply.model_validate(answer).next_report_seconds == 5
     status = gang.namespace.in_phase("Running")
     assert status["progress"]["summary"] == "12/36 (33%)"
+
+
+def test_a_decomposition_is_counted_and_then_told(gang: Gang) -> None:
+    begun = Subspaces(decomposed=3, of=14)
+    assert gang.post(report(step=None, stage=Stage.LOADING, subspaces=begun)) == (200, "")
+    status = gang.namespace.in_phase("Running")
+    assert status["subspaces"] == {"decomposed": 3, "of": 14, "matrices": []}
+    assert gang.namespace.condition("Progressing")["message"] == "decomposing weight matrices: 3 of 14"
+    assert gang.post(report(sequence=2, subspaces=SUBSPACES)) == (200, "")
+    eventually(lambda: gang.namespace.status()["subspaces"] == SUBSPACES.to_wire())
 
 
 def test_the_latest_sequence_wins(gang: Gang) -> None:
