@@ -88,8 +88,8 @@ def unfreeze_rank_ratio_directions(case: Case) -> str | None:
 
 @guideline(_SECTION, Severity.NOTE, _FIELD)
 def unfreeze_rank_ratio_memory(case: Case) -> str | None:
-    """A higher ratio takes more memory, for what is trained has gradients and optimizer state. It is one of the knobs
-    when memory runs out."""
+    """A higher ratio takes more memory, for what is trained has optimizer state. It is one of the knobs when memory
+    runs out, and saves less than its share: the model and all directions are there at any ratio."""
     ratio, need, lower = _ratio(case), case.need, _CONSERVATIVE[1]
     if ratio is None or ratio <= lower or need is None or not case.is_short:
         return None

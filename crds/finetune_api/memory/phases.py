@@ -6,8 +6,7 @@
   the block behind are reduced;
 - exchange: the gradients of a block on their way to be reduced, when its backward pass is over;
 - root: the gradients of embeddings and output head; they come last and are the largest;
-- update: AdamW works in place. With osft gradients of matrices become those of their factors before, and factors
-  become matrices after.
+- update: AdamW works in place. With osft the gradients of matrices become those of their factors before.
 
 sft keeps weights, gradients and AdamW's two moments in fp32. FSDP2 divides them among processes: every block is a unit
 that is gathered when it is needed, in bf16 on GPUs; embeddings and head are the root unit, which is needed from the
@@ -94,7 +93,6 @@ class Step:
         reduced = self._gradients if recipe.method == "lora" else self._divided
         yield Phase(self._at_rest, reduced, optimizer + self._subspaces.pulling_back)
         yield Phase(self._at_rest, self._updated(FP32), optimizer + self._subspaces.measuring)
-        yield Phase(self._at_rest, 0, optimizer + self._subspaces.pushing_forward)
 
     @property
     def copied(self) -> int:

@@ -2,7 +2,10 @@
 
 Each matrix is one process's: that has its factors, all in fp32, and does the work on it. It does so for one matrix at
 a time, while the next one is on its way. The terms are what the trainer's subspace.py, exchange.py and decomposition.py
-allocate. Of a matrix of N x M, u directions are trained and k are frozen.
+allocate. Of a matrix of N x M, u directions are trained and k are frozen. (GPT-2 and its kin have theirs transposed,
+which makes little difference.)
+
+When factors become matrices again, gradients are gone: that needs less than the update before it, and is not counted.
 """
 
 from collections.abc import Callable
@@ -72,16 +75,6 @@ class Subspaces:
     def measuring(self) -> int:
         """Bytes when the leak is measured: products of a matrix's frozen and trained directions, twice."""
         return FP32 * self._most(lambda each: 2 * each.frozen_rank * each.unfrozen)
-
-    @property
-    def pushing_forward(self) -> int:
-        """Bytes when a matrix is made of its factors: it, and U S, and then rows of as many others."""
-
-        def numbers(each: Factored) -> int:
-            scaled = each.outputs * max(each.unfrozen, each.frozen_rank)
-            return each.dense + max(scaled, each.dense if self.processes > 1 else 0)
-
-        return FP32 * self._most(numbers)
 
     def _share(self, numbers: Callable[[Factored], int]) -> int:
         """Of all matrices, what the process has that has most: about its part, but at least one matrix."""
