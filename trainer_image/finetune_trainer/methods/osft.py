@@ -14,8 +14,8 @@ in sft.
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from pathlib import Path
 
@@ -80,10 +80,11 @@ class Osft(Parametrization):
         def gradient(number: int) -> Tensor:
             return self._targets[number].take_gradient()
 
-        for number, whole in self._exchange.collect(gradient, communicating):
-            self._subspaces[number].pull_back(whole)
-            # Its room is for the next one.
-            del whole
+        with _tensor_cores():
+            for number, whole in self._exchange.collect(gradient, communicating):
+                self._subspaces[number].pull_back(whole)
+                # Its room is for the next one.
+                del whole
 
     def constrain(self) -> None:
         """Project the factors."""
@@ -102,6 +103,22 @@ class Osft(Parametrization):
         """The largest of this process's subspaces."""
         leaks = [subspace.leak() for subspace in self._subspaces.values()]
         return torch.stack(leaks).amax() if leaks else self._targets[0].shard.new_zeros(())
+
+
+@contextmanager
+def _tensor_cores() -> Iterator[None]:
+    """Let GPUs round what they multiply to TF32, about seven times as fast as fp32.
+
+    Gradients come of passes in bf16, and lose nothing by it. What keeps trained and frozen directions apart, and the
+    matrices that are made of them, are computed in fp32.
+    """
+    multiplication = torch.backends.cuda.matmul
+    before = multiplication.fp32_precision
+    multiplication.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        multiplication.fp32_precision = before
 
 
 def trainable_parameters(config: RunConfig, model_config: PreTrainedConfig) -> int:
