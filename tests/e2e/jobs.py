@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from deploy import ROOT
 from e2e.namespace import Namespace
 from tiny import save_chat_data, save_tiny_model
 
@@ -32,6 +35,16 @@ def manifest(name: str, *, nodes: int, data: str = "train.jsonl", **hyperparamet
             "resources": {"nodes": nodes, "gpusPerNode": 0, "requests": {"cpu": "100m", "memory": "2Gi"}},
         },
     }
+
+
+def example(file: str, name: str, **hyperparameters: Any) -> dict[str, Any]:
+    """The FineTuneJob of one of the examples, but with the model and data of `manifest`, and as small as those."""
+    job: dict[str, Any] = yaml.safe_load((ROOT / "examples" / file).read_text())
+    small = manifest(name, nodes=job["spec"]["resources"]["nodes"], **hyperparameters)
+    job["metadata"] = small["metadata"]
+    job["spec"] |= {key: small["spec"][key] for key in ("model", "dataset", "storage", "resources")}
+    job["spec"]["hyperparameters"] |= small["spec"]["hyperparameters"]
+    return job
 
 
 def save_inputs(namespace: Namespace, *, samples: int, overlong: int = 0) -> None:

@@ -87,6 +87,7 @@ class Course:
     """Where model and data are."""
     checkpoints: dict[str, Any] = field(default_factory=dict)
     """As in the spec."""
+    method: str = "sft"
     attempts: int = 0
 
     def __post_init__(self) -> None:
@@ -97,7 +98,8 @@ class Course:
     def config(self, world_size: int) -> RunConfig:
         """What a gang of so many processes is started with."""
         made = gangs.config(self.base, name=self.name, nodes=world_size, **HYPERPARAMETERS)
-        return made.model_copy(update={"checkpoints": Checkpoints.model_validate(self.checkpoints)})
+        checkpoints = Checkpoints.model_validate(self.checkpoints)
+        return made.model_copy(update={"method": self.method, "checkpoints": checkpoints})
 
     def attempt(
         self, world_size: int = 1, fault: Fault | None = None, *, torn: bool = False
