@@ -1,8 +1,10 @@
 """Memory, trained weights and checkpoint sizes, against sums done by hand and against what must hold for any model."""
 
+import json
 from dataclasses import replace
 from fractions import Fraction
 from math import floor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,14 +16,18 @@ from finetune_api.checkpoint_sizes import checkpoint_sizes
 from finetune_api.hyperparameters import MAX_TOKENS_PER_GPU, Hyperparameters
 from finetune_api.memory import Memory, Mode, decomposition_peak, largest_token_budget, leanest
 from finetune_api.memory import memory as memory_in
+from finetune_api.memory.cases import Case
 from finetune_api.memory.modes import modes
 from finetune_api.memory.phases import base_bytes
+from finetune_api.memory.subspaces import Subspaces
 from finetune_api.methods import Lora, Osft
 from finetune_api.recipe import Recipe
 from finetune_api.spec import Checkpoints
-from finetune_api.trained_weights import targets, trainable_parameters, unfrozen_rank
+from finetune_api.trained_weights import factored, targets, trainable_parameters, unfrozen_rank
+from finetune_trainer.subspaces.deal import deal, decomposition_cost
 
 GIB = 2**30
+CONFIGS = Path(__file__).parent.parent / "configs"
 SFT = Recipe("sft", Hyperparameters(), Osft(), Lora(), Checkpoints(), nodes=1, gpus_per_node=1)
 OSFT = replace(SFT, method="osft")
 LORA = replace(SFT, method="lora")
@@ -165,6 +171,62 @@ def test_a_state_is_copied_in_main_memory_before_it_is_written() -> None:
     assert memory(SFT, model(), tokens=4, longest=4).saving == 0
 
 
+# All directions of q and o, k and v, gate, up and down.
+FACTORS = 2 * (2 * 8 * 17 + 2 * 4 * 13 + 3 * 8 * 25)
+
+
+def test_osft_has_the_model_of_sft_and_all_factors_at_any_ratio() -> None:
+    """On one CPU. As many tokens as make the end of the backward pass the peak, where nothing else is held."""
+    whole = memory(on_cpu(SFT), model(vocab_size=4000), tokens=64, longest=64)
+    for ratio in (0.1, 0.5, 1.0):
+        recipe = on_cpu(osft(ratio))
+        found = memory(recipe, model(vocab_size=4000), tokens=64, longest=64)
+        assert found.weights == whole.weights + 4 * FACTORS
+        assert (found.gradients, found.activations, found.logits) == (
+            whole.gradients,
+            whole.activations,
+            whole.logits,
+        )
+        trained = trainable_parameters(recipe, model(vocab_size=4000))
+        assert (found.optimizer, found.saving) == (8 * trained, 12 * trained)
+
+
+def test_gradients_of_factors_take_the_place_of_the_matrices_gradients() -> None:
+    """Where all directions are trained they have more numbers, so the update is the peak of a step with few tokens."""
+    found = memory(on_cpu(osft(1.0)), model(), tokens=1, longest=1)
+    trained = WHOLE - 2 * BLOCK + FACTORS
+    assert (found.weights, found.gradients, found.optimizer) == (
+        4 * (WHOLE + FACTORS),
+        4 * trained,
+        8 * trained,
+    )
+
+
+def test_processes_divide_the_model_and_the_factors_of_osft() -> None:
+    eight = from_config(LLAMA_8B)
+    few, many = (
+        memory(osft(0.5, nodes=nodes, gpus_per_node=8), eight, tokens=16384, longest=4096) for nodes in (1, 2)
+    )
+    factors = checkpoint_sizes(OSFT, eight).decompositions
+    divided = 8 * eight.parameters + factors + 8 * trainable_parameters(OSFT, eight)
+    assert few.optimizer == trainable_parameters(OSFT, eight) == 2 * many.optimizer
+    assert few.estimate - many.estimate == pytest.approx(1.05 * divided * (1 / 8 - 1 / 16), rel=0.01)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4, 8, 16, 32, 64, 256])
+@pytest.mark.parametrize("name", ["smollm2-135m", "qwen2.5-1.5b", "llama-3.1-8b", "phi-4"])
+def test_the_fullest_hand_has_at_most_what_the_high_estimate_says(name: str, processes: int) -> None:
+    """Of whole matrices, as the trainer deals them out."""
+    shape = from_config(json.loads((CONFIGS / f"{name}.json").read_text()))
+    matrices = [each for each in factored(OSFT, shape) for _ in range(each.count)]
+    hands = deal([decomposition_cost(each.outputs, each.inputs) for each in matrices], processes)
+    fullest = max(sum(matrices[number].factors for number in hand) for hand in hands)
+    low, estimate, high = (Subspaces.of(replace(OSFT, nodes=processes), shape, case).factors for case in Case)
+    assert low <= estimate <= fullest <= high
+    if processes >= len(matrices):
+        assert low == fullest
+
+
 def test_activations_and_logits_by_hand() -> None:
     """The loss of many tokens on one CPU: three copies of the residual stream's norms, and so on, all fp32."""
     tokens = 3000
@@ -275,9 +337,7 @@ def test_what_osft_freezes_is_in_no_state_but_lies_once_on_the_volume() -> None:
     found = checkpoint_sizes(osft(0.5), model())
     assert found.weights == 2 * WHOLE
     assert found.resume == 12 * trainable_parameters(osft(0.5), model())
-    # All directions of q and o, k and v, gate, up and down, whatever the ratio.
-    factors = 2 * (2 * 8 * 17 + 2 * 4 * 13 + 3 * 8 * 25)
-    assert found.decompositions == checkpoint_sizes(osft(0.1), model()).decompositions == 4 * factors
+    assert found.decompositions == checkpoint_sizes(osft(0.1), model()).decompositions == 4 * FACTORS
     assert checkpoint_sizes(osft(0.5, "q_proj"), model()).decompositions == 4 * 2 * 8 * 17
     assert (
         checkpoint_sizes(SFT, model()).decompositions == checkpoint_sizes(LORA, model()).decompositions == 0
@@ -404,6 +464,20 @@ def test_more_trained_directions_never_need_less(
     )
     assert trainable_parameters(few, shape) <= trainable_parameters(many, shape)
     assert at_most(all_of(few, shape, tokens, tokens), all_of(many, shape, tokens, tokens))
+
+
+@given(recipes(), architectures(), lengths, st.floats(0.5, 1))
+def test_osft_never_needs_less_than_sft_from_one_half_on(
+    recipe: Recipe, shape: Architecture, tokens: int, ratio: float
+) -> None:
+    """Below, the moments that it spares of wide matrices can be more than their factors. Without GPUs the copy of its
+    state is smaller, too."""
+    assume(recipe.on_gpu)
+    sft, subspaces = (
+        replace(recipe, method=method, osft=recipe.osft.model_copy(update={"unfreeze_rank_ratio": ratio}))
+        for method in ("sft", "osft")
+    )
+    assert at_most(all_of(sft, shape, tokens, tokens), all_of(subspaces, shape, tokens, tokens))
 
 
 @given(recipes(), architectures(), lengths, st.integers(1, 256), st.integers(1, 256))
