@@ -72,6 +72,7 @@ def expect_nothing_left_over(directory: Path) -> None:
         assert commit.intact(path, manifest.files, nothing)
 
 
+MATRIX = random(12, 8)
 MATRICES = {
     "tall": random(48, 20),
     "wide": random(20, 48),
@@ -96,7 +97,13 @@ def test_factors_make_the_matrix_and_are_the_same_when_they_are_found(tmp_path: 
     assert (first.computed, first.found, second.computed, second.found) == (1, 0, 0, 1)
 
 
-MATRIX = random(12, 8)
+def test_what_was_found_outlasts_the_file(tmp_path: Path) -> None:
+    digest, made = decomposer(tmp_path).factors("w", MATRIX)
+    _, found = decomposer(tmp_path).factors("w", MATRIX)
+    file = tmp_path / "kept" / digest / FILE
+    with file.open("r+b") as opened:
+        opened.write(bytes(file.stat().st_size))
+    expect_same(found, made)
 
 
 def next_number(matrix: Tensor) -> Tensor:
@@ -232,6 +239,7 @@ def test_who_is_killed_leaves_nothing_that_is_taken_for_whole(tmp_path: Path, mo
     assert end_of(tmp_path, "me", range(1), fault) == code
     others = commit.start(tmp_path / "kept" / "of-another", "another")
     later = decomposer(tmp_path)
+    assert list((tmp_path / "kept").glob("*.incomplete")) == [others]
     expect_decomposition(later.factors("w", random(12, 8, seed=0))[1], random(12, 8, seed=0))
     assert later.found == (moment is Moment.VISIBLE)
     # What another is about to write is his.
@@ -341,13 +349,17 @@ def test_what_does_not_converge_is_tried_in_double_precision(
     ]
 
 
-def test_signs_of_life_come_while_large_matrices_are_hashed_and_read(tmp_path: Path) -> None:
+def test_signs_of_life_come_all_along(tmp_path: Path) -> None:
     ticks: list[None] = []
+    one = decomposer(tmp_path, tick=partial(ticks.append, None))
     matrix = torch.ones(1, 5 << 20)
-    decomposer(tmp_path).factors("w", matrix)
-    decomposer(tmp_path, tick=partial(ticks.append, None)).factors("w", matrix)
-    # Twice each for the matrix, the file that is verified, and what is read from it.
+    one.factors("w", matrix)
+    # Two for the matrix and two for the file, which are hashed; the file is written; it is done.
     assert len(ticks) >= 6
+    ticks.clear()
+    one.factors("w", matrix)
+    # Two for each, and one for each of the tensors that are read.
+    assert len(ticks) >= 8
 
 
 def test_what_was_done_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
