@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from e2e import faults
-from e2e.jobs import losses, status, weights
+from e2e.jobs import losses, poll, status, weights
 from e2e.namespace import Namespace
 
 EVERY = 8
@@ -120,6 +120,9 @@ def story(undisturbed: Namespace, long_job: dict[str, Any]) -> Story:
         FAULTS[name].strike(undisturbed, faults.gang(undisturbed, JOB))
     undisturbed.wait(JOB, "condition=Succeeded")
     undisturbed.wait("undisturbed", "condition=Succeeded")
+    # How a job ended is written down before it is told as an event.
+    ended = ("events", "--field-selector", f"involvedObject.name={JOB},reason=Succeeded")
+    poll(lambda: bool(undisturbed.get(*ended)["items"]), seconds=60)
     return Story(
         [FAULTS[name] for name in order],
         status(undisturbed, JOB),
