@@ -224,7 +224,7 @@ class World:
             again = outcome.requeue_after or 0
             if 0 < again <= SHORT_WAIT or (again and self.status.phase is Phase.RESTARTING):
                 self.now += timedelta(seconds=round(again + 0.5))
-            elif not (outcome.delete or outcome.apply or outcome.status):
+            elif not (outcome.delete or outcome.remove or outcome.apply or outcome.status):
                 return
         raise AssertionError(f"still busy after {turns} turns: {outcome}")
 
