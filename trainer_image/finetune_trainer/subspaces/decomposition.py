@@ -36,7 +36,7 @@ class Decomposer:
         self.found = 0
         """Matrices whose factors were there already."""
         self.seconds = 0.0
-        """What the former took."""
+        """What decomposing took."""
 
     @torch.no_grad()
     def factors(self, name: str, matrix: Tensor) -> tuple[str, Factors]:
