@@ -44,9 +44,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TOLERANCE = 0.02
 
 
-def osft(ratio: float, *patterns: str, **hardware: int) -> Recipe:
+def osft(ratio: float, *patterns: str, gpus_per_node: int = 0) -> Recipe:
     block = Osft(unfreeze_rank_ratio=ratio, target_patterns=list(patterns))
-    return replace(SFT, method="osft", osft=block, **hardware)
+    return replace(SFT, method="osft", osft=block, gpus_per_node=gpus_per_node)
 
 
 def subspaced(recipe: Recipe, model: TrainableModel) -> Subspaced:
@@ -160,8 +160,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_what_a_real_run_had_in_main_memory_is_what_was_expected(base: Path, nodes: int) -> None:
-    stated = {"effectiveBatchSize": 4, "maxSteps": 4, "maxSeqLen": 128, "learningRate": 1e-4}
-    run = gangs.config(base, name=f"on-{nodes}", nodes=nodes, **stated)
+    run = gangs.config(base, name=f"on-{nodes}", nodes=nodes, effectiveBatchSize=4, maxSteps=4, maxSeqLen=128)
     run = run.model_copy(update={"method": "osft", "osft": Osft(unfreeze_rank_ratio=0.5)})
     forked.train(run)
     peak = max(step.peak_memory or 0 for step in gangs.metrics(base / run.name))
