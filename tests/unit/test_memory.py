@@ -352,6 +352,17 @@ def test_the_decomposition_of_the_largest_target() -> None:
     assert decomposition_peak(SFT, model()) == decomposition_peak(LORA, model()) == 0
 
 
+def test_decomposing_the_last_of_the_largest_with_the_factors_of_all_others() -> None:
+    """gate, up and down have 128 numbers, and factors of 200. The next one is on its way, where others have it, too."""
+    peak = decomposition_peak(OSFT, model())
+    alone = [Subspaces.of(OSFT, model(), case).decomposing for case in Case]
+    assert alone == [peak - 4 * 128, *[peak - 4 * 128 + 4 * (FACTORS - 200)] * 2]
+    low, estimate, high = (Subspaces.of(replace(OSFT, nodes=2), model(), case).decomposing for case in Case)
+    assert low == peak
+    assert estimate == peak + 4 * (2 * 128 + FACTORS // 2 - 200)
+    assert high == peak + 4 * (3 * 128 + FACTORS // 2)
+
+
 @st.composite
 def architectures(draw: st.DrawFn) -> Architecture:
     """Models of real proportions."""
