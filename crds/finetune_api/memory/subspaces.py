@@ -50,8 +50,8 @@ class Subspaces:
     def decomposing(self) -> int:
         """Bytes, besides its share of the model, when it decomposes a matrix and has the factors of the others."""
         others = 0 if self.case is Case.LOW else self.factors - self._most(lambda each: each.factors)
-        # Alone, a process has the matrix in the model. Else the next one is there, as it is sent and as it comes, and at
-        # the most what was sent of this one.
+        # Alone, a process has the matrix in the model. Else the next one is there, as it is sent and as it comes, and
+        # at the most what was sent of this one.
         beside = self.case + (self.case > 0) if self.processes > 1 else -1
         return FP32 * others + self._most(lambda each: decomposition(each) + FP32 * beside * each.dense)
 
