@@ -58,7 +58,7 @@ test-peers: setup ## Compare masks, packing and osft with the reference implemen
 	@$(RUN) --group peers python -m pytest tests/peers -m peers
 
 .PHONY: bench
-bench: bench-planner bench-trainer bench-checkpoint ## Run all benchmarks.
+bench: bench-planner bench-trainer bench-checkpoint bench-osft ## Run all benchmarks.
 
 .PHONY: bench-trainer
 bench-trainer: setup ## Measure the trainer beside its peers; writes benchmarks/results/trainer.md.
@@ -67,6 +67,10 @@ bench-trainer: setup ## Measure the trainer beside its peers; writes benchmarks/
 .PHONY: bench-checkpoint
 bench-checkpoint: setup ## Measure what saving and faults cost; writes benchmarks/results/checkpoint.md.
 	@$(RUN) python -m benchmarks.checkpoint
+
+.PHONY: bench-osft
+bench-osft: setup ## Measure osft beside sft and other implementations; writes benchmarks/results/osft.md.
+	@$(RUN) --group peers python -m benchmarks.osft
 
 .PHONY: bench-planner
 bench-planner: setup ## Measure the planner of micro-batches; writes benchmarks/results/planner.md.

@@ -61,14 +61,15 @@ def main() -> None:
 
     # Threads and workspaces of the libraries are there before it counts.
     run(64, 64, 64)
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     # Resets the peak to what is held now.
     Path("/proc/self/clear_refs").write_text("5")
     run(TOKENS, WIDTH, VOCABULARY)
-    print(_resident("VmHWM") - before)
+    print(resident("VmHWM") - before)
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
+    """Bytes that this process holds: VmRSS now, VmHWM at its peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

@@ -9,6 +9,7 @@ import sysconfig
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 VOCABULARY = 32_000
 CONTEXT = 2048
@@ -86,10 +90,10 @@ class Corpus:
         return text.strip() or "..."
 
 
-def save_model(
-    directory: Path, corpus: Corpus, shape: Shape, *, dtype: str = "float32", seed: int = 0
-) -> None:
-    """A Hugging Face directory with random weights, the tokenizer and its chat template."""
+def llama(
+    shape: Shape, *, seed: int = 0, padding: int | None = None, end: int | None = None
+) -> "LlamaForCausalLM":
+    """Llama with random weights in fp32; `padding` and `end` are ids of special tokens."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -103,11 +107,22 @@ def save_model(
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         bos_token_id=None,
-        pad_token_id=corpus.tokenizer.token_to_id(SPECIAL[0]),
-        eos_token_id=corpus.tokenizer.token_to_id(SPECIAL[2]),
+        pad_token_id=padding,
+        eos_token_id=end,
     )
     torch.manual_seed(seed)
-    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(directory)
+    return LlamaForCausalLM(config)
+
+
+def save_model(
+    directory: Path, corpus: Corpus, shape: Shape, *, dtype: str = "float32", seed: int = 0
+) -> None:
+    """A Hugging Face directory with random weights, the tokenizer and its chat template."""
+    import torch
+
+    padding, _, end = (corpus.tokenizer.token_to_id(token) for token in SPECIAL)
+    model = llama(shape, seed=seed, padding=padding, end=end)
+    model.to(getattr(torch, dtype)).save_pretrained(directory)
     corpus.tokenizer.save(str(directory / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
