@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.forgetting import figure, publish
-from benchmarks.forgetting.comparison import Curve, Measured, gentlest
+from benchmarks.forgetting.comparison import Curve, Measured, Run, gentlest
 from benchmarks.forgetting.experiment import fine_tune, teach
 from benchmarks.forgetting.methods import METHODS
 
@@ -24,9 +24,6 @@ RATES = (1e-4, 3e-4, 1e-3)
 # Rates are chosen on seeds of their own.
 CHOOSING_SEEDS = (101, 102)
 SEEDS = (1, 2, 3, 4, 5)
-
-Run = tuple[str, float]
-"""A method at a rate."""
 
 
 def fine_tuned(seed: int, runs: Sequence[Run]) -> dict[Run, Curve]:
@@ -48,13 +45,10 @@ def measure(processes: int) -> Measured:
 
         tried = of_seeds(CHOOSING_SEEDS, [(method, rate) for method in METHODS for rate in RATES])
         chosen = {method: gentlest({rate: tried[method, rate] for rate in RATES}) for method in METHODS}
-        print(f"rates: {chosen}", flush=True)
-        compared = of_seeds(SEEDS, list(chosen.items()))
-    return Measured(
-        rates=chosen,
-        curves={method: compared[method, rate] for method, rate in chosen.items()},
-        tried=tried,
-    )
+        print(f"learning rates: {chosen}", flush=True)
+        # Guides recommend the same rates for both, so that is looked at, too. A dict, for it may be chosen already.
+        runs = dict.fromkeys([("sft", chosen["sft"]), ("sft", chosen["osft_0.5"]), *chosen.items()])
+        return Measured(chosen, of_seeds(SEEDS, list(runs)), tried)
 
 
 def main() -> None:

@@ -23,6 +23,9 @@ class Point:
 Curve = Sequence[Point]
 """From step 0 on, which is before fine-tuning."""
 
+Run = tuple[str, float]
+"""A method at a learning rate."""
+
 
 @dataclass(frozen=True)
 class Reached:
@@ -94,9 +97,9 @@ def gentlest(by_rate: Mapping[float, Sequence[Curve]]) -> float:
 class Measured:
     """A whole benchmark."""
 
-    rates: dict[str, float]
-    """The learning rate that was chosen, by method."""
-    curves: dict[str, list[Curve]]
-    """With that rate: by method, then by seed."""
-    tried: dict[tuple[str, float], list[Curve]]
-    """What the choice was made from: by method and rate, then by seed."""
+    chosen: dict[str, float]
+    """Learning rates, by method."""
+    compared: dict[Run, list[Curve]]
+    """By method and rate, then by seed."""
+    tried: dict[Run, list[Curve]]
+    """What rates were chosen from, on other seeds."""

@@ -7,8 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.forgetting.comparison import Measured, Point, kept
-from benchmarks.forgetting.methods import METHODS
+from benchmarks.forgetting.comparison import Measured, Point, Run, kept
+from benchmarks.forgetting.methods import label
 
 # Told apart by people who see few colours, too: by lightness among osft's ratios, by dashes between methods.
 _STYLES = {
@@ -41,9 +41,9 @@ def draw(measured: Measured, file: Path) -> None:
 
 
 def _over_steps(axes: Axes, measured: Measured, value: Callable[[Point], float]) -> None:
-    for method, curves in measured.curves.items():
+    for run, curves in measured.compared.items():
         values = np.array([[value(point) for point in curve] for curve in curves])
-        _line(axes, method, measured, [point.step for point in curves[0]], values)
+        _line(axes, run, measured, [point.step for point in curves[0]], values)
     axes.set_xlabel("steps of fine-tuning on the new facts")
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter("{x:.0%}")
@@ -51,11 +51,11 @@ def _over_steps(axes: Axes, measured: Measured, value: Callable[[Point], float])
 
 
 def _old_over_new(axes: Axes, measured: Measured) -> None:
-    for method, curves in measured.curves.items():
+    for run, curves in measured.compared.items():
         reached = [(level, spread.values) for level in _LEVELS if (spread := kept(curves, level))]
         _line(
             axes,
-            method,
+            run,
             measured,
             [level for level, _ in reached],
             np.array([values for _, values in reached]).T,
@@ -68,10 +68,12 @@ def _old_over_new(axes: Axes, measured: Measured) -> None:
     axes.grid(alpha=0.25)
 
 
-def _line(axes: Axes, method: str, measured: Measured, places: Sequence[float], values: np.ndarray) -> None:
+def _line(axes: Axes, run: Run, measured: Measured, places: Sequence[float], values: np.ndarray) -> None:
     """The mean over the seeds, and their standard deviation to both sides; `values` is [seeds, places]."""
+    method, rate = run
     color, dashes = _STYLES[method]
+    # Thin, where it is not the rate that was chosen.
+    width = 2.2 if rate == measured.chosen[method] else 1.1
     mean, deviation = values.mean(0), values.std(0, ddof=1)
-    label = f"{METHODS[method].label} (rate {measured.rates[method]:.0e})".replace("e-0", "e-")
-    axes.plot(places, mean, dashes, color=color, label=label, lw=2)
+    axes.plot(places, mean, dashes, color=color, label=label(method, rate), lw=width)
     axes.fill_between(places, mean - deviation, mean + deviation, color=color, alpha=0.12, lw=0)

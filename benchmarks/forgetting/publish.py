@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.forgetting.comparison import LEARNT, Curve, Measured, Spread, ends, kept, steps
 from benchmarks.forgetting.experiment import STEPS
-from benchmarks.forgetting.methods import METHODS
+from benchmarks.forgetting.methods import METHODS, written
 
 LEVELS = (0.5, 0.7, 0.9)
 
@@ -18,23 +18,24 @@ def write(measured: Measured, folder: Path) -> None:
 
 
 def figures(measured: Measured) -> dict[str, float | None]:
-    """Means over the seeds; null where the new was not learnt so far with every seed."""
+    """Means over the seeds, by method and rate; null where the new was not learnt so far with every seed."""
     found: dict[str, float | None] = {}
-    for method, curves in measured.curves.items():
-        found[f"{method}_learning_rate"] = measured.rates[method]
+    for (method, rate), curves in measured.compared.items():
+        run = f"{method}_at_{written(rate)}"
         for level in LEVELS:
-            found[f"{method}_old_kept_at_new_{level}"] = _mean(kept(curves, level))
-        found[f"{method}_steps_to_new_{LEARNT}"] = _mean(steps(curves, LEARNT))
+            found[f"{run}_old_kept_at_new_{level}"] = _mean(kept(curves, level))
+        found[f"{run}_steps_to_new_{LEARNT}"] = _mean(steps(curves, LEARNT))
         old, new = ends(curves)
-        found[f"{method}_old_after"], found[f"{method}_new_after"] = _mean(old), _mean(new)
+        found[f"{run}_old_after"], found[f"{run}_new_after"] = _mean(old), _mean(new)
     return found
 
 
 def markdown(measured: Measured) -> str:
     """The comparison, then what rates were chosen from."""
-    seeds = len(next(iter(measured.curves.values())))
+    seeds = len(next(iter(measured.compared.values())))
     tried = len(next(iter(measured.tried.values())))
     levels = [f"old kept at new {level:.0%}" for level in LEVELS]
+    header = ("Method", "Rate", *levels, f"steps to {LEARNT:.0%}", "old after", "new after")
     lines = [
         "# Forgetting: measured",
         "",
@@ -48,10 +49,10 @@ def markdown(measured: Measured) -> str:
         "A dash: not reached with every seed.",
         "",
         *_table(
-            ("Method", "Rate", *levels, f"steps to {LEARNT:.0%}", "old after", "new after"),
+            header,
             [
-                (METHODS[method].label, _rate(measured.rates[method]), *_cells(curves))
-                for method, curves in measured.curves.items()
+                (METHODS[method].label, written(rate), *_cells(curves))
+                for (method, rate), curves in measured.compared.items()
             ],
         ),
         "",
@@ -62,11 +63,11 @@ def markdown(measured: Measured) -> str:
         "that learns most.",
         "",
         *_table(
-            ("Method", "Rate", *levels, f"steps to {LEARNT:.0%}", "old after", "new after"),
+            header,
             [
                 (
                     METHODS[method].label,
-                    f"**{_rate(rate)}**" if rate == measured.rates[method] else _rate(rate),
+                    f"**{written(rate)}**" if rate == measured.chosen[method] else written(rate),
                     *_cells(curves),
                 )
                 for (method, rate), curves in measured.tried.items()
@@ -94,10 +95,6 @@ def _percent(spread: Spread | None) -> str:
 
 def _spread(spread: Spread | None) -> str:
     return "–" if spread is None else f"{spread.mean:.0f} ± {spread.deviation:.0f}"
-
-
-def _rate(rate: float) -> str:
-    return f"{rate:.0e}".replace("e-0", "e-")
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
