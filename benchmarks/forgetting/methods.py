@@ -8,12 +8,10 @@ from pathlib import Path
 from peft import LoraConfig, inject_adapter_in_model
 
 from finetune_api.trained_weights import LORA_R
-from finetune_trainer.methods.osft import Osft
+from finetune_trainer.methods.osft import decompose
 from finetune_trainer.methods.parametrization import Parametrization
 from finetune_trainer.model import TrainableModel
 from finetune_trainer.subspaces.decomposition import Decomposer
-from finetune_trainer.subspaces.exchange import Exchange
-from finetune_trainer.subspaces.subspace import Subspace
 from finetune_trainer.subspaces.targets import find_targets, linear_layers
 
 
@@ -48,16 +46,8 @@ def _lora(model: TrainableModel, decompositions: Path) -> Parametrization:
 
 
 def _osft(ratio: float, model: TrainableModel, decompositions: Path) -> Parametrization:
-    targets = find_targets(model.hf, (), ratio)
     decomposer = Decomposer(decompositions, "benchmark", lambda: None)
-    subspaces = {
-        number: Subspace(decomposer.factors(target.name, target.shard)[1], target.trained)
-        for number, target in enumerate(targets)
-    }
-    exchange = Exchange([target.shape for target in targets], [range(len(targets))], rank=0)
-    made = Osft(model, targets, exchange, subspaces, base="")
-    made.push_forward()
-    return made
+    return decompose(model, find_targets(model.hf, (), ratio), decomposer)
 
 
 METHODS: dict[str, Method] = {

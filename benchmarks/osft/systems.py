@@ -16,11 +16,9 @@ from benchmarks.osft.trained import Trained
 from benchmarks.trainer.workload import Shape
 from finetune_trainer.attention import PER_SAMPLE
 from finetune_trainer.inputs import Inputs
-from finetune_trainer.methods.osft import Osft
+from finetune_trainer.methods.osft import decompose
 from finetune_trainer.model import TrainableModel
 from finetune_trainer.subspaces.decomposition import Decomposer
-from finetune_trainer.subspaces.exchange import Exchange
-from finetune_trainer.subspaces.subspace import Subspace
 from finetune_trainer.subspaces.targets import find_targets
 
 # SmolLM2-135M with fewer layers, and a vocabulary that has the same share of the work.
@@ -82,15 +80,8 @@ def sft(base: Path, ratio: float, scratch: Path) -> System:
 def ours(base: Path, ratio: float, scratch: Path) -> System:
     """finetune-trainer's osft, on one process."""
     model = TrainableModel(_load(base))
-    targets = find_targets(model.hf, (), ratio)
     decomposer = Decomposer(scratch, "benchmark", lambda: None)
-    subspaces = {
-        number: Subspace(decomposer.factors(target.name, target.shard)[1], target.trained)
-        for number, target in enumerate(targets)
-    }
-    exchange = Exchange([target.shape for target in targets], [range(len(targets))], rank=0)
-    made = Osft(model, targets, exchange, subspaces, base="")
-    made.push_forward()
+    made = decompose(model, find_targets(model.hf, (), ratio), decomposer)
 
     def after() -> None:
         made.constrain()

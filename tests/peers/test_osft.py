@@ -22,10 +22,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, Pre
 from transformers.pytorch_utils import Conv1D
 
 from finetune_api.trained_weights import unfrozen_rank
-from finetune_trainer.methods.osft import Osft
+from finetune_trainer.methods.osft import decompose
 from finetune_trainer.model import TrainableModel
 from finetune_trainer.subspaces.decomposition import Decomposer
-from finetune_trainer.subspaces.exchange import Exchange
 from finetune_trainer.subspaces.subspace import Factors, Subspace
 from finetune_trainer.subspaces.targets import find_targets
 from tiny import save_tiny_model
@@ -289,15 +288,8 @@ Run = tuple[list[float], dict[str, Tensor]]
 def _train_ours(base: Path, ratio: float, batches: Tensor) -> Run:
     """Losses, and the weights at the end."""
     model = TrainableModel(LlamaForCausalLM.from_pretrained(base))
-    targets = find_targets(model.hf, (), ratio)
     decomposer = Decomposer(base / "decompositions", "test", lambda: None)
-    subspaces = {
-        number: Subspace(decomposer.factors(target.name, target.weight)[1], target.trained)
-        for number, target in enumerate(targets)
-    }
-    exchange = Exchange([target.shape for target in targets], [range(len(targets))], rank=0)
-    trained = Osft(model, targets, exchange, subspaces, base="")
-    trained.push_forward()
+    trained = decompose(model, find_targets(model.hf, (), ratio), decomposer)
     optimizer = AdamW(trained.parameters.values(), **HYPERPARAMETERS)
     losses = []
     for batch in batches:

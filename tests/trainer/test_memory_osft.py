@@ -55,7 +55,8 @@ def subspaced(recipe: Recipe, model: TrainableModel) -> Subspaced:
     shapes = [target.shape for target in targets]
     owners = deal([decomposition_cost(*shape) for shape in shapes], recipe.world_size)
     subspaces = {
-        number: Subspace(some_factors(*shapes[number]), targets[number].trained) for number in owners[0]
+        number: Subspace(some_factors(*shapes[number]), targets[number].matrix.unfrozen)
+        for number in owners[0]
     }
     return Subspaced(model, targets, Exchange(shapes, owners, rank=0), subspaces, base="")
 

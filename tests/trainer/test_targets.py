@@ -24,7 +24,7 @@ def test_plan_and_trainer_agree(family: str, patterns: list[str]) -> None:
     planned = recipe("osft", osft={"unfreezeRankRatio": RATIO, "targetPatterns": patterns})
     found = find_targets(model, patterns, RATIO)
     # A family's own order of the two sides depends on the kind of its layers.
-    kinds = Counter((target.module, frozenset(target.shape), target.trained) for target in found)
+    kinds = Counter((target.module, frozenset(target.shape), target.matrix.unfrozen) for target in found)
     expected = {
         (
             each.name,
@@ -36,7 +36,7 @@ def test_plan_and_trainer_agree(family: str, patterns: list[str]) -> None:
     assert kinds == expected
     assert trained_numbers(model.parameters(), found) == trainable_parameters(planned, architecture)
     frozen = sum(each.count * (each.factors - each.trained) for each in factored(planned, architecture))
-    assert sum(target.frozen_numbers for target in found) == frozen
+    assert sum(target.matrix.factors - target.matrix.trained for target in found) == frozen
 
 
 def test_patterns_are_regular_expressions_searched_in_whole_names() -> None:

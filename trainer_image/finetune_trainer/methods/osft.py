@@ -12,9 +12,8 @@ in sft.
 """
 
 import logging
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from pathlib import Path
@@ -141,26 +140,48 @@ def parametrize(
     chosen = plan.choice(_RATIO)
     ratio = chosen.value if chosen else unfreeze_rank_ratio(config.recipe)
     targets = find_targets(model.hf, config.recipe.osft.target_patterns, ratio)
-    owners = deal([decomposition_cost(*target.shape) for target in targets], gang.world_size)
-    exchange = Exchange([target.shape for target in targets], owners, gang.rank)
     told = _told(model, targets)
     reporter.update(urgent=True, subspaces=told)
     decomposer = Decomposer(Path(config.locations.decompositions), f"{config.uid}-{gang.rank}", reporter.tick)
+    made = decompose(
+        model,
+        targets,
+        decomposer,
+        gang,
+        lambda done: reporter.tick(subspaces=told.model_copy(update={"decomposed": done})),
+    )
+    _log.info("%s", decomposer.summary())
+    reporter.update(urgent=True, subspaces=told.model_copy(update={"decomposed": told.of}))
+    return made
+
+
+def decompose(
+    model: TrainableModel,
+    targets: Sequence[Target],
+    decomposer: Decomposer,
+    gang: Gang | None = None,
+    tell: Callable[[int], None] = lambda done: None,
+) -> Osft:
+    """Decompose a model's targets, and make them of their factors. Every process of the gang, if there is one, does so.
+
+    `tell` hears how many are decomposed.
+    """
+    rank, world_size = (gang.rank, gang.world_size) if gang else (0, 1)
+    owners = deal([decomposition_cost(*target.shape) for target in targets], world_size)
+    exchange = Exchange([target.shape for target in targets], owners, rank)
     subspaces: dict[int, Subspace] = {}
     digests: dict[int, str] = {}
     for number, matrix in exchange.collect(lambda number: targets[number].shard, nullcontext):
         target = targets[number]
         digests[number], factors = decomposer.factors(target.name, matrix)
-        subspaces[number] = Subspace(factors, target.trained)
+        subspaces[number] = Subspace(factors, target.matrix.unfrozen)
         # Their room is for the next ones.
         del matrix, factors
         # The others are about as far.
-        done = sum(min(len(subspaces), len(owned)) for owned in owners)
-        reporter.tick(subspaces=told.model_copy(update={"decomposed": done}))
-    _log.info("%s", decomposer.summary())
-    everyone = {number: digest for theirs in gang.collect(digests) for number, digest in theirs.items()}
-    reporter.update(urgent=True, subspaces=told.model_copy(update={"decomposed": told.of}))
-    base = sha256("".join(everyone[number] for number in range(len(targets))).encode()).hexdigest()
+        tell(sum(min(len(subspaces), len(owned)) for owned in owners))
+    everyone = gang.collect(digests) if gang else [digests]
+    by_number = sorted((number, digest) for theirs in everyone for number, digest in theirs.items())
+    base = sha256("".join(digest for _, digest in by_number).encode()).hexdigest()
     made = Osft(model, targets, exchange, subspaces, base)
     # The product of the factors is not to the last bit what they were made of; after a restart there is no other.
     made.push_forward()
@@ -169,15 +190,16 @@ def parametrize(
 
 def _told(model: TrainableModel, targets: Sequence[Target]) -> Subspaces:
     """What is to be told of the matrices before any is decomposed."""
-    kinds = Counter((target.module, target.shape, target.trained) for target in targets)
-    by_size = sorted(kinds.items(), key=lambda kind: -math.prod(kind[0][1]) * kind[1])
+    kinds = Counter((target.module, target.matrix) for target in targets)
+    by_size = sorted(kinds.items(), key=lambda kind: -kind[0][1].dense * kind[1])
     trained = trained_numbers(model.parameters(), targets)
+    frozen = sum(target.matrix.factors - target.matrix.trained for target in targets)
     return Subspaces(
         decomposed=0,
         of=len(targets),
         matrices=[
-            DecomposedMatrices(module=module, count=count, directions=min(shape), trained=directions)
-            for (module, shape, directions), count in by_size[:MAX_LISTED_MATRICES]
+            DecomposedMatrices(module=module, count=count, directions=matrix.rank, trained=matrix.unfrozen)
+            for (module, matrix), count in by_size[:MAX_LISTED_MATRICES]
         ],
-        trainable_share=trained / (trained + sum(target.frozen_numbers for target in targets)),
+        trainable_share=trained / (trained + frozen),
     )

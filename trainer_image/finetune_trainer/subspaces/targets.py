@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from finetune_api.guide.layers import matching_none
-from finetune_api.trained_weights import factor_numbers, unfrozen_rank
+from finetune_api.trained_weights import Factored, unfrozen_rank
 from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.model import blocks
 
@@ -22,30 +22,15 @@ class Target:
     name: str
     """Of the weight in the Hugging Face model."""
     weight: nn.Parameter
-    """[rows, columns]; each process may have some of the rows."""
-    trained: int
-    """Directions that are trained."""
+    """[outputs, inputs], or transposed; each process may have some of the rows."""
+    matrix: Factored
+    """Its shape, and how much of it is trained."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of the whole matrix."""
+        """Rows and columns of the whole weight."""
         rows, columns = self.weight.shape
         return rows, columns
-
-    @property
-    def directions(self) -> int:
-        """All of its singular directions."""
-        return min(self.shape)
-
-    @property
-    def trained_numbers(self) -> int:
-        """Numbers in the trained directions."""
-        return factor_numbers(*self.shape, self.trained)
-
-    @property
-    def frozen_numbers(self) -> int:
-        """Numbers in the frozen directions."""
-        return factor_numbers(*self.shape, self.directions - self.trained)
 
     @property
     def module(self) -> str:
@@ -87,7 +72,8 @@ def find_targets(hf: PreTrainedModel, patterns: Sequence[str], ratio: float) -> 
     for name, weight in layers.items():
         if not patterns or any(re.search(pattern, name) for pattern in patterns):
             rows, columns = weight.shape
-            found.append(Target(f"{name}.weight", weight, unfrozen_rank(rows, columns, ratio)))
+            unfrozen = unfrozen_rank(rows, columns, ratio)
+            found.append(Target(f"{name}.weight", weight, Factored(rows, columns, unfrozen, count=1)))
     return found
 
 
@@ -103,5 +89,5 @@ def linear_layers(hf: PreTrainedModel) -> dict[str, nn.Parameter]:
 
 def trained_numbers(weights: Iterable[Tensor], targets: Sequence[Target]) -> int:
     """Numbers that training changes, where these are all the weights and those of them the targets."""
-    dense = sum(weight.numel() for weight in weights) - sum(target.weight.numel() for target in targets)
-    return dense + sum(target.trained_numbers for target in targets)
+    instead = sum(target.matrix.trained - target.matrix.dense for target in targets)
+    return sum(weight.numel() for weight in weights) + instead
