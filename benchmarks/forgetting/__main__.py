@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -26,29 +25,34 @@ CHOOSING_SEEDS = (101, 102)
 SEEDS = (1, 2, 3, 4, 5)
 
 
-def fine_tuned(seed: int, runs: Sequence[Run]) -> dict[Run, Curve]:
+def fine_tuned(seed: int) -> dict[Run, Curve]:
     """The curves of one seed. In a process of its own."""
     # As many processes as there are CPUs; and sums come in the same order everywhere.
     torch.set_num_threads(1)
     taught = teach(seed)
     with tempfile.TemporaryDirectory(prefix="bench-forgetting-") as decompositions:
-        return {run: fine_tune(taught, *run, Path(decompositions)) for run in runs}
+        return {
+            (method, rate): fine_tune(taught, method, rate, Path(decompositions))
+            for method in METHODS
+            for rate in RATES
+        }
 
 
 def measure(processes: int) -> Measured:
-    """Choose each method's rate, then compare."""
+    """Every method at every rate, with every seed."""
+    found: dict[int, dict[Run, Curve]] = {}
+    seeds = CHOOSING_SEEDS + SEEDS
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-
-        def of_seeds(seeds: Sequence[int], runs: Sequence[Run]) -> dict[Run, list[Curve]]:
-            by_seed = list(pool.map(fine_tuned, seeds, [runs] * len(seeds)))
-            return {run: [curves[run] for curves in by_seed] for run in runs}
-
-        tried = of_seeds(CHOOSING_SEEDS, [(method, rate) for method in METHODS for rate in RATES])
-        chosen = {method: gentlest({rate: tried[method, rate] for rate in RATES}) for method in METHODS}
-        print(f"learning rates: {chosen}", flush=True)
-        # Guides recommend the same rates for both, so that is looked at, too. A dict, for it may be chosen already.
-        runs = dict.fromkeys([("sft", chosen["sft"]), ("sft", chosen["osft_0.5"]), *chosen.items()])
-        return Measured(chosen, of_seeds(SEEDS, list(runs)), tried)
+        for seed, curves in zip(seeds, pool.map(fine_tuned, seeds), strict=True):
+            found[seed] = curves
+            print(f"{len(found)} of {len(seeds)} seeds", flush=True)
+    return Measured(
+        curves={run: [found[seed][run] for seed in SEEDS] for run in found[SEEDS[0]]},
+        chosen={
+            method: gentlest({rate: [found[seed][method, rate] for seed in CHOOSING_SEEDS] for rate in RATES})
+            for method in METHODS
+        },
+    )
 
 
 def main() -> None:

@@ -77,6 +77,14 @@ def steps(curves: Sequence[Curve], level: float) -> Spread | None:
     return Spread([each.step for each in reached if each]) if all(reached) else None
 
 
+def kept_beside(curves: Sequence[Curve], others: Sequence[Curve]) -> Spread | None:
+    """How much more of the old the former keep where the new is learnt, by seed; None unless all learn it."""
+    mine, theirs = kept(curves, LEARNT), kept(others, LEARNT)
+    if mine is None or theirs is None:
+        return None
+    return Spread([one - other for one, other in zip(mine.values, theirs.values, strict=True)])
+
+
 def ends(curves: Sequence[Curve]) -> tuple[Spread, Spread]:
     """Accuracy on the old and on the new after the last step, by seed."""
     return Spread([curve[-1].old for curve in curves]), Spread([curve[-1].new for curve in curves])
@@ -97,9 +105,7 @@ def gentlest(by_rate: Mapping[float, Sequence[Curve]]) -> float:
 class Measured:
     """A whole benchmark."""
 
-    chosen: dict[str, float]
-    """Learning rates, by method."""
-    compared: dict[Run, list[Curve]]
+    curves: dict[Run, list[Curve]]
     """By method and rate, then by seed."""
-    tried: dict[Run, list[Curve]]
-    """What rates were chosen from, on other seeds."""
+    chosen: dict[str, float]
+    """The rate that was chosen on other seeds, by method."""

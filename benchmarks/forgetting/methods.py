@@ -52,14 +52,9 @@ def _osft(ratio: float, model: TrainableModel, decompositions: Path) -> Parametr
 
 METHODS: dict[str, Method] = {
     "sft": Method("SFT", _sft),
-    **{f"osft_{ratio}": Method(f"OSFT {ratio}", partial(_osft, ratio)) for ratio in (0.1, 0.25, 0.5, 0.75)},
+    **{f"osft_{ratio}": Method(f"OSFT {ratio}", partial(_osft, ratio)) for ratio in (0.25, 0.5, 0.75)},
     "lora": Method(f"LoRA, rank {LORA_R}", _lora),
 }
-
-
-def label(method: str, rate: float) -> str:
-    """A method and its learning rate, for people."""
-    return f"{METHODS[method].label} at {written(rate)}"
 
 
 def written(rate: float) -> str:
