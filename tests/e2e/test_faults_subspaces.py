@@ -18,17 +18,21 @@ MATRICES = 14
 def finished(namespace: Namespace) -> Namespace:
     """The jobs have come to their ends: the one that was hit, and one alike that nothing happened to."""
     save_inputs(namespace, samples=120)
-    for name in (JOB, SISTER):
-        job = example("osft-cpu.yaml", name, effectiveBatchSize=20, numEpochs=30)
-        job["spec"]["checkpoints"] = {"everySteps": 8}
-        namespace.apply(job)
-        # The first has decomposed the matrices before the other begins to look for them.
-        namespace.follow(name, lambda found: found.get("progress", {}).get("step", 0) > 0)
+    job, sister = (_example(name) for name in (JOB, SISTER))
+    namespace.apply(job)
     namespace.follow(JOB, _has_a_state)
     faults.signal_training(namespace, faults.gang(namespace, JOB)[1], signal.SIGKILL)
+    # What the first has decomposed is there before the other looks for it.
+    namespace.apply(sister)
     for name in (JOB, SISTER):
         namespace.wait(name, "condition=Succeeded")
     return namespace
+
+
+def _example(name: str) -> dict[str, Any]:
+    job = example("osft-cpu.yaml", name, effectiveBatchSize=20, numEpochs=25)
+    job["spec"]["checkpoints"] = {"everySteps": 8}
+    return job
 
 
 def _has_a_state(found: dict[str, Any]) -> bool:
