@@ -6,36 +6,19 @@ Written to benchmarks/results/forgetting.json, forgetting.md and plots.
 import argparse
 import multiprocessing
 import os
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import torch
-
 from benchmarks.forgetting import figure, publish
 from benchmarks.forgetting.comparison import Curve, Measured, Run, gentlest
-from benchmarks.forgetting.experiment import fine_tune, teach
+from benchmarks.forgetting.experiment import RATES, fine_tuned
 from benchmarks.forgetting.methods import METHODS
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-RATES = (1e-4, 3e-4, 1e-3)
 # Rates are chosen on seeds of their own.
 CHOOSING_SEEDS = (101, 102)
 SEEDS = (1, 2, 3, 4, 5)
-
-
-def fine_tuned(seed: int) -> dict[Run, Curve]:
-    """The curves of one seed. In a process of its own."""
-    # As many processes as there are CPUs; and sums come in the same order everywhere.
-    torch.set_num_threads(1)
-    taught = teach(seed)
-    with tempfile.TemporaryDirectory(prefix="bench-forgetting-") as decompositions:
-        return {
-            (method, rate): fine_tune(taught, method, rate, Path(decompositions))
-            for method in METHODS
-            for rate in RATES
-        }
 
 
 def measure(processes: int) -> Measured:

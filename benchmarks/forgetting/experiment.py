@@ -1,13 +1,14 @@
 """The experiment with one seed: teach the old facts, then fine-tune on the new ones, by each method."""
 
 import copy
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.forgetting.comparison import Curve, Point
+from benchmarks.forgetting.comparison import Curve, Point, Run
 from benchmarks.forgetting.facts import Knowledge, knowledge
 from benchmarks.forgetting.methods import METHODS
 from benchmarks.forgetting.model import examine, new_model, train
@@ -20,6 +21,7 @@ TEACHING_BATCH = 64
 TEACHING_RATE = 2e-3
 # Strong weight decay leaves the strongest directions to what is known, as long training does with large models.
 TEACHING = Hyperparameters(lr_scheduler="cosine", warmup_steps=50, weight_decay=1.0)
+RATES = (1e-4, 3e-4, 1e-3)
 STEPS = 160
 BATCH = 32
 # A constant rate: each moment of a curve is a run that could have ended there. All else as the trainer does it.
@@ -73,3 +75,16 @@ def fine_tune(taught: Taught, method: str, rate: float, decompositions: Path) ->
 
     train(trained, FINE_TUNING, rate, STEPS, lambda: taught.new.told(random, BATCH), measure)
     return curve
+
+
+def fine_tuned(seed: int) -> dict[Run, Curve]:
+    """The curves of one seed, of every method at every rate. Made in a process of its own."""
+    # As many processes as there are CPUs; and sums come in the same order everywhere.
+    torch.set_num_threads(1)
+    taught = teach(seed)
+    with tempfile.TemporaryDirectory(prefix="bench-forgetting-") as decompositions:
+        return {
+            (method, rate): fine_tune(taught, method, rate, Path(decompositions))
+            for method in METHODS
+            for rate in RATES
+        }
