@@ -278,7 +278,7 @@ class Subspaces(ApiModel):
     """Share of all weights, those in frozen directions counted, that is trained."""
     leak: FiniteFloat = None
     """How far what is trained has come to reach into what is frozen, when that was measured last: the largest of all
-    |U_high^T U_low| and |V_low V_high^T|. Rounding makes some 1e-7."""
+    |U_high^T U_low| and |V_low V_high^T|. Rounding makes up to some 1e-6."""
 
 
 class Progress(ApiModel):

@@ -118,7 +118,7 @@ def leak_warning(leak: float | None) -> str | None:
     if leak is None or leak <= _LARGEST_LEAK:
         return None
     return (
-        f"what osft trains reaches by {leak:.1e} into what it froze, where rounding makes some 1e-7: trained "
+        f"what osft trains reaches by {leak:.1e} into what it froze, where rounding makes some 1e-6: trained "
         "directions have grown out of all proportion, and the model may forget. A lower learning rate keeps them in "
         "bounds"
     )
