@@ -15,7 +15,7 @@ from finetune_trainer.reports import history
 from finetune_trainer.storage import Storage
 from finetune_trainer.subspaces.subspace import Factors
 from tiny import save_chat_data, save_tiny_model
-from trainer import gangs
+from trainer import forked, gangs
 from trainer.plain import SAMPLES, Result, by_hand, check, trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -125,6 +125,27 @@ def test_clipping_is_by_the_norm_of_what_adamw_sees(base: Path, nodes: int) -> N
     expected = by_hand(base, Factored, **CLIPPED)
     assert min(expected.grad_norms) > CLIPPED["maxGradNorm"]
     check(trained(base, f"clipped-on-{nodes}", nodes, method=osft(), **CLIPPED), expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "stated"),
+    [
+        ("train.jsonl", {"unmaskMessages": True}),
+        ("documents.jsonl", {"pretraining": {"blockSize": 16}, "numEpochs": 1}),
+    ],
+)
+def test_data_mean_what_they_mean_for_sft(base: Path, data: str, stated: dict[str, Any]) -> None:
+    """The first step's loss is the base model's, on the same tokens; what is learnt from there on is another thing."""
+    (base / "documents.jsonl").write_text('{"document": "some forty letters of what there is to know"}\n' * 9)
+    losses = []
+    for method in ({"method": "sft"}, osft()):
+        name = f"{method['method']}-on-{data.removesuffix('.jsonl')}"
+        run = gangs.config(base, name=name, data=data, learningRate=1e-3, effectiveBatchSize=8, **stated)
+        forked.train(run.model_copy(update=method))
+        losses.append(gangs.losses(base / name))
+    sft, ours = losses
+    assert ours[0] == pytest.approx(sft[0], abs=1e-5)
+    assert ours[-1] != pytest.approx(sft[-1], abs=1e-5)
 
 
 def test_what_is_frozen_is_in_the_result_as_it_was(base: Path, plain: Result) -> None:
