@@ -191,7 +191,9 @@ def test_a_new_state_gives_back_what_restarts_were_used(story: Story) -> None:
     assert story.status["restarts"] == sum(attempt["counted"] for attempt in story.attempts) > 1
     since = story.status["sinceCheckpoint"]
     assert since["restarts"] + since["disruptions"] <= 1
-    assert since["step"] >= story.attempts[-1]["resumedFromStep"]
+    # The last attempt that was hit had a state of its own. One that it saved when it was asked to go may have been told
+    # after its end was counted.
+    assert since["step"] > story.attempts[-2].get("resumedFromStep", 0)
 
 
 def test_describe_tells_the_story_in_order(story: Story) -> None:
