@@ -62,12 +62,16 @@ class Factored:
     @property
     def factors(self) -> int:
         """Numbers in all factors."""
-        return factor_numbers(self.outputs, self.inputs, self.rank)
+        return self._numbers(self.rank)
 
     @property
     def trained(self) -> int:
         """Numbers in the factors that are trained."""
-        return factor_numbers(self.outputs, self.inputs, self.unfrozen)
+        return self._numbers(self.unfrozen)
+
+    def _numbers(self, directions: int) -> int:
+        # Of each a column of U, a singular value, and a row of V.
+        return directions * (self.outputs + self.inputs + 1)
 
 
 def unfrozen_rank(outputs: int, inputs: int, ratio: float) -> int:
@@ -79,11 +83,6 @@ def unfrozen_rank(outputs: int, inputs: int, ratio: float) -> int:
     """
     rank = min(outputs, inputs)
     return rank - math.floor(rank * (1 - Fraction(str(ratio))))
-
-
-def factor_numbers(outputs: int, inputs: int, directions: int) -> int:
-    """Numbers in so many singular directions of a matrix: of each a column of U, a singular value, a row of V."""
-    return directions * (outputs + inputs + 1)
 
 
 def targets(recipe: Recipe, architecture: Architecture) -> tuple[tuple[Linear, int], ...]:

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 _NEWEST = 0.1
 # The log is for people: a line now and then. Every step is in the metrics file.
 _LOG_SECONDS = 5.0
-# Rounding in fp32 makes leaks of some 1e-7.
+# Rounding in fp32 makes leaks of up to some 1e-6.
 _LARGEST_LEAK = 1e-4
 
 
