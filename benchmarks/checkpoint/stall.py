@@ -65,7 +65,6 @@ class _Bench:
             self._storage,
             gang,
             base,
-            torch.float32,
             data="digest",
             effective_batch_size=1,
             keep_last=1,

@@ -1,18 +1,20 @@
-"""The ways of fine-tuning that are compared: those of the trainer, and LoRA by peft."""
+"""The ways of fine-tuning that are compared."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from peft import LoraConfig, inject_adapter_in_model
-
-from finetune_api.trained_weights import LORA_R
+from finetune_api.methods import Lora
+from finetune_api.trained_weights import ALPHA_PER_RANK, LORA_R
+from finetune_trainer.adapters.adapter import adapt
+from finetune_trainer.adapters.identity import Named
+from finetune_trainer.methods.lora import LowRank
 from finetune_trainer.methods.osft import decompose
 from finetune_trainer.methods.parametrization import Parametrization
 from finetune_trainer.model import TrainableModel
 from finetune_trainer.subspaces.decomposition import Decomposer
-from finetune_trainer.subspaces.targets import find_targets, linear_layers
+from finetune_trainer.subspaces.targets import find_targets
 
 
 @dataclass(frozen=True)
@@ -24,25 +26,15 @@ class Method:
     """Of a model, which becomes the method's own, and a directory for decompositions."""
 
 
-class Lora(Parametrization):
-    """Adapters beside all linear layers of the blocks are trained, and nothing else."""
-
-    def __init__(self, model: TrainableModel) -> None:
-        layers = list(linear_layers(model.hf))
-        # The guide's rank, and twice of it as alpha.
-        inject_adapter_in_model(
-            LoraConfig(r=LORA_R, lora_alpha=2 * LORA_R, lora_dropout=0.0, target_modules=layers), model.hf
-        )
-        super().__init__(model)
-        self.shared = {name: weight for name, weight in self.shared.items() if weight.requires_grad}
-
-
 def _sft(model: TrainableModel, decompositions: Path) -> Parametrization:
     return Parametrization(model)
 
 
 def _lora(model: TrainableModel, decompositions: Path) -> Parametrization:
-    return Lora(model)
+    adapted = adapt(
+        model.hf.requires_grad_(False), Lora(), r=LORA_R, alpha=ALPHA_PER_RANK * LORA_R, base=Named("")
+    )
+    return LowRank(adapted)
 
 
 def _osft(ratio: float, model: TrainableModel, decompositions: Path) -> Parametrization:

@@ -9,8 +9,6 @@ from finetune_api.model import Rule, SpecModel
 
 Method = Literal["sft", "osft", "lora"]
 
-ModuleName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.]+$")]
-
 
 def _regular_expression(pattern: str) -> str:
     try:
@@ -42,14 +40,21 @@ class Lora(SpecModel):
     """Scale of the adapters: what they add is multiplied by alpha / r. Twice r if left out."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the adapters' inputs that is left out at random in training."""
-    target_modules: Annotated[list[ModuleName], Field(min_length=1, max_length=64)] | None = None
-    """Names of the layers that get adapters, such as q_proj; every linear layer of the blocks if left out."""
+    target_modules: Annotated[list[ModulePattern], Field(min_length=1, max_length=64)] | None = None
+    """The layers that get adapters: `attention`, `allLinear`, names such as q_proj, or regular expressions that match a
+    name from one of its dots to its end; every linear layer of the blocks if left out."""
+    use_rslora: bool = False
+    """Multiply what adapters add by alpha / sqrt(r) instead, which keeps high ranks from learning ever less."""
+    use_dora: bool = False
+    """Train the length of each output's weights apart from their direction (DoRA). Costs memory and time."""
     load_in_4bit: Annotated[bool, Field(alias="loadIn4Bit")] = False
     """Hold the frozen model in 4 bits per weight (QLoRA)."""
     load_in_8bit: Annotated[bool, Field(alias="loadIn8Bit")] = False
     """Hold the frozen model in 8 bits per weight."""
     enable_model_splitting: bool = False
     """Split one copy of the model over the GPUs of one node, for models too large for one GPU."""
+    merge_adapter: bool = False
+    """In the end, write an ordinary model in 16 bits beside the adapter, with what that has learnt merged in."""
 
     @property
     def is_quantized(self) -> bool:

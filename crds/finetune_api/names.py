@@ -15,8 +15,13 @@ LABEL_ATTEMPT = f"{GROUP}/attempt"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "finetune-operator"
 
-# Attempts count from 1. What comes before them, the preparation of the data, stands in their labels and Reports as:
+# Attempts count from 1. What comes before them, the preparation of the data, and what comes after them, the merging of
+# the adapter, stand in Reports as:
 PREPARATION = 0
+MERGING = -1
+# Labels begin with a letter or a digit.
+_MERGING_LABEL = "merge"
+_JOB_SUFFIXES = {PREPARATION: "prepare", MERGING: "merge"}
 
 # The container that trains; its termination message is the authority on how an attempt ended.
 TRAINER_CONTAINER = "trainer"
@@ -42,6 +47,7 @@ TERMINATION_LOG = "/dev/termination-log"
 
 # Under a job's directory on its storage claim. Users find these in status, so they are part of the contract.
 OUTPUT_DIR = "output"
+MERGED_DIR = "merged"
 CHECKPOINTS_DIR = "checkpoints"
 RESUME_DIR = "resume"
 LOGS_DIR = "logs"
@@ -63,9 +69,21 @@ def report_path(namespace: str, name: str) -> str:
     return f"/v1/namespaces/{namespace}/{PLURAL}/{name}/report"
 
 
+def attempt_label(attempt: int) -> str:
+    """What the label LABEL_ATTEMPT says of an attempt, of the preparation, or of the merging."""
+    return _MERGING_LABEL if attempt == MERGING else str(attempt)
+
+
+def labelled_attempt(label: str) -> int | None:
+    """What a label LABEL_ATTEMPT speaks of; None for one that `attempt_label` never makes."""
+    if label == _MERGING_LABEL:
+        return MERGING
+    return int(label) if label.isdecimal() else None
+
+
 def attempt_job_name(name: str, attempt: int) -> str:
-    """The batch/v1 Job of one attempt, or of the preparation."""
-    return f"{name}-prepare" if attempt == PREPARATION else f"{name}-{attempt}"
+    """The batch/v1 Job of one attempt, of the preparation, or of the merging."""
+    return f"{name}-{_JOB_SUFFIXES.get(attempt, attempt)}"
 
 
 def service_name(name: str) -> str:

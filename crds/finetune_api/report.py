@@ -40,6 +40,7 @@ class Stage(StrEnum):
     LOADING = "Loading"
     TRAINING = "Training"
     SAVING = "Saving"
+    MERGING = "Merging"
     FINISHED = "Finished"
     FAILED = "Failed"
 

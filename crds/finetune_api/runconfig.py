@@ -78,10 +78,8 @@ class RunConfig(ApiModel):
     """What is kept along the way."""
     nodes: int
     """Pods of the gang."""
-    processes_per_node: int
-    """Training processes of each pod."""
-    use_gpu: bool
-    """Whether each process has a GPU of its own."""
+    gpus_per_node: int
+    """GPUs of each pod. 0: one process per pod, on its CPU."""
     gpu_memory: int | None = None
     """Bytes of one GPU, as far as stated."""
     grace_period_seconds: int
@@ -90,9 +88,19 @@ class RunConfig(ApiModel):
     """Where Reports are posted; None where nobody listens."""
 
     @property
+    def use_gpu(self) -> bool:
+        """Whether training is done by GPUs."""
+        return self.recipe.on_gpu
+
+    @property
     def world_size(self) -> int:
         """Training processes over all pods."""
-        return self.nodes * self.processes_per_node
+        return self.recipe.world_size
+
+    @property
+    def processes_per_node(self) -> int:
+        """Training processes of each pod: one for each GPU, or a single one for a model that is split."""
+        return self.world_size // self.nodes
 
     @property
     def recipe(self) -> Recipe:
@@ -104,7 +112,7 @@ class RunConfig(ApiModel):
             lora=self.lora or Lora(),
             checkpoints=self.checkpoints,
             nodes=self.nodes,
-            gpus_per_node=self.processes_per_node if self.use_gpu else 0,
+            gpus_per_node=self.gpus_per_node,
             gpu_memory=self.gpu_memory,
         )
 
@@ -145,8 +153,7 @@ def run_config(
         hyperparameters=job.spec.hyperparameters,
         checkpoints=job.spec.checkpoints,
         nodes=resources.nodes,
-        processes_per_node=max(1, resources.gpus_per_node),
-        use_gpu=resources.gpus_per_node > 0,
+        gpus_per_node=resources.gpus_per_node,
         gpu_memory=resources.gpu_memory_bytes,
         grace_period_seconds=job.spec.failure_policy.grace_period_seconds,
         report_url=report_url,

@@ -64,6 +64,7 @@ class Phase(StrEnum):
     STARTING = "Starting"
     PREPARING = "Preparing"
     RUNNING = "Running"
+    MERGING = "Merging"
     RESTARTING = "Restarting"
     SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
@@ -195,7 +196,9 @@ class Plan(ApiModel):
     decomposition_bytes: int | None = None
     """Size of the base model's decomposed matrices, with osft. Every job that trains the same ones uses them."""
     storage_bytes: int | None = None
-    """Space that the whole run takes on the storage claim, decomposed matrices included."""
+    """Space that the whole run takes on the storage claim, decomposed matrices and merged model included."""
+    merge_memory: int | None = None
+    """Main memory that merging the adapter takes, in bytes."""
     chosen: Annotated[list[Choice], Field(max_length=32, json_schema_extra=_list_map("field"))] = []
     """Values that are not, or no longer, those of the spec, with reasons."""
     assumptions: Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=8)] = []
@@ -381,15 +384,26 @@ class SinceCheckpoint(ApiModel):
     """Attempts that the cluster ended, of failurePolicy.maxDisruptions."""
 
 
-class Output(ApiModel):
-    """The result of a successful job."""
+class Merged(ApiModel):
+    """The base model with the adapter merged in: a directory that transformers loads."""
 
     path: Annotated[str, Field(max_length=1024)]
     """Where it lies on the storage claim."""
-    format: Literal["model"]
-    """model: a directory that transformers loads."""
     bytes: int
     """Size of all its files."""
+
+
+class Output(ApiModel):
+    """The result of training."""
+
+    path: Annotated[str, Field(max_length=1024)]
+    """Where it lies on the storage claim."""
+    format: Literal["model", "adapter"]
+    """model: a directory that transformers loads. adapter: one that peft loads."""
+    bytes: int
+    """Size of all its files."""
+    merged: Merged | None = None
+    """The same as an ordinary model, with lora.mergeAdapter."""
 
 
 class FineTuneJobStatus(ApiModel):

@@ -7,7 +7,7 @@ from finetune_api.methods import Method
 from finetune_api.spec import FineTuneJobSpec
 
 RULE = "not-supported"
-TRAINABLE_METHODS: frozenset[Method] = frozenset({"sft", "osft"})
+TRAINABLE_METHODS: frozenset[Method] = frozenset({"sft", "osft", "lora"})
 
 
 def unsupported(spec: FineTuneJobSpec) -> list[Finding]:

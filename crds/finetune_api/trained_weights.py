@@ -7,12 +7,16 @@ from fractions import Fraction
 from functools import lru_cache
 
 from finetune_api.architecture import Architecture, Linear
+from finetune_api.methods import Lora
 from finetune_api.recipe import Recipe
 
 # Guide, "unfreeze_rank_ratio": the recommended default.
 UNFREEZE_RANK_RATIO = 0.5
-# Guide, "Rank and alpha": where to start.
+# Guide, "Rank and alpha": where to start, and how many times r alpha is.
 LORA_R = 16
+ALPHA_PER_RANK = 2
+# What stands for several layers in lora.targetModules: a part of their names.
+_LAYER_GROUPS = {"allLinear": "", "attention": "attn|attention"}
 
 
 @dataclass(frozen=True)
@@ -88,16 +92,23 @@ def unfrozen_rank(outputs: int, inputs: int, ratio: float) -> int:
 def targets(recipe: Recipe, architecture: Architecture) -> tuple[tuple[Linear, int], ...]:
     """The linear layers that osft or lora treats, each with the number of blocks where it does; none for sft.
 
-    osft's patterns are searched in the full module name, such as `model.layers.0.self_attn.q_proj`. lora's names mean
-    a module of that name, or the end of its full name after a dot, as peft understands them.
+    osft's patterns are searched in the full module name, such as `model.layers.0.self_attn.q_proj`; so are those that
+    `lora_patterns` makes.
     """
     if recipe.method == "sft":
         return ()
     if recipe.method == "osft":
         return _matching(architecture, tuple(recipe.osft.target_patterns) or ("",))
-    if recipe.lora.target_modules is None:
-        return _matching(architecture, ("",))
-    return _matching(architecture, tuple(rf"(^|\.){re.escape(name)}$" for name in recipe.lora.target_modules))
+    return _matching(architecture, tuple(lora_patterns(recipe.lora).values()))
+
+
+def lora_patterns(lora: Lora) -> dict[str, str]:
+    """What to search for in the full names of layers, by what lora.targetModules says.
+
+    `q_proj`, say, means a layer of that name, or any whose full name ends with it after a dot.
+    """
+    stated = lora.target_modules or ["allLinear"]
+    return {each: _LAYER_GROUPS.get(each, rf"(^|\.)({each})$") for each in stated}
 
 
 # A plan asks many times, and models have many modules.
@@ -120,6 +131,11 @@ def unfreeze_rank_ratio(recipe: Recipe) -> float:
 def lora_r(recipe: Recipe) -> int:
     """The stated rank of the adapters, or the guide's."""
     return LORA_R if recipe.lora.r is None else recipe.lora.r
+
+
+def lora_alpha(recipe: Recipe) -> int:
+    """The stated scale of the adapters, or the guide's."""
+    return ALPHA_PER_RANK * lora_r(recipe) if recipe.lora.alpha is None else recipe.lora.alpha
 
 
 def factored(recipe: Recipe, architecture: Architecture) -> tuple[Factored, ...]:

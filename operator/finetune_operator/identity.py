@@ -85,10 +85,11 @@ class Identities:
         if pod is None or pod["metadata"]["uid"] != uid:
             return NotAMemberError(f"pod {name} is gone")
         labels, owner = pod["metadata"].get("labels", {}), reading.controller(pod)
-        job, attempt = labels.get(names.LABEL_JOB, ""), labels.get(names.LABEL_ATTEMPT, "")
-        if not job or not attempt.isdecimal() or owner.get("kind") != "Job":
+        job = labels.get(names.LABEL_JOB, "")
+        attempt = names.labelled_attempt(labels.get(names.LABEL_ATTEMPT, ""))
+        if not job or attempt is None or owner.get("kind") != "Job":
             return NotAMemberError(f"pod {name} belongs to no FineTuneJob")
-        return GangMember(namespace, name, job, int(attempt), owner["uid"])
+        return GangMember(namespace, name, job, attempt, owner["uid"])
 
     def _remember(self, digest: bytes, token: str, answer: GangMember | Exception) -> None:
         now = self._clock()

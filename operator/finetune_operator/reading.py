@@ -126,8 +126,7 @@ def _former_owner(wire: Wire) -> Wire:
 
 
 def _attempt(metadata: Wire) -> int | None:
-    label = metadata.get("labels", {}).get(names.LABEL_ATTEMPT, "")
-    return int(label) if label.isdecimal() else None
+    return names.labelled_attempt(metadata.get("labels", {}).get(names.LABEL_ATTEMPT, ""))
 
 
 def _config(wire: Wire) -> str | None:

@@ -80,7 +80,7 @@ def _locations(job: FineTuneJob) -> Locations:
 def labels(job_name: str, number: int | None = None) -> dict[str, str]:
     """The labels of a job's objects; those of one attempt, or of the preparation, carry its number."""
     common = {names.LABEL_JOB: job_name, names.LABEL_MANAGED_BY: names.MANAGED_BY}
-    return common if number is None else common | {names.LABEL_ATTEMPT: str(number)}
+    return common if number is None else common | {names.LABEL_ATTEMPT: names.attempt_label(number)}
 
 
 def _metadata(job: FineTuneJob, name: str, number: int | None = None) -> Manifest:

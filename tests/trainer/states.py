@@ -60,7 +60,7 @@ def checkpoints_in(directory: Path, gang: Gang, base: Path = Path(), **changes: 
         "tick": lambda: None,
     }
     storage = Storage(directory, "run", "uid-1")
-    return Checkpoints(storage, gang, base, torch.float32, **usual | changes)
+    return Checkpoints(storage, gang, base, **usual | changes)
 
 
 def small(gang: Gang, *, width: int = 8) -> State:

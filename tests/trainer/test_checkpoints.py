@@ -218,7 +218,7 @@ def test_the_result_makes_states_for_restarts_needless(
     advance(state)
     save(checkpoints, state, 1)
     (checkpoints.storage.resume / "step-00000002.aside.incomplete").mkdir()
-    checkpoints.save_output(state.model, 2, 1.0)
+    checkpoints.save_output(state, 2, 1.0)
     assert not checkpoints.storage.resume.exists()
 
 

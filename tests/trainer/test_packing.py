@@ -358,7 +358,7 @@ def test_recomputing_activations_changes_nothing() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_that_can_be_packed_pass_the_proof(family: str) -> None:
-    model._prove(build(family))
+    model.prove(build(family))
 
 
 @pytest.mark.parametrize(
@@ -373,5 +373,5 @@ def test_families_that_would_be_trained_wrongly_are_refused(
     family: str, extra: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(InvalidConfigurationError, match=said) as caught:
-        model._prove(build(family, **extra))
+        model.prove(build(family, **extra))
     assert str(caught.value).startswith("spec.model: ")

@@ -101,7 +101,7 @@ def test_of_a_finished_run_the_last_step_is_told(storage: Storage) -> None:
     history.keep(storage, REPORT)
     (commit.start(storage.output) / "model").touch()
     files = commit.sealed([commit.temporary(storage.output) / "model"], lambda: None)
-    commit.publish(storage.output, uid=storage.uid, files=files, facts={})
+    commit.publish(storage.output, uid=storage.uid, files=files, facts={"format": "model"})
     found = history.last_report(storage, 2)
     assert (found.metrics, found.subspaces) == (metrics(3), REPORT.subspaces)
 

@@ -257,7 +257,7 @@ def test_where_half_the_budget_does_not_help_the_way_that_takes_the_least_memory
     base: Path, prepared: Prepared
 ) -> None:
     cpu = config(base, nodes=2, maxSeqLen=100, effectiveBatchSize=BATCH_SIZE, maxTokensPerGpu=100)
-    plans = planner(base, prepared, cpu.model_copy(update={"use_gpu": True, "gpu_memory": 80 * GIB}))
+    plans = planner(base, prepared, cpu.model_copy(update={"gpus_per_node": 1, "gpu_memory": 80 * GIB}))
     first = plans.plan()
     assert (first.activation_checkpointing, first.max_tokens_per_gpu) == (False, 100)
     leaner = plans.smaller(first, 3, [99], "no memory")

@@ -1,19 +1,18 @@
-"""Loading a base model, proving that it can be trained as we train, dividing it among processes, writing it out."""
+"""Loading a base model, proving that it can be trained as we train, dividing it among processes."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from finetune_trainer.attention import PER_SAMPLE
 from finetune_trainer.distributed import Gang
@@ -110,16 +109,16 @@ def load(directory: Path) -> PreTrainedModel:
         )
     except (OSError, ValueError, KeyError) as error:
         raise InvalidConfigurationError(f"spec.model: cannot load the model: {error}") from error
-    _prove(hf)
+    prove(hf)
     return hf
 
 
 @torch.no_grad()
-def _prove(hf: PreTrainedModel) -> None:
+def prove(hf: PreTrainedModel) -> None:
     """Make sure that packed samples do not see one another, and that our logits are the model's own.
 
     Families differ in what they do to attention and to logits. What is not known here must not be trained wrongly
-    in silence; a few tokens tell.
+    in silence; a few tokens tell. The model is in fp32. Raises InvalidConfigurationError.
     """
     lengths = [5, 3]
     ids = torch.arange(sum(lengths))[None] % hf.config.get_text_config().vocab_size
@@ -206,6 +205,16 @@ def blocks(hf: PreTrainedModel) -> dict[str, nn.Module]:
     }
 
 
+def linear_layers(hf: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """The weights of the linear layers of a model's blocks, by the names of these."""
+    return {
+        f"{block}.{name}": module.get_parameter("weight")
+        for block, layer in blocks(hf).items()
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+
+
 def exchange_gradients(model: TrainableModel, *, now: bool) -> None:
     """Whether the next backward pass exchanges gradients, or adds them to whole ones that a later pass exchanges."""
     if isinstance(model, FSDPModule):
@@ -213,46 +222,3 @@ def exchange_gradients(model: TrainableModel, *, now: bool) -> None:
         if next(model.parameters()).device.type == "cpu":
             # Weights gathered once serve until then.
             model.set_reshard_after_backward(now)
-
-
-def full_weights(
-    hf: PreTrainedModel, dtype: torch.dtype, *, keep: bool, tick: Callable[[], None]
-) -> dict[str, Tensor]:
-    """All weights under their names, tied ones once, in `dtype` and main memory, where `keep` says so.
-
-    Every process takes part. `tick` is called after each weight.
-    """
-    result: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, value in hf.state_dict(keep_vars=True).items():
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        whole = value.detach()
-        if isinstance(whole, DTensor):
-            whole = whole.full_tensor()
-        if keep:
-            result[name] = whole.to("cpu", dtype if whole.is_floating_point() else whole.dtype, copy=True)
-        tick()
-    return result
-
-
-def stored_dtype(directory: Path, config: PreTrainedConfig) -> torch.dtype:
-    """The type in which the base model keeps its weights; the trained one keeps them in the same."""
-    if isinstance(config.dtype, torch.dtype):
-        return config.dtype
-    file = sorted(directory.glob("*.safetensors"))[0]
-    with safe_open(str(file), framework="pt") as weights:
-        dtype: torch.dtype = weights.get_tensor(next(iter(weights.keys()))).dtype
-    return dtype
-
-
-def write(
-    hf: PreTrainedModel, weights: dict[str, Tensor], dtype: torch.dtype, base: Path, into: Path
-) -> None:
-    """Write an ordinary Hugging Face model: config, safetensors, and the base model's tokenizer."""
-    hf.save_pretrained(into, state_dict=weights)
-    # save_pretrained writes down the type that the model has in training.
-    config = hf.config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")}
-    type(hf.config).from_dict(config).save_pretrained(into)
-    AutoTokenizer.from_pretrained(base, local_files_only=True).save_pretrained(into)

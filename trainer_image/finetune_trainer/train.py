@@ -14,8 +14,8 @@ from finetune_trainer.checkpoints.checkpoint import Checkpoints
 from finetune_trainer.distributed import Gang
 from finetune_trainer.ends.stopping import StopRequest
 from finetune_trainer.loop import Loop
-from finetune_trainer.methods import METHODS
-from finetune_trainer.model import load_config, stored_dtype
+from finetune_trainer.methods import method_of
+from finetune_trainer.model import load_config
 from finetune_trainer.planning import ExactPlan, Planner, context_length
 from finetune_trainer.prepare.arrow import Prepared
 from finetune_trainer.prepare.pipeline import open_prepared, prepare
@@ -72,7 +72,7 @@ def _take_part(
     length = context_length(base, config.hyperparameters)
     prepared = _prepared(config, gang, length, reporter)
 
-    method = METHODS[config.method]
+    method = method_of(config)
     planner = Planner(
         config,
         prepared,
@@ -83,17 +83,16 @@ def _take_part(
     )
     plan = ExactPlan.model_validate_json(gang.on_first(lambda: planner.plan().model_dump_json()))
     reporter.stage(Stage.LOADING, preparation=None, dataset=prepared.status, plan=plan)
+    trained = method.parametrize(config, model_config, gang, plan, reporter)
     checkpoints = Checkpoints(
         storage,
         gang,
         base,
-        stored_dtype(base, model_config),
         data=prepared.status.digest,
         effective_batch_size=plan.effective_batch_size,
         keep_last=config.checkpoints.keep_last,
         tick=reporter.tick,
     )
-    trained = method.parametrize(config, model_config, gang, plan, reporter)
     run = Run.of(config, plan, storage, attempt) if gang.is_first else None
     with tracking(run) as trackers:
         Loop(

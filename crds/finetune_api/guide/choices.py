@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from finetune_api.facts import DataFacts, ModelFacts
 from finetune_api.recipe import Recipe
-from finetune_api.trained_weights import LORA_R, UNFREEZE_RANK_RATIO, unfrozen_rank
+from finetune_api.trained_weights import ALPHA_PER_RANK, LORA_R, UNFREEZE_RANK_RATIO, unfrozen_rank
 from finetune_api.units import billions
 
 # Guide, "unfreeze_rank_ratio": "8B+ scale". What is sold as 8B has 7.9 to 8.4 billion weights, what is sold as 7B up to
@@ -15,8 +15,6 @@ LARGE_DATASET = 10_000
 SMALL_DATASET = 1_000
 # Guide, "Number of epochs": start with 2-3.
 NUM_EPOCHS = (2, 3)
-# Guide, "Rank and alpha": alpha is twice the rank.
-ALPHA_PER_RANK = 2
 
 
 @dataclass(frozen=True)

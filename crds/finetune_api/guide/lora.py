@@ -4,10 +4,9 @@ from dataclasses import replace
 
 from finetune_api.facts import Severity
 from finetune_api.guide.case import Case
-from finetune_api.guide.choices import ALPHA_PER_RANK
 from finetune_api.guide.guideline import guideline
 from finetune_api.guide.layers import COMMON_LAYERS, is_layer_of_any_family, matching_none
-from finetune_api.trained_weights import LORA_R, lora_r, targets, trainable_parameters
+from finetune_api.trained_weights import ALPHA_PER_RANK, LORA_R, lora_r, targets, trainable_parameters
 from finetune_api.units import billions, gib
 
 _RANK = "Rank and alpha"

@@ -1,4 +1,4 @@
-"""Models for people and states for restarts, on the storage volume; see commit.py for how they become visible."""
+"""Results for people and states for restarts, on the storage volume; see commit.py for how they become visible."""
 
 import copy
 import time
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,8 +22,8 @@ from finetune_trainer.checkpoints.shelf import Shelf, StateFacts
 from finetune_trainer.checkpoints.state import State
 from finetune_trainer.commit import Manifest
 from finetune_trainer.distributed import Gang
-from finetune_trainer.model import TrainableModel, full_weights, write
 from finetune_trainer.reports import history
+from finetune_trainer.results import Result
 from finetune_trainer.storage import Storage
 
 # How often one who waits for the thread that saves looks whether that gets on.
@@ -45,14 +46,13 @@ class Checkpoints:
         storage: Storage,
         gang: Gang,
         base: Path,
-        dtype: torch.dtype,
         *,
         data: str,
         effective_batch_size: int,
         keep_last: int,
         tick: Callable[[], None],
     ) -> None:
-        """`base` is the base model's directory, whose tokenizer goes with every model; `dtype` that of stored models.
+        """`base` is the base model's directory.
 
         A step means something only together with the samples that it counts: `data` is the digest of the prepared
         data, `effective_batch_size` the number of samples of a step. The newest `keep_last` states are kept. `tick` is
@@ -61,7 +61,6 @@ class Checkpoints:
         self.storage = storage
         self._gang = gang
         self._base = base
-        self._dtype = dtype
         self._data = data
         self._effective_batch_size = effective_batch_size
         self._tick = tick
@@ -87,14 +86,14 @@ class Checkpoints:
         self.stalled = 0.0
         """Seconds for which saving has held up training."""
 
-    def save_weights(self, model: TrainableModel, step: int, epoch: float) -> Checkpoint:
-        """Write an ordinary Hugging Face model into the checkpoints."""
+    def save_weights(self, state: State, step: int, epoch: float) -> Checkpoint:
+        """Write what training has led to so far into the checkpoints."""
         final = self.storage.weights_after(step)
         with self._stalling():
-            return self._save_model(model, final, step, epoch)
+            return self._save_result(state, final, step, epoch)
 
     def save_full_state(self, state: State, step: int, epoch: float, metrics_bytes: int) -> Checkpoint:
-        """Write an ordinary Hugging Face model and, beside it in fp32, all that changes in training; kept for good.
+        """Write what training has led to and, beside it in fp32, all that changes in training; kept for good.
 
         The run itself goes on from it where no later state is intact. So to go back to that epoch, suspend the job,
         move the states and full states of later steps out of its directory, and resume it. Another job may name it in
@@ -106,17 +105,14 @@ class Checkpoints:
         final = self.storage.full_state_after(epoch)
         with self._stalling():
             self._settle()
-            weights = full_weights(state.model.hf, self._dtype, keep=self._gang.is_first, tick=self._tick)
-
-            def write_model(directory: Path) -> None:
-                write(state.model.hf, weights, self._dtype, self._base, directory)
-
+            result, weights = self._result(state)
             facts = self._facts(state, step, epoch, metrics_bytes)
-            return self._wait(self._submit(final, state.tensors(), facts, write_model))
+            write = partial(result.write, weights)
+            return self._wait(self._submit(final, state.tensors(), facts, write))
 
-    def save_output(self, model: TrainableModel, step: int, epoch: float) -> None:
+    def save_output(self, state: State, step: int, epoch: float) -> None:
         """Write the run's result, after which no state for restarts is needed."""
-        self._save_model(model, self.storage.output, step, epoch)
+        self._save_result(state, self.storage.output, step, epoch)
         if self._gang.is_first:
             shelf.clear(self.storage)
 
@@ -171,21 +167,26 @@ class Checkpoints:
             state
         )
 
-    def _save_model(self, model: TrainableModel, final: Path, step: int, epoch: float) -> Checkpoint:
+    def _save_result(self, state: State, final: Path, step: int, epoch: float) -> Checkpoint:
         self._settle()
-        weights = full_weights(model.hf, self._dtype, keep=self._gang.is_first, tick=self._tick)
+        result, weights = self._result(state)
 
         def save() -> Manifest:
             with commit.writing(final) as directory:
-                write(model.hf, weights, self._dtype, self._base, directory)
+                result.write(weights, directory)
                 files = commit.sealed(directory.iterdir(), self._part_sealed)
-                facts = {"step": step, "epoch": epoch}
+                facts = {"step": step, "epoch": epoch, "format": result.format}
                 return commit.publish(final, uid=self.storage.uid, files=files, facts=facts)
 
         def write_it() -> str:
             return self._wait(_Saving(final, self._thread.submit(save))).model_dump_json()
 
         return Checkpoint.model_validate_json(self._gang.on_first(write_it))
+
+    def _result(self, state: State) -> tuple[Result, dict[str, Tensor]]:
+        """What training has led to, and its weights, which only rank 0 has."""
+        result = state.trained.result(self._base)
+        return result, result.weights(keep=self._gang.is_first, tick=self._tick)
 
     def _facts(self, state: State, step: int, epoch: float, metrics_bytes: int) -> StateFacts:
         return StateFacts(
@@ -204,13 +205,13 @@ class Checkpoints:
         final: Path,
         tensors: Mapping[str, Tensor],
         facts: StateFacts,
-        model: Callable[[Path], None] | None = None,
+        result: Callable[[Path], None] | None = None,
         begun: float | None = None,
     ) -> _Saving:
         """Have the thread write a state. All do that in the same order, for the writer's agreements to meet."""
 
         def save() -> Manifest:
-            manifest = self._writer.write(final, tensors, facts, self._part_sealed, model=model)
+            manifest = self._writer.write(final, tensors, facts, self._part_sealed, result=result)
             if begun is not None:
                 self.seconds_to_save = time.monotonic() - begun
             return manifest

@@ -90,12 +90,12 @@ class Safekeeping:
     def result(self, step: int) -> None:
         """Save what training leads to."""
         self.reporter.stage(Stage.SAVING)
-        self.checkpoints.save_output(self.state.model, step, self.epoch(step))
+        self.checkpoints.save_output(self.state, step, self.epoch(step))
 
     def _save_for_good(self, step: int, *, weights: bool, full_state: bool) -> None:
         epoch = self.epoch(step)
         if weights:
-            self.reporter.checkpoint(self.checkpoints.save_weights(self.state.model, step, epoch))
+            self.reporter.checkpoint(self.checkpoints.save_weights(self.state, step, epoch))
         if full_state:
             self.reporter.checkpoint(
                 self.checkpoints.save_full_state(self.state, step, epoch, self.reporter.position)

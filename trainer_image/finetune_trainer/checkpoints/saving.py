@@ -35,15 +35,15 @@ class StateWriter:
         facts: StateFacts,
         tick: Callable[[], None],
         *,
-        model: Callable[[Path], None] | None = None,
+        result: Callable[[Path], None] | None = None,
     ) -> Manifest:
-        """Write a state, with what `model` writes beside it on rank 0. Every process calls it.
+        """Write a state, with what `result` writes beside it on rank 0. Every process calls it.
 
         Raises a TrainerError: where one process fails, all do, and nothing is left of it but what was there before.
         """
         with self._directory(final) as directory:
-            if model:
-                self.circle.first(lambda: model(directory))
+            if result:
+                self.circle.first(lambda: result(directory))
             _write(directory, tensors, self.circle)
             shares = self.circle.everyone(lambda: commit.sealed(self._mine(directory), tick))
             files = {name: record for share in shares for name, record in share.items()}

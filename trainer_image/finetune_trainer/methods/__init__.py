@@ -1,13 +1,12 @@
 """The methods of training. Each is a module with the functions of `Method`."""
 
-from collections.abc import Mapping
-from typing import Protocol
+from importlib import import_module
+from typing import Protocol, cast
 
 from transformers import PreTrainedConfig
 
 from finetune_api.runconfig import RunConfig
 from finetune_trainer.distributed import Gang
-from finetune_trainer.methods import osft, sft
 from finetune_trainer.methods.parametrization import Parametrization
 from finetune_trainer.planning import ExactPlan
 from finetune_trainer.reports.reporter import Reporter
@@ -32,4 +31,6 @@ class Method(Protocol):
         ...
 
 
-METHODS: Mapping[str, Method] = {"sft": sft, "osft": osft}
+def method_of(config: RunConfig) -> Method:
+    """The method of a run. Imported only now: what one of them takes (peft: seconds), the others need not wait for."""
+    return cast(Method, import_module(f"{__name__}.{config.method}"))

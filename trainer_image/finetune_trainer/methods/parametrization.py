@@ -1,10 +1,12 @@
 """What a method adds to the training loop: which weights the optimizer changes, and how the model follows from them."""
 
 from contextlib import nullcontext
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from finetune_trainer.model import TrainableModel
+from finetune_trainer.results import Result, WholeModel
 from finetune_trainer.stopwatch import Communicating
 
 
@@ -20,6 +22,10 @@ class Parametrization:
         """Trained weights that only this process has, and wholly."""
         self.base: str | None = None
         """Digest of the weights that are frozen and in no checkpoint; None where there are none such."""
+
+    def result(self, base: Path) -> Result:
+        """What training leads to, of the base model in this directory."""
+        return WholeModel(self.model.hf, base)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:

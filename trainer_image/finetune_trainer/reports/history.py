@@ -21,7 +21,9 @@ def finished_output(storage: Storage) -> Output | None:
 
 def output_of(storage: Storage, manifest: Manifest) -> Output:
     """The result as a Report names it."""
-    return Output(path=storage.on_claim(storage.output), format="model", bytes=manifest.bytes)
+    return Output(
+        path=storage.on_claim(storage.output), format=manifest.facts["format"], bytes=manifest.bytes
+    )
 
 
 def checkpoints(storage: Storage) -> list[Checkpoint]:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from finetune_api.guide.layers import matching_none
 from finetune_api.trained_weights import Factored, unfrozen_rank
 from finetune_trainer.ends.errors import InvalidConfigurationError
-from finetune_trainer.model import blocks
+from finetune_trainer.model import linear_layers
 
 
 @dataclass(frozen=True)
@@ -75,16 +74,6 @@ def find_targets(hf: PreTrainedModel, patterns: Sequence[str], ratio: float) -> 
             unfrozen = unfrozen_rank(rows, columns, ratio)
             found.append(Target(f"{name}.weight", weight, Factored(rows, columns, unfrozen, count=1)))
     return found
-
-
-def linear_layers(hf: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """The weights of the linear layers of a model's blocks, by the names of these."""
-    return {
-        f"{block}.{name}": module.get_parameter("weight")
-        for block, layer in blocks(hf).items()
-        for name, module in layer.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-    }
 
 
 def trained_numbers(weights: Iterable[Tensor], targets: Sequence[Target]) -> int:

@@ -1,0 +1,67 @@
+"""The frozen model: loaded as narrow as it is wanted, and proven to be one that can be trained as we train."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+
+from finetune_trainer.attention import PER_SAMPLE
+from finetune_trainer.ends.errors import InvalidConfigurationError
+from finetune_trainer.model import prove
+
+
+def load(
+    directory: Path,
+    devices: Mapping[str, torch.device],
+    quantization: BitsAndBytesConfig | None,
+) -> PreTrainedModel:
+    """The model in a directory, frozen, in bf16 on GPUs and fp32 elsewhere, with linear layers narrower if so wanted.
+
+    `devices` tells where modules go, by the beginning of their names; "" is that of all. Raises
+    InvalidConfigurationError where it cannot be loaded.
+    """
+    on_gpu = any(device.type == "cuda" for device in devices.values())
+    try:
+        hf: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=torch.bfloat16 if on_gpu else torch.float32,
+            device_map=dict(devices),
+            quantization_config=quantization,
+            attn_implementation=PER_SAMPLE,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidConfigurationError(f"spec.model: cannot load the model: {error}") from error
+    hf.requires_grad_(False)
+    return hf
+
+
+def prove_first_blocks(directory: Path, config: PreTrainedConfig) -> None:
+    """Make sure that models of this kind can be trained as we train; see model.prove.
+
+    In bf16, or narrower, rounding would hide what makes a difference. So the first blocks are loaded in fp32, as many
+    as there are kinds of them: the others do the same. Raises InvalidConfigurationError.
+    """
+    first = copy.deepcopy(config)
+    text = first.get_text_config()
+    kinds = getattr(text, "layer_types", None)
+    count = 1
+    if kinds:
+        count += max(kinds.index(kind) for kind in set(kinds))
+        text.layer_types = kinds[:count]
+    text.num_hidden_layers = min(count, text.num_hidden_layers)
+    try:
+        hf = AutoModelForCausalLM.from_pretrained(
+            directory,
+            config=first,
+            dtype=torch.float32,
+            attn_implementation=PER_SAMPLE,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidConfigurationError(f"spec.model: cannot load the model: {error}") from error
+    prove(hf)

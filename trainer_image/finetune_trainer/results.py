@@ -1,0 +1,84 @@
+"""What a run leaves to people: directories that other programs load."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from finetune_trainer.model import load_config
+
+
+class Result(Protocol):
+    """What training leads to, at any moment of it."""
+
+    format: Literal["model", "adapter"]
+    """See status.Output."""
+
+    def weights(self, *, keep: bool, tick: Callable[[], None]) -> dict[str, Tensor]:
+        """Its weights as they are now, copied to main memory, where `keep` says so; else nothing.
+
+        Every process takes part. `tick` is called after each weight.
+        """
+        ...
+
+    def write(self, weights: dict[str, Tensor], into: Path) -> None:
+        """Write such weights, and all that loading them takes. From any thread."""
+        ...
+
+
+class WholeModel:
+    """An ordinary Hugging Face model: config, safetensors, and the base model's tokenizer."""
+
+    format: Literal["model", "adapter"] = "model"
+
+    def __init__(self, hf: PreTrainedModel, base: Path) -> None:
+        """`hf` was made of the model in `base`, and has its weights in the same type when they are stored."""
+        self._hf = hf
+        self._base = base
+        # What `hf` says of it is the type that it has in training.
+        self._dtype = stored_dtype(base, load_config(base))
+
+    def weights(self, *, keep: bool, tick: Callable[[], None]) -> dict[str, Tensor]:
+        """All weights under their names, tied ones once."""
+        result: dict[str, Tensor] = {}
+        seen: set[int] = set()
+        for name, value in self._hf.state_dict(keep_vars=True).items():
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            whole = value.detach()
+            if isinstance(whole, DTensor):
+                whole = whole.full_tensor()
+            if keep:
+                dtype = self._dtype if whole.is_floating_point() else whole.dtype
+                result[name] = whole.to("cpu", dtype, copy=True)
+            tick()
+        return result
+
+    def write(self, weights: dict[str, Tensor], into: Path) -> None:
+        """Write the model's files."""
+        self._hf.save_pretrained(into, state_dict=weights)
+        # save_pretrained writes down the type that the model has in training.
+        config = self._hf.config.to_dict() | {"dtype": str(self._dtype).removeprefix("torch.")}
+        type(self._hf.config).from_dict(config).save_pretrained(into)
+        copy_tokenizer(self._base, into)
+
+
+def stored_dtype(directory: Path, config: PreTrainedConfig) -> torch.dtype:
+    """The type in which the model of this configuration, in this directory, keeps its weights."""
+    if isinstance(config.dtype, torch.dtype):
+        return config.dtype
+    file = sorted(directory.glob("*.safetensors"))[0]
+    with safe_open(str(file), framework="pt") as weights:
+        dtype: torch.dtype = weights.get_tensor(next(iter(weights.keys()))).dtype
+    return dtype
+
+
+def copy_tokenizer(base: Path, into: Path) -> None:
+    """Write the tokenizer of a base model to where a result lies."""
+    AutoTokenizer.from_pretrained(base, local_files_only=True).save_pretrained(into)
