@@ -95,10 +95,11 @@ class Adapter:
     def write(self, weights: dict[str, Tensor], into: Path) -> None:
         """Write the adapter's files."""
         config = copy.copy(self._adapted.peft_config["default"])
+        assert isinstance(config, LoraConfig)
         # Whoever loads it wants it as it is, unless he says that he goes on training.
         config.inference_mode = True
         # peft has made it a set, which is in another order each time.
-        config.target_modules = sorted(config.target_modules)
+        config.target_modules = sorted(config.target_modules or ())
         config.save_pretrained(str(into))
         save_file(weights, into / "adapter_model.safetensors", metadata={"format": "pt"})
         copy_tokenizer(self._base, into)
