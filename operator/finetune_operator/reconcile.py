@@ -29,14 +29,12 @@ The status is written with the resourceVersion it was read at: who decides on an
 say) cannot write. Succeeded and Failed are never left; only a job that was rejected and never began is looked at again.
 """
 
-from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from finetune_api import names
 from finetune_api.plan import study
 from finetune_api.status import MAX_LISTED_ATTEMPTS, Attempt, FineTuneJobStatus, Phase
-from finetune_api.support import unsupported
 from finetune_operator import (
     budget,
     cleanup,
@@ -54,7 +52,7 @@ from finetune_operator.healing import keep_up
 from finetune_operator.launch import about_to_create, launch
 from finetune_operator.observed import Observed, Subject
 from finetune_operator.outcome import Outcome, Situation, write
-from finetune_operator.transitions import NOT_SUPPORTED, REJECTED
+from finetune_operator.transitions import REJECTED
 from finetune_operator.workload import Installation
 
 # Phases in which the Job of the open attempt has been seen. If it is missing now, it vanished.
@@ -70,9 +68,7 @@ def reconcile(subject: Subject, observed: Observed, now: datetime, installation:
     if status.phase is not None and status.phase.is_terminal and status.start_time is not None:
         return _rest(subject, observed, now)
     if subject.job is None:
-        return _reject(subject, REJECTED, subject.problems, now)
-    if missing := unsupported(subject.job.spec):
-        return _reject(subject, NOT_SUPPORTED, map(str, missing), now)
+        return _reject(subject, now)
     situation = Situation(subject, subject.job, observed, now)
     suspend = subject.job.spec.suspend
     if status.start_time is None:
@@ -88,7 +84,7 @@ def reconcile(subject: Subject, observed: Observed, now: datetime, installation:
     return deadlines.bounded(situation, outcome)
 
 
-def _reject(subject: Subject, reason: str, problems: Iterable[str], now: datetime) -> Outcome:
+def _reject(subject: Subject, now: datetime) -> Outcome:
     status = subject.status
     # The spec of a job that has begun was valid then, and this operator is older or newer than the one that began it:
     # it says so, and touches nothing that it does not understand.
@@ -97,8 +93,8 @@ def _reject(subject: Subject, reason: str, problems: Iterable[str], now: datetim
         subject,
         status.model_copy(update={"phase": phase}),
         Standing.REJECTED,
-        reason,
-        "; ".join(problems),
+        REJECTED,
+        "; ".join(subject.problems),
         now,
     )
 

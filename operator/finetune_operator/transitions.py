@@ -9,7 +9,6 @@ from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator import conditions
 
 NAME_CONFLICT = "NameConflict"
-NOT_SUPPORTED = "NotSupported"
 REFUSED = "Refused"
 REJECTED = "Invalid"
 # While the state is saved because of spec.suspend, and once nothing is left that runs.

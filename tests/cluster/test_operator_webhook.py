@@ -167,12 +167,12 @@ def test_a_fault_that_no_schema_can_tell_is_denied_with_all_the_others(
 
 @pytest.mark.usefixtures("webhook")
 def test_an_edit_is_judged_like_a_new_job(kubectl: Kubectl, namespace: Namespace) -> None:
-    # Not supported, so nobody begins to train it.
-    namespace.submit(method="lora")
+    # What is suspended from the start may still be changed.
+    namespace.submit(suspend=True)
     code, lines = kubectl.apply(**BAD)
     assert code == 1
     assert "denied the request" in "".join(lines)
-    code, lines = kubectl.apply(method="lora", hyperparameters={"learningRate": 1e-2})
+    code, lines = kubectl.apply(suspend=True, hyperparameters={"learningRate": 1e-2})
     assert code == 0
     assert "Warning: spec.hyperparameters.learningRate: " in "\n".join(lines)
 
@@ -226,20 +226,6 @@ def test_no_fault_is_lost_however_many_there_are(namespace: Namespace) -> None:
     namespace.submit(method="osft", osft={"targetPatterns": [f"({number}" for number in range(64)]})
     message = rejected(namespace, "Invalid")
     assert all(f"spec.osft.targetPatterns[{number}]: " in message for number in range(64))
-
-
-@pytest.mark.usefixtures("webhook")
-def test_what_cannot_be_trained_yet_is_said_at_once_and_in_the_status(
-    kubectl: Kubectl, namespace: Namespace
-) -> None:
-    code, lines = kubectl.apply(method="lora")
-    assert code == 0
-    assert any(line.startswith("Warning: spec.method: this version plans method lora") for line in lines)
-    assert "spec.method: this version plans method lora" in rejected(namespace, "NotSupported")
-    assert kubectl.apply()[0] == 0
-    namespace.in_phase("Preparing")
-    assert namespace.condition("Accepted")["status"] == "True"
-    assert namespace.condition("Stalled")["status"] == "False"
 
 
 # The endpoint itself

@@ -40,12 +40,6 @@ def test_the_model_s_size_is_taken_from_its_name() -> None:
     assert "GiB" in warning
 
 
-def test_what_cannot_be_trained_yet_is_a_warning() -> None:
-    verdict = review(manifest(method="lora"))
-    assert verdict.denials == ()
-    assert any("spec.method: this version plans method lora" in warning for warning in verdict.warnings)
-
-
 def test_every_fault_is_denied_with_its_path() -> None:
     verdict = review(osft("q_proj", "layers[", "(?P<x"))
     assert [denial.split(":")[0] for denial in verdict.denials] == [

@@ -133,10 +133,3 @@ def test_it_runs_one_job_and_not_several(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["run", str(file)])
     assert result.exit_code == 1
     assert result.stderr == f"Error: {file}: one FineTuneJob is needed here; found: one, two\n"
-
-
-def test_what_cannot_be_trained_yet_is_refused(tmp_path: Path) -> None:
-    result = run(tmp_path, method="lora")
-    assert result.exit_code == 1
-    assert result.stderr.startswith("Error: spec.method: ")
-    assert os.listdir(tmp_path) == ["job.yaml"]

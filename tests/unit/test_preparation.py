@@ -408,14 +408,14 @@ def test_what_the_api_server_refuses_is_said_in_its_words() -> None:
     assert "exceeded quota: pods" in condition(outcome.status, conditions.STALLED).message
 
 
-def test_an_operator_that_does_not_support_the_job_does_not_touch_its_preparation() -> None:
+def test_a_spec_that_turns_invalid_does_not_touch_the_preparation() -> None:
     world = running()
-    world.spec = {"method": "lora"}
+    world.spec = {"failurePolicy": {"maxRestarts": -1}}
     outcome = world.turn()
     assert not outcome.delete
     assert (world.status.phase, condition(world.status, conditions.READY).reason) == (
         Phase.PREPARING,
-        "NotSupported",
+        "Invalid",
     )
 
 

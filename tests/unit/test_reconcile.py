@@ -265,38 +265,6 @@ def test_a_rejected_job_that_becomes_valid_begins() -> None:
     assert truths(world.status)[conditions.ACCEPTED] == "True"
 
 
-UNSUPPORTED = {"method": "lora"}
-
-
-def test_what_this_version_cannot_train_is_refused_for_that_reason_and_without_a_pod() -> None:
-    world = World(spec=UNSUPPORTED)
-    world.settle()
-    assert (world.status.phase, world.status.start_time) == (Phase.FAILED, None)
-    assert "spec.method: " in message(world.status, conditions.ACCEPTED)
-    assert reason(world.status, conditions.ACCEPTED) == reason(world.status) == "NotSupported"
-    assert truths(world.status)[conditions.ACCEPTED] == "False"
-    assert truths(world.status)[conditions.STALLED] == "True"
-    assert not world.created
-    assert [(event.reason, event.type) for event in world.events] == [("NotSupported", "Warning")]
-
-
-def test_a_job_that_is_not_supported_begins_once_it_is() -> None:
-    world = World(spec=UNSUPPORTED)
-    world.settle()
-    world.spec, world.generation = {"dataset": INLINE}, 2
-    world.settle()
-    assert world.status.phase is Phase.STARTING
-    assert truths(world.status)[conditions.ACCEPTED] == "True"
-
-
-def test_an_operator_that_does_not_support_a_job_under_way_does_not_touch_its_gang() -> None:
-    world = running()
-    world.spec = UNSUPPORTED
-    outcome = world.turn()
-    assert not outcome.delete
-    assert (world.status.phase, reason(world.status)) == (Phase.RUNNING, "NotSupported")
-
-
 def test_a_spec_that_turns_invalid_does_not_touch_the_gang() -> None:
     world = running()
     world.spec, world.generation = {"failurePolicy": {"maxRestarts": -1}}, 2

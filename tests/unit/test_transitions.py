@@ -36,10 +36,10 @@ def rejected(reason: str, message: str) -> FineTuneJobStatus:
 
 
 def test_a_rejection_is_told_again_only_for_another_reason() -> None:
-    invalid, unsupported = rejected("Invalid", "spec.a: no"), rejected("NotSupported", "spec.b: not yet")
+    invalid = rejected("Invalid", "spec.a: no")
     assert reasons(FineTuneJobStatus(), invalid) == ["Invalid"]
     assert reasons(invalid, rejected("Invalid", "spec.c: no")) == []
-    assert reasons(invalid, unsupported) == ["NotSupported"]
+    assert reasons(invalid, rejected("Unknown", "spec.b: no")) == ["Unknown"]
 
 
 def planned(budget: int, reason: str | None = None) -> FineTuneJobStatus:

@@ -14,7 +14,6 @@ from rich.console import Console
 from finetune_api import names
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus, Phase, newest_state
-from finetune_api.support import unsupported
 from finetune_api.tracking import MLFLOW_VARIABLES, WANDB_VARIABLES, Tracking
 from finetune_operator import conditions
 from finetune_operator.cli import files, manifests
@@ -83,14 +82,12 @@ def run(
 def _only_job(file: str) -> FineTuneJob:
     """The job of a file.
 
-    Raises CommandError when it has several, or one that cannot be trained yet or is not to be.
+    Raises CommandError when it has several, or one that is not to be trained.
     """
     jobs = manifests.read_valid([file])
     if len(jobs) > 1:
         found = ", ".join(job.metadata.name for job in jobs)
         raise CommandError(f"{file}: one {names.KIND} is needed here; found: {found}")
-    if missing := unsupported(jobs[0].spec):
-        raise CommandError("\n".join(map(str, missing)))
     if jobs[0].spec.suspend:
         raise CommandError(
             f"{file}: spec.suspend is true, so nothing may run: set it to false, or remove it. Here, Ctrl-C suspends a "
