@@ -30,6 +30,7 @@ FORKS.set_forkserver_preload(
         # Which pyarrow looks for when it first hands out an array.
         "pandas",
         "finetune_trainer.train",
+        "finetune_trainer.methods.lora",
         "finetune_trainer.ends.verdict",
         "finetune_trainer.worker",
         "transformers.models.llama.modeling_llama",

@@ -61,15 +61,16 @@ def trained(
     method: dict[str, Any] | None = None,
     **stated: Any,
 ) -> Result:
-    """What a real run leaves; `planned` are fields of its plan, `method` fields of its RunConfig."""
+    """What a real run leaves, a model or an adapter; `planned` are fields of its plan, `method` of its RunConfig."""
     run = config(base, name=name, nodes=nodes, every_epoch=False, **(HYPERPARAMETERS | stated))
     forked.train(run.model_copy(update=method or {}), **(planned or {}))
     steps = metrics(base / name)
+    [file] = (base / name / "output").glob("*.safetensors")
     return Result(
         [number(step.loss) for step in steps],
         [number(step.grad_norm) for step in steps],
         [number(step.learning_rate) for step in steps],
-        load_file(base / name / "output" / "model.safetensors"),
+        load_file(file),
     )
 
 

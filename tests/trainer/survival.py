@@ -73,8 +73,8 @@ class Result:
         }
         steps = [Step(**{name: line.get(key) for name, key in fields.items()}) for line in lines]
         weights = [
-            *storage.glob("checkpoints/step-*/model.safetensors"),
-            storage / "output/model.safetensors",
+            *storage.glob("checkpoints/step-*/*.safetensors"),
+            *storage.glob("output/*.safetensors"),
         ]
         return cls(steps, {str(file.relative_to(storage).parent): digest(file) for file in sorted(weights)})
 

@@ -50,7 +50,6 @@ def adapt(hf: PreTrainedModel, lora: Lora, *, r: int, alpha: int, base: Named) -
     layers = adapted_layers(hf, lora)
     config = LoraConfig(
         task_type="CAUSAL_LM",
-        base_model_name_or_path=base.name,
         revision=base.revision,
         r=r,
         lora_alpha=alpha,
@@ -63,6 +62,8 @@ def adapt(hf: PreTrainedModel, lora: Lora, *, r: int, alpha: int, base: Named) -
     )
     adapted = get_peft_model(hf, config)
     assert isinstance(adapted, PeftModel)
+    # Not earlier: peft writes down where the model was loaded from.
+    config.base_model_name_or_path = base.name
     return adapted
 
 
