@@ -15,14 +15,13 @@ from finetune_api.checkpoint_sizes import checkpoint_sizes
 from finetune_api.facts import DataFacts, Finding, ModelFacts, Severity
 from finetune_api.guide.hardware import memory_exceeded
 from finetune_api.hyperparameters import MAX_TOKENS_PER_GPU
-from finetune_api.memory import Mode, estimated, fastest, largest_token_budget, leanest, memory
+from finetune_api.memory import Mode, estimated, fastest, largest_token_budget, leanest, memory, merge_memory
 from finetune_api.model import SpecModel
 from finetune_api.precedents import BUDGET_FIELD, NONE, Precedents
 from finetune_api.recipe import USABLE_GPU_MEMORY, Recipe
 from finetune_api.remedies import Remedy, remedies
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import Advice, Choice, MemoryEstimate, MemoryParts, MicroBatches, Plan
-from finetune_api.support import TRAINABLE_METHODS, unsupported
 from finetune_api.trained_weights import trainable_parameters
 from finetune_api.units import billions, gib
 
@@ -51,8 +50,7 @@ def study(spec: FineTuneJobSpec, model: ModelFacts | None = None, data: DataFact
 
     Without `model` its size is taken from its name, if that tells one.
     """
-    studied = review(Recipe.of_spec(spec), model or model_by_name(spec), data)
-    return replace(studied, findings=_by_gravity([*unsupported(spec), *studied.findings]))
+    return review(Recipe.of_spec(spec), model or model_by_name(spec), data)
 
 
 def review(
@@ -130,7 +128,9 @@ def remedies_after(
     hyperparameters = settled.hyperparameters.model_copy(update={"max_tokens_per_gpu": longest})
     settled = replace(settled, hyperparameters=hyperparameters)
     failed = estimated(settled, model.architecture, mode, tokens=tokens, longest=min(tokens, longest))
-    return _helpful(settled, model, longest, underestimated=max(1.0, memory_of_gpu / failed))
+    return remedies(
+        settled, model.architecture, longest=longest, underestimated=max(1.0, memory_of_gpu / failed)
+    )
 
 
 def _counted(
@@ -285,7 +285,7 @@ def _of_model(
     epochs = recipe.hyperparameters.num_epochs or 0
     # The result, the models of the epochs, and the states for restarts: a new one is complete before the oldest goes.
     storage = sizes.weights * (1 + epochs * keep.every_epoch) + (1 + keep.keep_last) * sizes.resume
-    storage += sizes.full_state * epochs * keep.full_state_at_epoch + sizes.decompositions
+    storage += sizes.full_state * epochs * keep.full_state_at_epoch + sizes.decompositions + sizes.merged
     parts = MemoryParts(**{name: getattr(need, name) for name in MemoryParts.model_fields})
     return {
         "trainable_parameters": trainable_parameters(recipe, architecture),
@@ -295,6 +295,7 @@ def _of_model(
         "full_state_bytes": sizes.full_state if keep.full_state_at_epoch else None,
         "decomposition_bytes": sizes.decompositions or None,
         "storage_bytes": storage,
+        "merge_memory": merge_memory(recipe, architecture),
     }
 
 
@@ -302,10 +303,4 @@ def _remedies(settled: Recipe, model: ModelFacts | None, planned: Plan) -> list[
     limit, need = settled.usable_gpu_memory, planned.memory_per_gpu
     if model is None or limit is None or need is None or not settled.on_gpu or need.estimate <= limit:
         return []
-    return _helpful(settled, model, sample_length(settled) or model.assumed_length)
-
-
-def _helpful(settled: Recipe, model: ModelFacts, longest: int, underestimated: float = 1.0) -> list[Remedy]:
-    found = remedies(settled, model.architecture, longest=longest, underestimated=underestimated)
-    # Nobody is helped by a method that will be refused.
-    return sorted(found, key=lambda remedy: remedy.recipe.method not in TRAINABLE_METHODS)
+    return remedies(settled, model.architecture, longest=sample_length(settled) or model.assumed_length)

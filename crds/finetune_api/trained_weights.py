@@ -153,13 +153,15 @@ def counts(recipe: Recipe, architecture: Architecture) -> Counts:
     """How many weights the model has to train, and in its root.
 
     With osft it is the model of sft: what its factors are taught follows from the gradients of whole matrices.
-    lora adds A (r x M) and B (N x r) beside each target and freezes all that there was.
+    lora adds A (r x M) and B (N x r) beside each target, with DoRA a length for each of its N outputs, too, and freezes
+    all that there was.
     """
     root = architecture.embedding_parameters + architecture.head_parameters
     if recipe.method != "lora":
         return Counts(architecture.parameters - root, root, root)
     adapters = sum(
-        count * lora_r(recipe) * (each.inputs + each.outputs) for each, count in targets(recipe, architecture)
+        count * (lora_r(recipe) * (each.inputs + each.outputs) + recipe.lora.use_dora * each.outputs)
+        for each, count in targets(recipe, architecture)
     )
     return Counts(adapters, 0, root)
 

@@ -108,10 +108,7 @@ def test_the_guides_warnings_stand_at_the_line_of_their_field() -> None:
     assert warning.endswith(" [learning-rate-high]")
 
 
-def test_what_cannot_be_trained_yet_is_a_warning_at_the_nearest_line() -> None:
-    lora = VALID.replace("sft", "lora").replace("5e-6", "1e-5")
-    [warning] = finetune("validate", "-", stdin=lora).stderr.splitlines()
-    assert warning.startswith("<stdin>:7: warning: spec.method: this version plans method lora, and cannot")
+def test_what_is_not_in_the_file_is_told_at_the_nearest_line() -> None:
     absent = VALID.replace("learningRate: 5e-6", "maxSeqLen: 64")
     findings = finetune("plan", "-", "-o", "json", stdin=absent.replace("base", "llama-8b")).stdout
     lines = {found["field"]: found["line"] for found in json.loads(findings)["findings"]}

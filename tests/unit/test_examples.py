@@ -9,7 +9,6 @@ import pytest
 from finetune_api.architecture import from_config
 from finetune_api.facts import ModelFacts, Severity
 from finetune_api.plan import Study, study
-from finetune_api.support import RULE as NOT_SUPPORTED
 from finetune_operator.cli import manifests
 
 ROOT = Path(__file__).parent.parent.parent
@@ -41,7 +40,7 @@ def test_it_is_valid_fits_and_follows_the_guide(path: Path, exactly: bool) -> No
     # Those of the demo's model must show something within minutes, and say so themselves.
     expected = {"learning-rate-high"} if path.stem in ("sft", "osft-cpu") else set()
     rules = {finding.rule for finding in found.findings if finding.severity is not Severity.NOTE}
-    assert rules - {NOT_SUPPORTED} == expected
+    assert rules == expected
     assert found.remedies == []
     assert found.plan.memory_per_gpu is not None
 
@@ -51,13 +50,6 @@ def test_there_is_one_for_each_method_and_size() -> None:
     assert {f"{method}-{size}" for method in ("sft", "osft", "lora") for size in ("1b", "8b", "70b")} < names
 
 
-def test_the_list_of_examples_is_complete_and_tells_what_can_be_trained() -> None:
+def test_the_list_of_examples_is_complete() -> None:
     readme = (ROOT / "examples" / "README.md").read_text()
     assert set(re.findall(r"\((\S+)\.yaml\)", readme)) == {path.stem for path in EXAMPLES}
-    trainable = {
-        path.stem
-        for path in EXAMPLES
-        if NOT_SUPPORTED not in {finding.rule for finding in studied(path, exactly=True).findings}
-    }
-    said = readme[readme.index("This version trains") :]
-    assert set(re.findall(r"\((\S+)\.yaml\)", said)) == trainable

@@ -147,12 +147,31 @@ def test_lora_trains_its_adapters_alone() -> None:
     # r (N + M) for q, k, v, o, gate, up, down.
     assert trainable_parameters(lora(r=3), model()) == 2 * 3 * (16 + 12 + 12 + 16 + 24 + 24 + 24)
     assert trainable_parameters(lora(), model()) == trainable_parameters(lora(r=16), model())
+    # DoRA: N more for each.
+    assert trainable_parameters(lora(r=3, use_dora=True), model()) == (
+        trainable_parameters(lora(r=3), model()) + 2 * (8 + 4 + 4 + 8 + 16 + 16 + 8)
+    )
 
 
-def test_modules_of_lora_are_named_as_peft_does() -> None:
-    assert trainable_parameters(lora(r=3, target_modules=["q_proj", "v_proj"]), model()) == 2 * 3 * (16 + 12)
-    assert trainable_parameters(lora(r=3, target_modules=["model.layers.1.mlp.up_proj"]), model()) == 3 * 24
-    assert trainable_parameters(lora(r=3, target_modules=["proj", "q.proj"]), model()) == 0
+@pytest.mark.parametrize(
+    ("patterns", "sides"),
+    [
+        (["q_proj", "v_proj"], 2 * (16 + 12)),
+        (["self_attn.v_proj"], 2 * 12),
+        (["model.layers.1.mlp.up_proj"], 24),
+        (["attention"], 2 * (16 + 12 + 12 + 16)),
+        (["allLinear"], 2 * (16 + 12 + 12 + 16 + 24 + 24 + 24)),
+        (["attention", "down_proj"], 2 * (16 + 12 + 12 + 16 + 24)),
+        (["(q|k)_proj"], 2 * (16 + 12)),
+        ([r"layers\.0\..*"], 16 + 12 + 12 + 16 + 24 + 24 + 24),
+        # From a dot to the end.
+        (["q.proj"], 2 * 16),
+        (["proj", "self_attn", "up", "_proj"], 0),
+    ],
+    ids=str,
+)
+def test_layers_that_get_adapters(patterns: list[str], sides: int) -> None:
+    assert trainable_parameters(lora(r=3, target_modules=patterns), model()) == 3 * sides
 
 
 def test_one_process_on_the_cpu_holds_everything_in_fp32() -> None:
@@ -331,6 +350,10 @@ def test_sizes_of_checkpoints() -> None:
     adapters = trainable_parameters(LORA, eight)
     found = checkpoint_sizes(LORA, eight)
     assert (found.weights, found.resume, found.full_state) == (4 * adapters, 12 * adapters, 16 * adapters)
+    assert found.merged == 0
+    # In 16 bits, whatever the base model is stored in.
+    merging = lora(load_in_4bit=True, merge_adapter=True)
+    assert checkpoint_sizes(merging, model(dtype="float32")).merged == 2 * WHOLE
 
 
 def test_what_osft_freezes_is_in_no_state_but_lies_once_on_the_volume() -> None:

@@ -1,6 +1,7 @@
-"""What training holds in memory at its peak, on each GPU or in each process, and the ways to carry out its steps."""
+"""What training and merging hold in memory at their peaks, and the ways to carry out training steps."""
 
 from finetune_api.memory.choice import fastest
+from finetune_api.memory.merging import is_merged, merge_memory
 from finetune_api.memory.modes import Mode, leanest
 from finetune_api.memory.peak import Memory, decomposition_peak, estimated, largest_token_budget, memory
 
@@ -10,7 +11,9 @@ __all__ = [
     "decomposition_peak",
     "estimated",
     "fastest",
+    "is_merged",
     "largest_token_budget",
     "leanest",
     "memory",
+    "merge_memory",
 ]
