@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from advice import HUGE, LARGE, MIDDLE, SMALL, named
 from finetune_api import guide
 from finetune_api.facts import DataFacts, Finding, ModelFacts, Severity
-from finetune_api.guide import batches, general, hardware, learning_rates, lengths, lora, osft
+from finetune_api.guide import batches, general, hardware, learning_rates, lengths, lora, osft, underfitting
 from finetune_api.guide.guideline import Guideline
 from finetune_api.hyperparameters import Hyperparameters, Pretraining
 from finetune_api.methods import Lora, Method, Osft
@@ -43,7 +43,9 @@ def test_each_rule_has_an_id_of_its_own() -> None:
     assert all(rule.id == rule.id.lower().replace("_", "-") for rule in guide.RULES)
 
 
-@pytest.mark.parametrize("module", [learning_rates, batches, lengths, osft, lora, hardware, general])
+@pytest.mark.parametrize(
+    "module", [learning_rates, batches, lengths, osft, lora, underfitting, hardware, general]
+)
 def test_every_rule_that_is_written_is_in_the_book(module: ModuleType) -> None:
     written = [value for value in vars(module).values() if isinstance(value, Guideline)]
     assert written

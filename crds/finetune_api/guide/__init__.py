@@ -6,7 +6,7 @@ The guide advises, it never rejects: what cannot be run is an error of the spec'
 from collections.abc import Callable, Sequence
 
 from finetune_api.facts import DataFacts, Finding, ModelFacts
-from finetune_api.guide import batches, general, hardware, learning_rates, lengths, lora, osft
+from finetune_api.guide import batches, general, hardware, learning_rates, lengths, lora, osft, underfitting
 from finetune_api.guide.case import Case
 from finetune_api.guide.choices import (
     Chosen,
@@ -19,14 +19,18 @@ from finetune_api.guide.choices import (
     unfreeze_rank_ratio,
 )
 from finetune_api.guide.guideline import Guideline
+from finetune_api.guide.loss_curve import StepLoss
 from finetune_api.recipe import Recipe
 from finetune_api.status import Plan
 
 __all__ = [
     "CHOICES",
     "RULES",
+    "WHILE_TRAINING",
     "Chosen",
+    "StepLoss",
     "advise",
+    "advise_on_steps",
     "effective_batch_size",
     "learning_rate",
     "lora_alpha",
@@ -53,9 +57,13 @@ RULES: tuple[Guideline, ...] = (
     *lengths.RULES,
     *osft.RULES,
     *lora.RULES,
+    *underfitting.RULES,
     *hardware.RULES,
     *general.RULES,
 )
+
+# Those of them that judge what a run has shown, and are asked again and again while it trains.
+WHILE_TRAINING: tuple[Guideline, ...] = underfitting.RULES
 
 
 def advise(
@@ -71,3 +79,9 @@ def advise(
     """
     case = Case(recipe, plan, model, data, remedies)
     return [finding for rule in RULES if (finding := rule(case)) is not None]
+
+
+def advise_on_steps(recipe: Recipe, plan: Plan, steps: Sequence[StepLoss]) -> list[Finding]:
+    """What the rules have to say about a run that trains by a plan and has made these steps, from its first one on."""
+    case = Case(recipe, plan, model=None, data=None, steps=steps)
+    return [finding for rule in WHILE_TRAINING if (finding := rule(case)) is not None]

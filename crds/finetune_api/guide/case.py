@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune_api.facts import DataFacts, ModelFacts
 from finetune_api.guide.choices import judging
+from finetune_api.guide.loss_curve import StepLoss
 from finetune_api.memory import Mode, estimated, leanest
 from finetune_api.recipe import Recipe
 from finetune_api.status import Plan
@@ -21,6 +22,8 @@ class Case:
     data: DataFacts | None
     remedies: Sequence[str] = ()
     """Changes after which the job fits its GPUs, the mildest first."""
+    steps: Sequence[StepLoss] = ()
+    """What the run has shown, from its first step on; nothing before it trains."""
 
     @property
     def parameters(self) -> int | None:
