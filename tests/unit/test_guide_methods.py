@@ -185,6 +185,16 @@ def test_modules_that_are_none_are_named_with_those_that_there_are() -> None:
     assert rule not in told("lora", SMALL)
 
 
+@pytest.mark.parametrize("facts", [None, named("some-8b"), SMALL])
+@pytest.mark.parametrize(
+    "name", ["attention", "allLinear", "mlp.up_proj", r"layers\.[01]\..*_proj", "(q|v)_proj"]
+)
+def test_groups_and_regular_expressions_are_not_taken_for_names_that_no_layer_has(
+    facts: ModelFacts | None, name: str
+) -> None:
+    assert "target-modules-match-nothing" not in told("lora", facts, lora={"targetModules": [name]})
+
+
 def test_of_many_names_that_match_nothing_two_are_shown() -> None:
     said = told("lora", SMALL, lora={"targetModules": ["a", "b", "c", "d"]})["target-modules-match-nothing"]
     assert "matches 'a', 'b' and 2 more; there are" in said

@@ -14,9 +14,12 @@ def last_part(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def is_layer_of_any_family(name: str) -> bool:
-    """Whether any model could have a linear layer with this name, or with this end of its name."""
-    return any(
+def could_be_layer(name: str) -> bool:
+    """Whether any model could have a linear layer with this name, or with this end of its name.
+
+    Of a regular expression that is never ruled out: it may ask for more of the full name than is known here.
+    """
+    return not name.replace(".", "").isidentifier() or any(
         last_part(name) == last_part(module.name) for family in FAMILIES.values() for module in family.modules
     )
 

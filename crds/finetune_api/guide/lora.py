@@ -5,8 +5,15 @@ from dataclasses import replace
 from finetune_api.facts import Severity
 from finetune_api.guide.case import Case
 from finetune_api.guide.guideline import guideline
-from finetune_api.guide.layers import COMMON_LAYERS, is_layer_of_any_family, matching_none
-from finetune_api.trained_weights import ALPHA_PER_RANK, LORA_R, lora_r, targets, trainable_parameters
+from finetune_api.guide.layers import COMMON_LAYERS, could_be_layer, matching_none
+from finetune_api.trained_weights import (
+    ALPHA_PER_RANK,
+    LAYER_GROUPS,
+    LORA_R,
+    lora_r,
+    targets,
+    trainable_parameters,
+)
 from finetune_api.units import billions, gib
 
 _RANK = "Rank and alpha"
@@ -86,7 +93,7 @@ def target_modules_match_nothing(case: Case) -> str | None:
         return None
     names = case.recipe.lora.target_modules or []
     if case.model is None or case.model.is_guess:
-        idle = [name for name in names if not is_layer_of_any_family(name)]
+        idle = [name for name in names if name not in LAYER_GROUPS and not could_be_layer(name)]
         return matching_none(idle, "any known model", COMMON_LAYERS)
     idle = [name for name in names if not _is_found(name, case)]
     return matching_none(idle, "this model", (linear.name for linear in case.model.architecture.linears))
