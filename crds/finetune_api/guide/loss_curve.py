@@ -20,7 +20,7 @@ _AT_REST = 0.05
 # three epochs or more, passes count up to the middle of the run.
 _HIGH_RATE = 0.5
 # In nats per token. Below it, the right token gets more than 1/e, 37 %, of the probability in the (geometric) mean.
-_SMALL_LOSS = 0.0
+_SMALL_LOSS = 1.0
 # Of the loss at the start. What is left of twice as much is no sign that there is too little room to learn.
 _FALLEN_WELL = 0.5
 
