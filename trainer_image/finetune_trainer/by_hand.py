@@ -10,9 +10,10 @@ from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.sources import Columns
 from finetune_api.status import DatasetStatus
 from finetune_trainer import checks, commit
+from finetune_trainer.alone import explain, ignore_signals, stop_on_signals
 from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.ends.signals import Stop
-from finetune_trainer.preparing import Shown, explain, ignore_signals, stop_on_signals
+from finetune_trainer.preparing import WORDS, Shown
 
 # Whoever shares the directory's parent writes under other names.
 _WRITER = "by-hand"
@@ -35,12 +36,12 @@ def prepare_by_hand(options: Options, stop: Stop) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.captureWarnings(True)
     try:
-        stop_on_signals(stop)
+        stop_on_signals(stop, WORDS)
         status = _prepare(options)
         ignore_signals()
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is told and ends the process
         ignore_signals()
-        failure = explain(error)
+        failure = explain(error, WORDS)
         sys.stderr.write(f"finetune-trainer: {failure.message}\n")
         return failure.exit_code
     sys.stdout.write(_summary(status, options.output))

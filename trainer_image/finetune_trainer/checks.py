@@ -39,6 +39,11 @@ def check(config: RunConfig, *, node: int) -> None:
     Raises a TrainerError that names the field of the spec.
     """
     check_inputs(config)
+    check_storage(config, node=node)
+
+
+def check_storage(config: RunConfig, *, node: int) -> None:
+    """Make sure that the storage is writable and this run's own. Raises a TrainerError."""
     origin = described(config.origins.storage, Path(config.locations.storage))
     where = f"spec.storage: cannot write to {origin}"
     try:
@@ -52,9 +57,15 @@ def check_inputs(config: RunConfig, *, weights: bool = True) -> None:
 
     Raises a TrainerError that names the field of the spec.
     """
-    model, train = Path(config.locations.model), Path(config.locations.train)
-    check_model(model, f"spec.model: {described(config.origins.model, model)}", weights=weights)
+    check_base(config, weights=weights)
+    train = Path(config.locations.train)
     check_data(train, f"spec.dataset.train: {described(config.origins.train, train)}")
+
+
+def check_base(config: RunConfig, *, weights: bool) -> None:
+    """Make sure that the base model is there and can be read. Raises a TrainerError that names the field."""
+    model = Path(config.locations.model)
+    check_model(model, f"spec.model: {described(config.origins.model, model)}", weights=weights)
 
 
 def check_model(directory: Path, origin: str, *, weights: bool) -> None:

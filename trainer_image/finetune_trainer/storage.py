@@ -14,6 +14,7 @@ from finetune_trainer.ends.errors import InvalidConfigurationError, described
 # What a run leaves behind. Finding any of it without the run's identity means that it is somebody else's.
 _CONTENTS = (
     names.OUTPUT_DIR,
+    names.MERGED_DIR,
     names.CHECKPOINTS_DIR,
     names.RESUME_DIR,
     names.METRICS_FILE,
@@ -40,8 +41,13 @@ class Storage:
 
     @property
     def output(self) -> Path:
-        """The trained model."""
+        """The trained model, or the adapter."""
         return self.root / names.OUTPUT_DIR
+
+    @property
+    def merged(self) -> Path:
+        """The base model with the adapter merged in."""
+        return self.root / names.MERGED_DIR
 
     @property
     def checkpoints(self) -> Path:
@@ -109,7 +115,7 @@ class Storage:
         return self._logs(attempt) / "repeated-steps.jsonl"
 
     def _logs(self, attempt: int) -> Path:
-        return self.root / names.LOGS_DIR / f"attempt-{attempt}"
+        return self.root / names.LOGS_DIR / f"attempt-{names.attempt_label(attempt)}"
 
     def on_claim(self, path: Path) -> str:
         """A path as it is found on the claim."""

@@ -175,7 +175,7 @@ class Checkpoints:
             with commit.writing(final) as directory:
                 result.write(weights, directory)
                 files = commit.sealed(directory.iterdir(), self._part_sealed)
-                facts = {"step": step, "epoch": epoch, "format": result.format}
+                facts = {"step": step, "epoch": epoch, "format": result.format, "base": state.trained.base}
                 return commit.publish(final, uid=self.storage.uid, files=files, facts=facts)
 
         def write_it() -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api.report import Report, Stage
-from finetune_api.status import MAX_LISTED_CHECKPOINTS, Checkpoint, Output, newest_state
+from finetune_api.status import MAX_LISTED_CHECKPOINTS, Checkpoint, Merged, Output, newest_state
 from finetune_trainer import commit
 from finetune_trainer.commit import Manifest
 from finetune_trainer.reports.metrics_file import last_record
@@ -22,8 +22,25 @@ def finished_output(storage: Storage) -> Output | None:
 def output_of(storage: Storage, manifest: Manifest) -> Output:
     """The result as a Report names it."""
     return Output(
-        path=storage.on_claim(storage.output), format=manifest.facts["format"], bytes=manifest.bytes
+        path=storage.on_claim(storage.output),
+        format=manifest.facts["format"],
+        bytes=manifest.bytes,
+        merged=_merged(storage, manifest),
     )
+
+
+def _merged(storage: Storage, adapter: Manifest) -> Merged | None:
+    """What the adapter was merged into, if that is complete."""
+    manifest = commit.read(storage.merged, uid=storage.uid)
+    # An adapter that was removed and trained anew is another one.
+    if manifest is None or manifest.facts != merged_facts(adapter):
+        return None
+    return Merged(path=storage.on_claim(storage.merged), bytes=manifest.bytes)
+
+
+def merged_facts(adapter: Manifest) -> dict[str, Any]:
+    """What a merged model remembers of the adapter in it."""
+    return {"adapter": {name: record.sha256 for name, record in adapter.files.items()}}
 
 
 def checkpoints(storage: Storage) -> list[Checkpoint]:
