@@ -59,7 +59,6 @@ def test_a_good_job_is_taken_without_a_word(namespace: Namespace) -> None:
             },
             "Fits: gpuMemory: 80Gi, nodes: 3, gpusPerNode: 8 (64 GiB each); or method: lora, lora.loadIn4Bit: true",
         ),
-        ({"method": "lora"}, "spec.method: this version plans method lora, and cannot train it yet"),
     ],
 )
 def test_advice_is_printed_and_the_job_is_taken(
