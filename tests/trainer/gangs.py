@@ -147,10 +147,9 @@ class Gang:
         os.kill(self._worker(node), signal.SIGSTOP)
 
     def _worker(self, node: int) -> int:
-        """A child of its torchrun."""
-        [torchrun] = _children(self.nodes[node].pid)
-        [worker] = _children(torchrun)
-        return worker
+        """A child of the first process, or of the torchrun that it has started where there is a gang."""
+        [child] = _children(self.nodes[node].pid)
+        return child if len(self.nodes) == 1 else _children(child)[0]
 
 
 @contextmanager

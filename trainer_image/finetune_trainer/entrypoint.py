@@ -4,7 +4,6 @@ Nothing heavy is imported here, so a wrong path is reported within a second.
 """
 
 import os
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -146,8 +145,7 @@ class Node:
         if self._stop.requested:
             return Failure.of(ExitCode.TERMINATED, _NOTHING_SAVED)
         if code < 0:
-            exit_code = causes.from_signal(-code)
-            message = f"torchrun was ended by {signal.Signals(-code).name}"
-        else:
-            exit_code, message = ExitCode.ERROR, f"torchrun ended with exit code {code}"
-        return Failure.of(exit_code, message, log=self._output.tail)
+            return causes.explain([causes.of_signal(workers.name, -code)], self._output.tail)
+        return Failure.of(
+            ExitCode.ERROR, f"{workers.name} ended with exit code {code}", log=self._output.tail
+        )

@@ -1,4 +1,4 @@
-"""torchrun as a child process of this node: its environment, its output, its end."""
+"""The training processes as children of this node's first process: their environment, their output, their end."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _TAIL_BYTES = 64 * 1024
 # torchrun waits as long again for a process that even SIGKILL does not end, which a broken driver or volume can hold.
 _KILL_BEFORE_SECONDS = 4
-# Whoever still holds the pipe when torchrun has ended is beyond its reach; it dies with its parent.
+# Whoever still holds the pipe when the child has ended is beyond its reach, and dies with its parent.
 _DRAIN_SECONDS = 1
 
 
@@ -54,7 +54,13 @@ class Output:
 
 
 class Workers:
-    """This node's training processes, under a torchrun of their own."""
+    """This node's training processes: under a torchrun of their own, or a single one that has nobody to meet.
+
+    So a model that is split over GPUs is trained by a plain Python process, and nothing has to agree with anything.
+    """
+
+    name: str
+    """What this process has started."""
 
     def __init__(
         self, config: RunConfig, file: Path, *, node: int, relaunch: int, scratch: Path, output: Output
@@ -62,16 +68,17 @@ class Workers:
         """Start them. They meet at another port at every `relaunch`: the one before may not be free yet."""
         self._output = output
         self._grace_period = config.grace_period_seconds
-        command = [
-            sys.executable,
-            "-m",
-            "finetune_trainer.agent",
-            *_torchrun_arguments(config, node, relaunch),
-            str(file),
-        ]
+        environment = _environment(os.environ, scratch)
+        if config.world_size == 1:
+            self.name = "the training process"
+            modules = ["finetune_trainer.worker"]
+            environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        else:
+            self.name = "torchrun"
+            modules = ["finetune_trainer.agent", *_torchrun_arguments(config, node, relaunch)]
         self._process = subprocess.Popen(
-            command,
-            env=_environment(config, os.environ, scratch),
+            [sys.executable, "-m", *modules, str(file)],
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -87,7 +94,7 @@ class Workers:
         patience.start()
 
     def wait(self) -> int:
-        """Wait until all of it has ended and all output is written; returns torchrun's return code."""
+        """Wait until all of it has ended and all output is written; returns the child's return code."""
         code = self._process.wait()
         self._copier.join(timeout=_DRAIN_SECONDS)
         return code
@@ -115,7 +122,7 @@ def _torchrun_arguments(config: RunConfig, node: int, relaunch: int) -> list[str
     ]
 
 
-def _environment(config: RunConfig, base: Mapping[str, str], scratch: Path) -> dict[str, str]:
+def _environment(base: Mapping[str, str], scratch: Path) -> dict[str, str]:
     environment = {
         **base,
         **parent_environment(),

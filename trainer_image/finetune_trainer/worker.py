@@ -1,4 +1,4 @@
-"""One training process, as torchrun starts it: puts the parts together, and tells how it ended."""
+"""One training process, as it is started: puts the parts together, and tells how it ended."""
 
 import logging
 import os

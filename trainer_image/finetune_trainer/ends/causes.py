@@ -49,6 +49,12 @@ def leave(
         commit.replace_file(file, json.dumps(asdict(cause)))
 
 
+def of_signal(process: str, number: int) -> Cause:
+    """The cause of a process that a signal ended."""
+    message = f"{process} was ended by {signal.Signals(number).name}"
+    return Cause(process, from_signal(number), message, time.time(), signal=number)
+
+
 def collect(directory: Path) -> list[Cause]:
     """All causes that were left, the earliest first."""
     found = [Cause(**json.loads(file.read_text())) for file in directory.glob("*.json")]
