@@ -1,4 +1,4 @@
-"""Pure: how the blocks of a model that is split are dealt to GPUs. The trainer places them so, and the plan counts on it."""
+"""Pure: how a split model's blocks are dealt to GPUs. The trainer places them so, and the plan counts on it."""
 
 from collections import Counter
 

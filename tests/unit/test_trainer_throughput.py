@@ -67,4 +67,4 @@ def test_a_peak_that_is_not_known_is_not_guessed(device: str) -> None:
 
 
 def test_utilization_is_of_all_gpus_together() -> None:
-    assert utilization(8e12, seconds=2.0, processes=4, peak=2e12) == 0.5
+    assert utilization(8e12, seconds=2.0, gpus=4, peak=2e12) == 0.5

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed import DistError
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from finetune_trainer.ends.errors import PeerLostError, TerminatedError
+from finetune_trainer.ends.errors import MissingGpuError, PeerLostError, TerminatedError
 from finetune_trainer.ends.stopping import FOLLOW_SECONDS
 
 T = TypeVar("T")
@@ -31,21 +31,21 @@ _log = logging.getLogger(__name__)
 
 
 class Gang:
-    """Membership in the gang; torchrun's environment says which process this is.
+    """Membership in the gang; the environment says which process this is, in torchrun's words.
 
     It comes about in two steps, so that whoever is asked to stop can tell the others before any of them goes ahead.
     """
 
-    def __init__(self, *, use_gpu: bool) -> None:
-        """Come to the store at which all meet: from then on a process can `call_off`, whoever else is there."""
-        local_rank = int(os.environ["LOCAL_RANK"])
-        self.device = torch.device("cuda", local_rank) if use_gpu else torch.device("cpu")
+    def __init__(self, *, use_gpu: bool, split_over: int = 1) -> None:
+        """Come to the store at which all meet: from then on a process can `call_off`, whoever else is there.
+
+        With `use_gpu` each process has `split_over` of its node's GPUs. Raises MissingGpuError where there are fewer.
+        """
+        self.devices = _gpus(int(os.environ["LOCAL_RANK"]), split_over) if use_gpu else [torch.device("cpu")]
+        """What this process computes on; the first one takes the data."""
         if use_gpu:
             torch.cuda.set_device(self.device)
-        self._store: dist.Store
-        self.rank: int
-        self.world_size: int
-        self._store, self.rank, self.world_size = next(dist.rendezvous("env://"))
+        self._store, self.rank, self.world_size = _meeting_place()
         self._meetings = 0
         # A thread that asks must not wait for another that waits for an answer.
         self._store_of_threads = self._store.clone()
@@ -60,6 +60,11 @@ class Gang:
             world_size=self.world_size,
             timeout=COLLECTIVE_TIMEOUT,
         )
+
+    @property
+    def device(self) -> torch.device:
+        """The only one of `devices`, unless the model is split."""
+        return self.devices[0]
 
     @property
     def is_first(self) -> bool:
@@ -171,6 +176,28 @@ class Gang:
                 time.sleep(_GO_LAST_SECONDS / 10)
         except DistError as error:
             _log.warning("leaving without a word to the others: %s", error)
+
+
+def _gpus(local_rank: int, each: int) -> list[torch.device]:
+    """This process's share of the node's GPUs, where each process has so many."""
+    wanted = range(local_rank * each, (local_rank + 1) * each)
+    shown = torch.cuda.device_count()
+    # Where there is none at all, torch knows why.
+    if 0 < shown < wanted.stop:
+        raise MissingGpuError(
+            f"spec.resources.gpusPerNode: {wanted.stop} or more GPUs are wanted, and this node shows {shown}: one has "
+            "failed, or what spec.resources.gpuResourceName counts cannot be used together"
+        )
+    return [torch.device("cuda", index) for index in wanted]
+
+
+def _meeting_place() -> tuple[dist.Store, int, int]:
+    """A store that all processes of the gang see, this one's rank, and how many there are."""
+    if os.environ["WORLD_SIZE"] == "1":
+        # Nobody else is to come, so no port is opened.
+        return dist.HashStore(), 0, 1
+    place: tuple[dist.Store, int, int] = next(dist.rendezvous("env://"))
+    return place
 
 
 class Ballot:

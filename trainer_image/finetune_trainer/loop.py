@@ -173,4 +173,5 @@ class Loop:
         if facts is None or self.gang.device.type != "cuda":
             return None
         peak = peak_flops(torch.cuda.get_device_name(self.gang.device))
-        return Hardware(self.gang.world_size, peak, facts.architecture) if peak else None
+        gpus = self.gang.world_size * len(self.gang.devices)
+        return Hardware(gpus, peak, facts.architecture) if peak else None

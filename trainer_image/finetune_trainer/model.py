@@ -43,8 +43,10 @@ class TrainableModel(nn.Module):
 
         input_ids, position_ids: [1, tokens]. boundaries: [samples + 1]. predicting, targets: [n].
         """
-        hidden = self.hidden(input_ids, position_ids, sample_lengths, boundaries)
-        return summed_cross_entropy(hidden[0, predicting], targets, self.head())
+        hidden, head = self.hidden(input_ids, position_ids, sample_lengths, boundaries), self.head()
+        # Of a model that is split, neither the last block nor the head need be where the data are.
+        predicting, targets = predicting.to(hidden.device), targets.to(head.weight.device)
+        return summed_cross_entropy(hidden[0, predicting].to(head.weight.device), targets, head)
 
     def hidden(
         self, input_ids: Tensor, position_ids: Tensor, sample_lengths: Sequence[int], boundaries: Tensor

@@ -2,6 +2,7 @@
 
 import re
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,10 +10,13 @@ import torch
 _STATUS = Path("/proc/self/status")
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes that tensors took on a GPU, or that the whole process took in main memory, at the most so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+def peak_memory(devices: Sequence[torch.device]) -> int:
+    """Bytes that tensors took on that of the GPUs where they took the most, at any time so far.
+
+    On the CPU, what the whole process took in main memory.
+    """
+    if devices[0].type == "cuda":
+        return max(torch.cuda.max_memory_allocated(device) for device in devices)
     # Not ru_maxrss, which a child inherits from the process that started it.
     if _STATUS.exists():
         found = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)

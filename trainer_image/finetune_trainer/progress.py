@@ -30,9 +30,10 @@ _LARGEST_LEAK = 1e-4
 class Hardware:
     """What steps are computed on, as far as utilization can be told of it."""
 
-    processes: int
+    gpus: int
+    """Of all processes."""
     peak_flops: float
-    """Of each process's GPU."""
+    """Of each of them."""
     architecture: Architecture
 
 
@@ -110,7 +111,7 @@ class Progress:
             return None
         lengths = self.samples.lengths[step.batch.samples]
         flops = step_flops(self.hardware.architecture, lengths, step.loss_tokens)
-        return utilization(flops, seconds, self.hardware.processes, self.hardware.peak_flops)
+        return utilization(flops, seconds, self.hardware.gpus, self.hardware.peak_flops)
 
 
 def leak_warning(leak: float | None) -> str | None:

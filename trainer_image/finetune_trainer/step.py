@@ -90,7 +90,7 @@ class Stepper:
         trained = self.state.trained
         trained.pull_back(stopwatch.communicating)
         leak = trained.leak() if step.index % _LEAK_EVERY == 0 else None
-        known = [peak_memory(self.gang.device), step.padding, self.stop_requested(), self.overdue()]
+        known = [peak_memory(self.gang.devices), step.padding, self.stop_requested(), self.overdue()]
         measured_here = [
             losses.sum(),
             *_square_norms(trained),

@@ -81,6 +81,6 @@ def peak_flops(device: str) -> float | None:
     return None
 
 
-def utilization(flops: float, seconds: float, processes: int, peak: float) -> float:
-    """Model FLOPs utilization of `processes` GPUs with that peak each."""
-    return flops / (seconds * processes * peak)
+def utilization(flops: float, seconds: float, gpus: int, peak: float) -> float:
+    """Model FLOPs utilization of so many GPUs with that peak each."""
+    return flops / (seconds * gpus * peak)

@@ -41,7 +41,7 @@ def train(
 
     Raises a KnownEnd, or whatever went wrong.
     """
-    gang = Gang(use_gpu=config.use_gpu)
+    gang = Gang(use_gpu=config.use_gpu, split_over=config.recipe.split_over)
     try:
         if gang.world_size > 1:
             stop.follow(gang)

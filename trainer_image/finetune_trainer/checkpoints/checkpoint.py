@@ -127,6 +127,9 @@ class Checkpoints:
             begun = time.monotonic()
             staged = self._stager.stage(state.tensors())
             assert isinstance(staged, dict)
+            for device in self._gang.devices[1:]:
+                # The stager has waited for copies from the first one only.
+                torch.accelerator.synchronize(device)
             final, facts = self.storage.state_after(step), self._facts(state, step, epoch, metrics_bytes)
             self._in_flight = self._submit(final, staged, facts, begun=begun)
 

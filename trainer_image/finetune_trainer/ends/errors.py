@@ -72,6 +72,12 @@ class PeerLostError(TrainerError):
     exit_code = ExitCode.COLLECTIVE_TIMEOUT
 
 
+class MissingGpuError(TrainerError):
+    """The node shows fewer GPUs than it was to have."""
+
+    exit_code = ExitCode.GPU_ERROR
+
+
 class WorkerDiedError(TrainerError):
     """A process that helped to prepare the data went away in the middle of its work."""
 

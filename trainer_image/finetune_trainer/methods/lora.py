@@ -21,6 +21,7 @@ from finetune_trainer.adapters import base as frozen
 from finetune_trainer.adapters.adapter import Adapter, adapt
 from finetune_trainer.adapters.identity import Named, fingerprint, named
 from finetune_trainer.adapters.quantization import check_quantization, quantization
+from finetune_trainer.adapters.splitting import hand_over, placement
 from finetune_trainer.distributed import Gang
 from finetune_trainer.methods.parametrization import Parametrization
 from finetune_trainer.model import TrainableModel, skeleton
@@ -83,13 +84,15 @@ def parametrize(
     """The frozen model, with adapters to train. Every process calls it, and loads the model for itself.
 
     Raises InvalidConfigurationError where the model cannot be trained so, one of lora.targetModules matches no layer,
-    or a device cannot compute with weights as narrow as they are wanted.
+    a device cannot compute with weights as narrow as they are wanted, or there are more of them than blocks to split.
     """
     recipe, directory = config.recipe, Path(config.locations.model)
     lora = recipe.lora
-    check_quantization(lora, [gang.device], gang)
+    check_quantization(lora, gang.devices, gang)
+    devices = placement(model_config, gang.devices)
     gang.on_first(lambda: frozen.prove_first_blocks(directory, model_config))
-    hf = frozen.load(directory, {"": gang.device}, quantization(lora, gang.device, model_config)).train()
+    hf = frozen.load(directory, devices, quantization(lora, gang.device, model_config)).train()
+    hand_over(hf)
     if plan.activation_checkpointing:
         hf.activation_checkpointing_enable({"use_reentrant": False})
     # All processes draw the same adapters. What the guide chose when the run began counts, whatever it chooses now.
