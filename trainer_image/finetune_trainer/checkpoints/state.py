@@ -46,7 +46,9 @@ class State:
         for name, weight in self.trained.parameters.items():
             if _key(name, _MOMENTS[0]) in stored:
                 moments = {moment: torch.zeros_like(weight, requires_grad=False) for moment in _MOMENTS}
-                self.optimizer.state[weight] = {"step": torch.tensor(float(step)), **moments}
+                # The fused kernel reads it where the weight is.
+                steps = torch.tensor(float(step), device=weight.device)
+                self.optimizer.state[weight] = {"step": steps, **moments}
 
 
 def _key(name: str, moment: str) -> str:
