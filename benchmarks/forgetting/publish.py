@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.forgetting.comparison import LEARNT, Curve, Measured, Spread, ends, kept, kept_beside, steps
 from benchmarks.forgetting.experiment import STEPS
 from benchmarks.forgetting.methods import METHODS, written
+from benchmarks.markdown import table
 
 LEVELS = (0.5, 0.7, 0.9)
 
@@ -50,7 +51,7 @@ def markdown(measured: Measured) -> str:
         f"In bold: the lowest rate with which the new facts are known to {LEARNT:.0%} in the end with each of two "
         "other seeds; where there is none, the one that learns most.",
         "",
-        *_table(
+        *table(
             (
                 "Method",
                 "Rate",
@@ -89,7 +90,7 @@ def _beside_sft(measured: Measured) -> list[str]:
         f"What is kept at {LEARNT:.0%} of the new facts, less what SFT keeps there with the same seed, in percentage "
         "points; and with how many seeds it is more.",
         "",
-        *_table(("Method", "Rate", "than SFT at the same rate", "than SFT at the rate in bold"), rows),
+        *table(("Method", "Rate", "than SFT at the same rate", "than SFT at the rate in bold"), rows),
     ]
 
 
@@ -118,11 +119,3 @@ def _percent(spread: Spread | None) -> str:
 
 def _spread(spread: Spread | None) -> str:
     return "–" if spread is None else f"{spread.mean:.0f} ± {spread.deviation:.0f}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [_row(header), _row(["---"] * len(header)), *map(_row, rows)]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.memory import Growth
 from benchmarks.trainer.worker import environment
 
 # The first makes AdamW's moments.
@@ -31,17 +32,14 @@ def measure(system: str, ratio: float, base: Path, scratch: Path, threads: int) 
 def main() -> None:
     """Measure one system and print the bytes."""
     from benchmarks.osft.systems import SYSTEMS, batch
-    from benchmarks.trainer.loss_memory import resident
 
     name, ratio, base, scratch = sys.argv[1:]
-    before = resident("VmRSS")
-    # Resets the peak to what is held now.
-    Path("/proc/self/clear_refs").write_text("5")
+    growth = Growth()
     system = SYSTEMS[name](Path(base), float(ratio), Path(scratch))
     for step in range(_STEPS):
         # One micro-batch shows as much as several.
         system.step(batch(step)[:1])
-    print(resident("VmHWM") - before)
+    print(growth.at_peak())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from benchmarks.markdown import table
 from benchmarks.osft import layers
 from benchmarks.osft.decomposing import Decomposing
 from benchmarks.osft.layers import DENSE, OSF, OURS, Costs
@@ -99,7 +100,7 @@ def _layers(found: Found) -> list[str]:
         "How many times as long as a dense layer with its AdamW. *Passes* is forward and backward alone. Ours computes "
         "as a dense layer; what it does beside comes once per step, however many tokens that has.",
         "",
-        *_table(
+        *table(
             ("Layer", "Ratio", "Form", "Passes", *(f"{tokens:,} tokens per step" for tokens in _TOKENS)),
             [
                 (
@@ -115,6 +116,7 @@ def _layers(found: Found) -> list[str]:
                 if form != DENSE
             ],
         ),
+        "",
     ]
 
 
@@ -126,7 +128,7 @@ def _steps(found: Found) -> list[str]:
         f"{SHAPE.parameters / 1e6:.1f} million weights, {TOKENS:,} tokens. The last column is how far the loss of any "
         "step is from ours at the same ratio, relative to it.",
         "",
-        *_table(
+        *table(
             ("System", "Ratio", "Seconds", "Times sft's", "Difference of loss"),
             [
                 (
@@ -139,6 +141,7 @@ def _steps(found: Found) -> list[str]:
                 for (system, ratio), each in found.steps.items()
             ],
         ),
+        "",
     ]
 
 
@@ -150,10 +153,11 @@ def _memory(found: Found) -> list[str]:
         f"The most that a process holds over the start and two steps, at ratio {_RATIO}; Python and its libraries are "
         "not counted.",
         "",
-        *_table(
+        *table(
             ("System", "MiB", "Times sft's"),
             [(system, f"{size / _MIB:,.0f}", f"{size / sft:.2f}") for system, size in found.memory.items()],
         ),
+        "",
     ]
 
 
@@ -161,10 +165,11 @@ def _decomposing(found: Sequence[Decomposing]) -> list[str]:
     return [
         f"## Decomposing {DECOMPOSED.layers} such blocks",
         "",
-        *_table(
+        *table(
             ("Processes, of one thread each", "Seconds", "Seconds when it was done before"),
             [(str(each.processes), f"{each.anew:.1f}", f"{each.again:.1f}") for each in found],
         ),
+        "",
     ]
 
 
@@ -175,7 +180,8 @@ def _osf(found: Found) -> list[str]:
         f"How far what is trained reaches into what is frozen after {layers.LEAK_AFTER} steps, 1024 x 1024 at ratio "
         f"{_RATIO}: the largest |U_highᵀ U_low| and |V_low V_highᵀ|.",
         "",
-        *_table(("Form", "Leak"), [(form, f"{leak:.1e}") for form, leak in found.leaks.items()]),
+        *table(("Form", "Leak"), [(form, f"{leak:.1e}") for form, leak in found.leaks.items()]),
+        "",
         "peft's OSF projects gradients and leaves the values alone, and AdamW leads them out of the subspace. It "
         "keeps the dense layer and adds the difference of two products of factors to it, the trained one and the one "
         "at the start, which is what makes it dear. It freezes embeddings, norms and head, where osft trains all that "
@@ -189,11 +195,3 @@ def _verdict(met: bool) -> str:
 
 def _spread(values: Sequence[float]) -> str:
     return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [_row(header), _row(["---"] * len(header)), *map(_row, rows), ""]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -13,6 +13,7 @@ from peft import OSFConfig, inject_adapter_in_model
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.osft.trained import Trained
+from benchmarks.random_samples import random_samples
 from benchmarks.trainer.workload import Shape
 from finetune_trainer.attention import PER_SAMPLE
 from finetune_trainer.inputs import Inputs
@@ -54,21 +55,7 @@ class System:
 def batch(number: int) -> Batch:
     """Random tokens, the same for every system."""
     draw = torch.Generator().manual_seed(number)
-    return [_micro_batch(draw) for _ in range(MICRO_BATCHES)]
-
-
-def _micro_batch(draw: torch.Generator) -> Inputs:
-    ids = torch.randint(SHAPE.vocabulary, (SAMPLES, SAMPLE), generator=draw)
-    places = torch.arange(SAMPLES * SAMPLE).view(SAMPLES, SAMPLE)
-    return {
-        "input_ids": ids.view(1, -1),
-        "position_ids": torch.arange(SAMPLE).repeat(SAMPLES)[None],
-        "sample_lengths": [SAMPLE] * SAMPLES,
-        "boundaries": torch.arange(0, SAMPLES * SAMPLE + 1, SAMPLE, dtype=torch.int32),
-        # The last token of a sample predicts nothing.
-        "predicting": places[:, :-1].flatten(),
-        "targets": ids[:, 1:].flatten(),
-    }
+    return [random_samples(draw, SAMPLES, SAMPLE, SHAPE.vocabulary) for _ in range(MICRO_BATCHES)]
 
 
 def sft(base: Path, ratio: float, scratch: Path) -> System:

@@ -5,9 +5,8 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,47 +16,25 @@ import torch
 from benchmarks.trainer import loss_memory, publish, startup
 from benchmarks.trainer.job import configuration
 from benchmarks.trainer.results import LABELS, Measured, Others, Speed, Spread
-from benchmarks.trainer.systems import Preparation, Run, Trained
-from benchmarks.trainer.worker import Worker
-from benchmarks.trainer.workload import (
-    HALF_BILLION,
-    SMALL,
-    Corpus,
-    Shape,
-    lengths_with_padding,
-    save_conversations,
-    save_model,
+from benchmarks.trainer.runs import (
+    CPU,
+    GPU,
+    MAX_LENGTH,
+    PADDED_BATCH,
+    SEED,
+    Setting,
+    make_run,
+    processor,
+    speed,
+    tokens_per_second,
 )
-from finetune_trainer.batches import Schedule
+from benchmarks.trainer.systems import Preparation, Trained
+from benchmarks.trainer.worker import Worker, workers
+from benchmarks.trainer.workload import Corpus, save_conversations, save_model
 from finetune_trainer.prepare.parallel import available_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 _PADDING = (23, 56)
-_SEED = 42
-_MAX_LENGTH = 1024
-# The first step of a run pays for what is made once, such as the optimizer's state.
-_WARM_UP = 1
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is trained, and how much of it."""
-
-    name: str
-    shape: Shape
-    use_gpu: bool
-    batch_size: int
-    token_budget: int
-    mean_length: float
-    steps: int
-    repetitions: int
-
-
-# Tokens of a forward pass: about as many as a padded batch of 8 holds.
-CPU = Setting("trainer", SMALL, False, 16, 2048, 110, steps=6, repetitions=3)
-GPU = Setting("trainer-gpu", HALF_BILLION, True, 64, 16_384, 400, steps=12, repetitions=3)
-# TRL's own default.
-_PADDED_BATCH = 8
 
 
 def main() -> None:
@@ -81,7 +58,7 @@ def main() -> None:
 def _publish(
     bench: "Bench", setting: Setting, speeds: dict[int, Speed], others: Others | None, results: Path
 ) -> None:
-    device = torch.cuda.get_device_name() if setting.use_gpu else f"{_processor()}, {bench.threads} threads"
+    device = torch.cuda.get_device_name() if setting.use_gpu else f"{processor()}, {bench.threads} threads"
     measured = Measured(
         machine=f"{setting.shape.parameters / 1e6:.1f} million parameters on {device}",
         versions={"Python": platform.python_version()}
@@ -107,7 +84,9 @@ class Bench:
         """Train with every system at every share of padding."""
         model = self._scratch / setting.name
         save_model(model, self._corpus, setting.shape)
-        runs = {padding: self._run(setting, model, padding) for padding in _PADDING}
+        runs = {
+            padding: make_run(setting, self._corpus, model, padding, self._scratch) for padding in _PADDING
+        }
         trained: dict[int, dict[str, list[Trained]]] = {
             padding: {system: [] for system in LABELS} for padding in _PADDING
         }
@@ -119,9 +98,9 @@ class Bench:
                         trained[padding][system].append(result)
                         self._say(
                             f"training, repetition {repetition + 1}, {padding} % padding: {LABELS[system]} "
-                            f"{_tokens_per_second(result):,.0f} tokens/s, last loss {result.losses[-1]:.4f}"
+                            f"{tokens_per_second(result):,.0f} tokens/s, last loss {result.losses[-1]:.4f}"
                         )
-        return {padding: _speed(results) for padding, results in trained.items()}
+        return {padding: speed(results) for padding, results in trained.items()}
 
     def others(self) -> Others:
         """Memory of the loss, preparation of data, and start-up, on the CPU."""
@@ -132,10 +111,10 @@ class Bench:
 
     def _rows_per_second(self, *, rows: int, repetitions: int) -> dict[str, Spread]:
         data = self._scratch / "rows.jsonl"
-        lengths = np.random.default_rng(_SEED).lognormal(np.log(200), 0.6, rows)
-        save_conversations(data, self._corpus, np.clip(lengths, 20, _MAX_LENGTH - 50).astype(np.int64))
+        lengths = np.random.default_rng(SEED).lognormal(np.log(200), 0.6, rows)
+        save_conversations(data, self._corpus, np.clip(lengths, 20, MAX_LENGTH - 50).astype(np.int64))
         preparation = Preparation(
-            self._scratch / CPU.name, data, _MAX_LENGTH, available_processes(), self._scratch
+            self._scratch / CPU.name, data, MAX_LENGTH, available_processes(), self._scratch
         )
         found: dict[str, list[float]] = {}
         counts = set()
@@ -157,7 +136,7 @@ class Bench:
             # A directory of its own, so that nothing is found prepared.
             scratch = self._scratch / f"startup-{repetition}"
             scratch.mkdir()
-            stated = {"effectiveBatchSize": _PADDED_BATCH, "numEpochs": 1, "maxSeqLen": _MAX_LENGTH}
+            stated = {"effectiveBatchSize": PADDED_BATCH, "numEpochs": 1, "maxSeqLen": MAX_LENGTH}
             config = configuration(model=model, data=data, storage=scratch / "run", hyperparameters=stated)
             found["ours"].append(startup.ours(config.to_json(), scratch / "run", self.threads))
             found["trl"].append(startup.trl(model, data, scratch, self.threads))
@@ -165,79 +144,12 @@ class Bench:
                 self._say(f"start-up: {LABELS[system]} {seconds[-1]:.1f} s to the end of the first step")
         return {system: Spread(values) for system, values in found.items()}
 
-    def _run(self, setting: Setting, model: Path, padding: int) -> Run:
-        samples = setting.steps * setting.batch_size
-        order = Schedule(samples, setting.batch_size, _SEED).order(0)
-        # A conversation comes out some tokens longer or shorter than asked for.
-        in_order = lengths_with_padding(
-            samples,
-            padding=padding / 100,
-            mean=setting.mean_length,
-            longest=_MAX_LENGTH - 50,
-            batch=_PADDED_BATCH,
-            seed=padding,
-        )
-        lengths = np.empty_like(in_order)
-        lengths[order] = in_order
-        data = self._scratch / f"{setting.name}-{padding}.jsonl"
-        save_conversations(data, self._corpus, lengths)
-        return Run(
-            model=model,
-            data=data,
-            order=order.tolist(),
-            batch_size=setting.batch_size,
-            padded_batch=_PADDED_BATCH,
-            token_budget=setting.token_budget,
-            max_length=_MAX_LENGTH,
-            learning_rate=1e-3,
-            seed=_SEED,
-            use_gpu=setting.use_gpu,
-            scratch=self._scratch,
-        )
-
-    @contextmanager
-    def _workers(self, systems: Sequence[str]) -> Iterator[dict[str, Worker]]:
+    def _workers(self, systems: Sequence[str]) -> AbstractContextManager[dict[str, Worker]]:
         self._say(f"starting {', '.join(LABELS[system] for system in systems)}")
-        workers = {system: Worker(system, self._logs / f"{system}.log", self.threads) for system in systems}
-        try:
-            yield workers
-        finally:
-            for worker in workers.values():
-                worker.close()
+        return workers(dict(zip(systems, systems, strict=True)), self._logs, self.threads)
 
     def _say(self, text: str) -> None:
         print(f"{time.monotonic() - self._began:5.0f} s  {text}", flush=True)
-
-
-def _speed(results: dict[str, list[Trained]]) -> Speed:
-    tokens = {tuple(one.tokens) for repeated in results.values() for one in repeated}
-    assert len(tokens) == 1, f"the systems did not train on the same tokens: {tokens}"
-    reference = np.array(results["ours"][0].losses)
-    return Speed(
-        padding=results["trl"][0].padding,
-        tokens_per_second={
-            system: Spread([_tokens_per_second(one) for one in repeated])
-            for system, repeated in results.items()
-        },
-        loss_difference={
-            system: max(float(np.abs(np.array(one.losses) / reference - 1).max()) for one in repeated)
-            for system, repeated in results.items()
-        },
-    )
-
-
-def _tokens_per_second(result: Trained) -> float:
-    seconds = result.step_ends[-1] - result.step_ends[_WARM_UP - 1]
-    return sum(result.tokens[_WARM_UP:]) / seconds
-
-
-def _processor() -> str:
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
+from benchmarks.memory import Growth
 from benchmarks.trainer.worker import environment
 
 # The last layer of Llama-3.2-1B with a vocabulary of 32,000.
@@ -61,19 +61,9 @@ def main() -> None:
 
     # Threads and workspaces of the libraries are there before it counts.
     run(64, 64, 64)
-    before = resident("VmRSS")
-    # Resets the peak to what is held now.
-    Path("/proc/self/clear_refs").write_text("5")
+    growth = Growth()
     run(TOKENS, WIDTH, VOCABULARY)
-    print(resident("VmHWM") - before)
-
-
-def resident(field: str) -> int:
-    """Bytes that this process holds: VmRSS now, VmHWM at its peak."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"/proc/self/status has no {field}")
+    print(growth.at_peak())
 
 
 if __name__ == "__main__":

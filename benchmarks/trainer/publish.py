@@ -1,12 +1,12 @@
 """The result for people and for machines: a table, plots, and flat JSON."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from benchmarks.markdown import table
 from benchmarks.trainer.results import LABELS, Measured, Others, Ratio, Spread, ratios
 
 _COLORS = {"ours": "#1f77b4", "trl": "#ff7f0e", "trl-padding-free": "#ffbb78", "padded-loop": "#7f7f7f"}
@@ -33,7 +33,7 @@ def markdown(measured: Measured) -> str:
         "",
         "Written by `make bench-trainer`; what is measured, and how, is in the README one folder up.",
         "",
-        *_table(
+        *table(
             ("Ratio", "Measured", "Target", ""),
             [(ratio.about, f"{ratio.value:.2f}", ratio.bound, _verdict(ratio)) for ratio in ratios(measured)],
         ),
@@ -43,7 +43,7 @@ def markdown(measured: Measured) -> str:
         "Tokens per second, padding not counted: median, lowest and highest of the repetitions. The last column is how "
         "far the loss of any step is from ours, relative to it.",
         "",
-        *_table(
+        *table(
             ("Padding", "System", "Tokens/s", "Difference of loss"),
             [
                 (f"{speed.padding:.1%}", LABELS[system], str(spread), f"{speed.loss_difference[system]:.1e}")
@@ -57,7 +57,7 @@ def markdown(measured: Measured) -> str:
             "",
             "## Loss, preparation, start-up",
             "",
-            *_table(
+            *table(
                 ("", "System", "Measured"),
                 [
                     ("peak memory of the loss", _KINDS[kind], f"{size / _MIB:,.0f} MiB")
@@ -78,14 +78,6 @@ def _verdict(ratio: Ratio) -> str:
 
 def _rows(about: str, spreads: dict[str, Spread]) -> list[tuple[str, str, str]]:
     return [(about, LABELS[system], str(spread)) for system, spread in spreads.items()]
-
-
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    return [_row(header), _row(("---",) * len(header)), *map(_row, rows)]
-
-
-def _row(cells: tuple[str, ...]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _plot(measured: Measured, file: Path) -> None:

@@ -10,11 +10,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from benchmarks.memory import Growth
 from benchmarks.trainer.systems import Preparation, Prepared, Run, Trained
 
 Answer = TypeVar("Answer", Trained, Prepared)
@@ -76,6 +78,17 @@ class Worker:
         return answer
 
 
+@contextmanager
+def workers(systems: Mapping[str, str], logs: Path, threads: int) -> Iterator[dict[str, Worker]]:
+    """A process for each of the names, with the system that it stands for; ended in the end."""
+    started = {name: Worker(system, logs / f"{name}.log", threads) for name, system in systems.items()}
+    try:
+        yield started
+    finally:
+        for worker in started.values():
+            worker.close()
+
+
 def environment(threads: int) -> dict[str, str]:
     """What every measured process has in its environment."""
     return {
@@ -103,9 +116,20 @@ def _methods(system: str) -> dict[str, Callable[[dict[str, Any]], Trained | Prep
 
         chosen = Trl(padding_free=system == "trl-padding-free")
     return {
-        "train": lambda request: chosen.train(Run(**_with_paths(request))),
+        "train": lambda request: _measured(chosen, Run(**_with_paths(request))),
         "prepare": lambda request: chosen.prepare(Preparation(**_with_paths(request))),
     }
+
+
+def _measured(system: Any, run: Run) -> Trained:
+    if run.use_gpu:
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    growth = Growth()
+    trained: Trained = system.train(run)
+    peak = torch.cuda.max_memory_allocated() if run.use_gpu else growth.at_peak()
+    return replace(trained, peak_memory=peak)
 
 
 def _with_paths(request: dict[str, Any]) -> dict[str, Any]:

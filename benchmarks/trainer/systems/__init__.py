@@ -1,8 +1,9 @@
 """The systems that are measured, each behind the same two methods: train and prepare."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Run:
     learning_rate: float
     seed: int
     use_gpu: bool
+    lora: Mapping[str, Any] | None
+    """spec.lora of a job that trains adapters; None where all weights are trained."""
     scratch: Path
     """An empty directory."""
 
@@ -44,6 +47,8 @@ class Trained:
     """Real tokens of each step."""
     padding: float
     """Share of padding in what the model was given."""
+    peak_memory: int = 0
+    """Bytes that the run took at its peak; the worker measures them, not the system."""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """finetune-trainer: a whole training process, as torchrun starts it, without torchrun."""
 
 import os
-import socket
 import sys
 import time
 from pathlib import Path
 
 from benchmarks.trainer.job import configuration
+from benchmarks.trainer.ports import free_port
 from benchmarks.trainer.systems import Preparation, Prepared, Run, Trained
 from finetune_api import names
 from finetune_api.report import Report, StepRecord
@@ -27,6 +27,7 @@ class Ours:
             data=run.data,
             storage=run.scratch / "run",
             use_gpu=run.use_gpu,
+            lora=run.lora,
             hyperparameters={
                 "learningRate": run.learning_rate,
                 "effectiveBatchSize": run.batch_size,
@@ -42,7 +43,7 @@ class Ours:
             "LOCAL_RANK": "0",
             "WORLD_SIZE": "1",
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
+            "MASTER_PORT": str(free_port()),
         }
         checks.check(config, node=0)
         nowhere = run.scratch / "none"
@@ -84,10 +85,3 @@ class Ours:
 def _steps(storage: Path) -> list[StepRecord]:
     lines = (storage / names.METRICS_FILE).read_text().splitlines()
     return [StepRecord.model_validate_json(line) for line in lines]
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port

@@ -4,11 +4,16 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from datasets import Dataset, load_dataset
+from peft import LoraConfig
+from transformers import BitsAndBytesConfig
 from trl import SFTConfig, SFTTrainer
 
 from benchmarks.trainer.systems import Preparation, Prepared, Run, Trained
 from benchmarks.trainer.systems.recording import Recorder, common_arguments, in_order
+from finetune_api.methods import Lora
+from finetune_api.trained_weights import ALPHA_PER_RANK, LORA_R
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,13 @@ class Trl:
                 max_length=None if self.padding_free else run.max_length,
                 assistant_only_loss=True,
                 padding_free=self.padding_free,
-                model_init_kwargs={"dtype": "float32"},
+                # A frozen model is as narrow there as ours is.
+                model_init_kwargs={
+                    "dtype": "bfloat16" if run.use_gpu and run.lora is not None else "float32"
+                },
             ),
             train_dataset=in_order(rows, run.order),
+            **({} if run.lora is None else _adapters(Lora.model_validate(run.lora), use_gpu=run.use_gpu)),
         )
         return Recorder().watch(trainer, run)
 
@@ -69,6 +78,22 @@ class Trl:
             tokens=sum(map(len, prepared["input_ids"])),
             loss_tokens=sum(label != -100 for labels in prepared["labels"] for label in labels),
         )
+
+
+def _adapters(lora: Lora, *, use_gpu: bool) -> dict[str, Any]:
+    """What a user of TRL says of adapters as ours are, by default: of rank 16, beside all linear layers."""
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if use_gpu else torch.float32,
+    )
+    return {
+        "peft_config": LoraConfig(
+            task_type="CAUSAL_LM", r=LORA_R, lora_alpha=ALPHA_PER_RANK * LORA_R, target_modules="all-linear"
+        ),
+        "quantization_config": quantization if lora.load_in_4bit else None,
+    }
 
 
 class _Preparing(SFTTrainer):  # type: ignore[misc]
