@@ -58,7 +58,7 @@ test-peers: setup ## Compare masks, packing and osft with the reference implemen
 	@$(RUN) --group peers python -m pytest tests/peers -m peers
 
 .PHONY: bench
-bench: bench-planner bench-trainer bench-checkpoint bench-osft bench-forgetting ## Run all benchmarks.
+bench: bench-planner bench-trainer bench-checkpoint bench-osft bench-lora bench-forgetting ## Run all benchmarks.
 
 .PHONY: bench-trainer
 bench-trainer: setup ## Measure the trainer beside its peers; writes benchmarks/results/trainer.md.
@@ -71,6 +71,10 @@ bench-checkpoint: setup ## Measure what saving and faults cost; writes benchmark
 .PHONY: bench-osft
 bench-osft: setup ## Measure osft beside sft and other implementations; writes benchmarks/results/osft.md.
 	@$(RUN) --group peers python -m benchmarks.osft
+
+.PHONY: bench-lora
+bench-lora: setup ## Measure lora beside TRL with peft, and beside sft; writes benchmarks/results/lora.md.
+	@$(RUN) --group bench python -m benchmarks.lora
 
 .PHONY: bench-forgetting
 bench-forgetting: setup ## Measure what each method forgets while it learns; writes benchmarks/results/forgetting.md.
