@@ -59,6 +59,7 @@ def test_a_leak_that_rounding_does_not_explain_is_told_once_by_one(
         hardware=None,
         reporter=reporter,
         trackers=Trackers(),
+        adviser=None,
         speaks=speaks,
     )
     for index, leak in enumerate((SOUND, None, 2e-3, None, 3e-3)):

@@ -62,6 +62,7 @@ NOT_UNDERFITTING = {
     "little from the start": lambda done: 0.9,
     "fallen well, then flat": lambda done: 2.4 + 3.6 * math.exp(-8 * done),
     "rising": lambda done: 2.0 + 0.3 * done,
+    "fallen, then rising": lambda done: 2.4 + 1.4 * math.exp(-8 * done) + 0.2 * done,
     "risen, then flat": lambda done: 3.0 - 0.8 * math.exp(-8 * done),
     "falling after a rest": lambda done: 2.5 if done < 2 else 2.5 - 0.8 * (done - 2),
 }
@@ -117,6 +118,20 @@ def test_the_end_of_a_run_whose_rate_goes_to_zero_is_no_rest() -> None:
     # Nor does it hide one that came to rest before.
     rested = curve(lambda done: 2.5 + 0.7 * math.exp(-3 * done), passes=10, rate=cosine)
     assert plateau(rested, PASS) is not None
+
+
+def test_a_loss_that_falls_as_the_rate_does_is_not_at_rest() -> None:
+    """A rate that was too high, not too low, kept it up."""
+    settled = curve(lambda done: 2.5 - 0.3 * max(0, done - 7), passes=10, rate=cosine)
+    assert plateau(settled[: 7 * PASS], PASS) is not None
+    assert plateau(settled, PASS) is None
+
+
+def test_an_easy_first_batch_is_not_where_the_run_began() -> None:
+    flat = curve(HIGH_AND_FLAT["flat from the start"])
+    found = plateau([StepLoss(2.0, 1e-5, SAMPLES), *flat[1:]], PASS)
+    assert found is not None
+    assert found.start == pytest.approx(2.4)
 
 
 def test_a_pass_in_which_the_rate_still_warms_up_is_not_judged() -> None:

@@ -10,6 +10,7 @@ import torch
 
 from finetune_api.report import Stage
 from finetune_api.runconfig import RunConfig
+from finetune_trainer.adviser import Adviser
 from finetune_trainer.batches import Schedule
 from finetune_trainer.checkpoints.cadence import Cadence
 from finetune_trainer.checkpoints.checkpoint import Checkpoints
@@ -53,6 +54,7 @@ class Loop:
         optimizer = make_optimizer(self.trained, stated, self.plan)
         self._state = State(self.trained, optimizer, make_scheduler(optimizer, stated, self.plan))
         self._schedule = Schedule(len(self.samples), self.plan.effective_batch_size, stated.seed)
+        self._adviser = Adviser(self.config.recipe, self.plan, self.reporter) if self.gang.is_first else None
         self._progress = Progress(
             self.samples,
             self._schedule,
@@ -60,6 +62,7 @@ class Loop:
             self._hardware(),
             self.reporter,
             self.trackers,
+            self._adviser,
             speaks=self.gang.is_first,
         )
         self._ballot = Ballot(self.gang)
@@ -88,6 +91,8 @@ class Loop:
         # A later attempt that found no state begins anew, and says so.
         resumed = restored.step if restored.step or self.attempt > 1 else None
         self.reporter.stage(Stage.TRAINING, resumed_from_step=resumed)
+        if self._adviser:
+            self._adviser.recall(self.reporter.steps())
 
     def _train(self, safekeeping: Safekeeping) -> bool:
         """Whether training came to its end; False when some process was asked to stop."""
@@ -98,6 +103,8 @@ class Loop:
                 # Nothing else in here: until it is handled, it keeps the tensors of the step.
                 pass
             self.plan = self._retreat.recover()
+            if self._adviser:
+                self.plan = self._adviser.advised(self.plan)
             self.reporter.update(urgent=True, plan=self.plan)
 
     def _make_steps(self, safekeeping: Safekeeping) -> bool:

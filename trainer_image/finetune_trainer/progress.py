@@ -1,4 +1,4 @@
-"""What everyone is told of each step: the Report, the trackers, and the log now and then."""
+"""What everyone is told of each step: the Report, the trackers, the adviser, and the log now and then."""
 
 import logging
 import math
@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_api.architecture import Architecture
 from finetune_api.report import Metrics, StepSeconds
+from finetune_trainer.adviser import Adviser
 from finetune_trainer.batches import Schedule
 from finetune_trainer.feed import Step
 from finetune_trainer.prepare.arrow import Samples
@@ -48,6 +49,8 @@ class Progress:
     """None without GPUs, and for GPUs and models that are not known."""
     reporter: Reporter
     trackers: Trackers
+    adviser: Adviser | None
+    """Hears of each step; None in all processes but one."""
     speaks: bool
     """Whether this process writes the log's lines: one of all does."""
     _mean_seconds: float | None = None
@@ -84,6 +87,8 @@ class Progress:
         changes: dict[str, Any] = {"initial_loss": measured.loss} if done == 1 else {}
         self.reporter.update(metrics=metrics, seconds_remaining=remaining, **changes)
         self.trackers.log(metrics)
+        if self.adviser:
+            self.adviser.hear(metrics)
         self._log(metrics)
         warning = leak_warning(measured.leak)
         if warning and self.speaks and not self._warned:

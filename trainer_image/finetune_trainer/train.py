@@ -10,6 +10,7 @@ from transformers.utils.logging import disable_progress_bar, set_tqdm_hook
 from finetune_api.report import Preparation, Stage
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import commit
+from finetune_trainer.adviser import lasting
 from finetune_trainer.checkpoints.checkpoint import Checkpoints
 from finetune_trainer.distributed import Gang
 from finetune_trainer.ends.stopping import StopRequest
@@ -81,7 +82,8 @@ def _take_part(
         reporter.tick,
         method.trainable_parameters(config, model_config),
     )
-    plan = ExactPlan.model_validate_json(gang.on_first(lambda: planner.plan().model_dump_json()))
+    planned = gang.on_first(lambda: lasting(planner.plan(), reporter.report.plan).model_dump_json())
+    plan = ExactPlan.model_validate_json(planned)
     reporter.stage(Stage.LOADING, preparation=None, dataset=prepared.status, plan=plan)
     trained = method.parametrize(config, model_config, gang, plan, reporter)
     checkpoints = Checkpoints(

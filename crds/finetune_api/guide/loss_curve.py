@@ -14,7 +14,7 @@ from statistics import fmean
 _FEWEST_STEPS = 10
 # The first batch alone may be an easy one.
 _FIRST_STEPS = 5
-# A model that learns what it is shown, at a rate that suits it, is further from one pass to the next.
+# A model that learns what it is shown gets further than that from one pass to the next.
 _AT_REST = 0.05
 # Of the peak: half of it, so that an end whose rate goes to zero is not taken for one of learning. Of a cosine over
 # three epochs or more, passes count up to the middle of the run.
@@ -50,9 +50,9 @@ class Plateau:
 def plateau(steps: Sequence[StepLoss], steps_per_epoch: int) -> Plateau | None:
     """Where the loss of a run's steps, from its first one on, stays while it is far above where it should go.
 
-    None where it moves, up or down, by more than 5 % from one pass over the data to the next; is at most 1; has halved
-    since the start, or risen; or where no two passes of ten steps or more, the first of them at half the peak rate at
-    least, are over. Passes of fewer steps are taken together.
+    The newest whole pass over the data is compared with the last one before it that trained at half the peak rate or
+    more. None where they differ by more than 5 %, up or down; where the loss is at most 1, has halved since the start,
+    or risen; or where no two such passes are over. Passes of fewer than ten steps are taken together.
     """
     length = steps_per_epoch * -(-_FEWEST_STEPS // steps_per_epoch)
     passes = [steps[first : first + length] for first in range(0, len(steps) - length + 1, length)]
@@ -66,10 +66,11 @@ def plateau(steps: Sequence[StepLoss], steps_per_epoch: int) -> Plateau | None:
     ]
     if not learning:
         return None
-    before, after, now = (_mean(passes[number]) for number in (learning[-1], learning[-1] + 1, -1))
+    before, now = _mean(passes[learning[-1]]), _mean(passes[-1])
     start = max(steps[0].loss, _mean(steps[:_FIRST_STEPS]))
-    at_rest = all(abs(later - before) <= _AT_REST * before for later in (after, now))
-    if not at_rest or now <= _SMALL_LOSS or not _FALLEN_WELL < now / start <= 1 + _AT_REST:
+    if abs(now - before) > _AT_REST * before or now <= _SMALL_LOSS:
+        return None
+    if not _FALLEN_WELL < now / start <= 1 + _AT_REST:
         return None
     return Plateau(length, start, before, now)
 

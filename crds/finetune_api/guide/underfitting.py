@@ -14,9 +14,9 @@ _HIGHEST_RATE = LEARNING_RATES["lora"].high
 
 @guideline("Rank and alpha", Severity.WARNING, "spec.lora.r")
 def lora_underfits(case: Case) -> str | None:
-    """r goes up to 32 or 64, or the learning rate towards 1e-4, if the model underfits. Told while it trains: from one
-    whole pass over the data to the next, the first of them at half the peak rate at least, the loss has moved by at
-    most 5 %, is above 1, and has not halved since the start."""
+    """r goes up to 32 or 64, or the learning rate towards 1e-4, if the model underfits. Told while it trains: the
+    loss has moved by at most 5 % between two whole passes over the data, the first of them at half the peak rate or
+    more; it is above 1, and has not halved since the start."""
     found = _found(case)
     higher = [str(r) for r in _RAISED_R if r > lora_r(case.recipe)]
     if found is None or not higher:
@@ -32,7 +32,8 @@ def lora_underfits(case: Case) -> str | None:
 
 @guideline("Learning rate", Severity.WARNING, "spec.hyperparameters.learningRate")
 def lora_underfits_at_high_rank(case: Case) -> str | None:
-    """The same where r is 64 or more: what is left is the learning rate, up to 1e-4."""
+    """lora goes towards 1e-4 if the model underfits. Told while it trains where the loss stays high, as it is told of
+    spec.lora.r, and that is 64 or more already."""
     found = _found(case)
     if found is None or lora_r(case.recipe) < _RAISED_R[-1] or case.plan.learning_rate >= _HIGHEST_RATE:
         return None

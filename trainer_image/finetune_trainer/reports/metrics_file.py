@@ -74,6 +74,13 @@ class MetricsFile:
             data = data[written:]
 
 
+def records(storage: Storage) -> Iterator[StepRecord]:
+    """All steps in the file."""
+    for line in _lines(storage.metrics):
+        if record := _record(line):
+            yield record
+
+
 def last_record(storage: Storage, *, up_to: int | None = None) -> StepRecord | None:
     """The last step in the file; with `up_to`, the last that is no later than that step."""
     end = None if up_to is None else _end_of(storage.metrics, up_to)

@@ -2,13 +2,14 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 from finetune_api.report import Metrics, Stage, StepRecord
 from finetune_api.status import MAX_LISTED_CHECKPOINTS, Checkpoint
 from finetune_trainer.reports import history
-from finetune_trainer.reports.metrics_file import MetricsFile, last_record
+from finetune_trainer.reports.metrics_file import MetricsFile, last_record, records
 from finetune_trainer.reports.post import Poster
 from finetune_trainer.storage import Storage
 
@@ -54,6 +55,10 @@ class Reporter:
             if restored_step == 0:
                 changes["initial_loss"] = None
             self.report = self.report.model_copy(update=changes)
+
+    def steps(self) -> Iterator[Metrics]:
+        """What all steps of the run have shown so far, as the metrics file has it; nothing where there is no file."""
+        return iter(()) if self._silent else records(self._storage)
 
     def stage(self, stage: Stage, **changes: Any) -> None:
         """Enter another stage."""
