@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM
+from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from finetune_trainer.adapters.identity import Named
 from finetune_trainer.planning import model_facts
 from finetune_trainer.reports import history
 from finetune_trainer.storage import Storage
-from tiny import save_chat_data, save_tiny_model
+from tiny import WIDTH, save_chat_data, save_tiny_model
 from trainer import forked, gangs
 from trainer.faults import OUTPUT, STATE, Fault, Moment
 from trainer.plain import HYPERPARAMETERS, SAMPLES, Result, by_hand, check, trained
@@ -143,7 +143,7 @@ def test_alpha_is_divided_by_the_root_of_r_if_that_is_wanted(base: Path) -> None
 
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_clipping_is_by_the_norm_of_the_adapters_gradient(base: Path, nodes: int) -> None:
-    limit = {"maxGradNorm": 0.1}
+    limit: dict[str, Any] = {"maxGradNorm": 0.1}
     expected = by_hand(base, LowRank, **limit)
     assert min(expected.grad_norms) > 0.1
     check(merged(base, trained(base, f"clipped-on-{nodes}", nodes, method=lora(), **limit)), expected)
@@ -151,7 +151,7 @@ def test_clipping_is_by_the_norm_of_the_adapters_gradient(base: Path, nodes: int
 
 def test_dropout_and_direction_apart_from_length(base: Path) -> None:
     """Each step draws its own masks, again the same in a run that is done again."""
-    kinds = [{"dropout": 0.5}, {"useDora": True}]
+    kinds: list[dict[str, Any]] = [{"dropout": 0.5}, {"useDora": True}]
     for number, knobs in enumerate(kinds):
         runs = [trained(base, f"kind-{number}-{turn}", method=lora(**knobs)) for turn in range(2)]
         assert runs[0].losses == runs[1].losses
@@ -212,6 +212,39 @@ def test_the_report_tells_what_is_trained(base: Path) -> None:
     facts = model_facts(base / "model")
     assert facts is not None
     assert report.plan.trainable_parameters == trainable_parameters(config.recipe, facts.architecture)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_beside_a_narrow_model_adapters_compute_as_narrow_and_learn_in_fp32(
+    base: Path, dropout: float
+) -> None:
+    def adapted(dtype: torch.dtype) -> PeftModel:
+        torch.manual_seed(SEED)
+        hf = AutoModelForCausalLM.from_pretrained(base / "model", dtype=dtype).requires_grad_(False)
+        made = adapt(hf, Lora(dropout=dropout), r=R, alpha=ALPHA, base=Named("x"))
+        for name, weight in made.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(weight, std=0.05)
+        return made
+
+    ids = torch.arange(48)[None]
+    wide, narrow = adapted(torch.float32).eval(), adapted(torch.bfloat16).eval()
+    torch.testing.assert_close(narrow(ids).logits.float(), wide(ids).logits, atol=0.05, rtol=0)
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        narrow.train()(ids).logits.float().square().mean().backward()
+    trained = {name: weight for name, weight in narrow.named_parameters() if weight.requires_grad}
+    assert {weight.dtype for weight in trained.values()} == {torch.float32}
+    assert all(weight.grad is not None and weight.grad.dtype == torch.float32 for weight in trained.values())
+    # RMSNorm keeps its inputs in fp32, which are as wide as the model; a block's last layer reads wider ones.
+    assert not [
+        tensor for tensor in kept if tensor.dtype == torch.float32 and tensor.shape[-1] in (R, 2 * WIDTH)
+    ]
 
 
 def test_a_name_that_matches_nothing_ends_it_with_what_there_is(base: Path) -> None:

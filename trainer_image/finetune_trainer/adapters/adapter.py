@@ -16,6 +16,7 @@ from finetune_api.guide.layers import last_part, matching_none
 from finetune_api.methods import Lora
 from finetune_api.trained_weights import lora_patterns
 from finetune_trainer.adapters.identity import Named
+from finetune_trainer.adapters.narrow import narrow
 from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.model import linear_layers
 from finetune_trainer.results import copy_tokenizer
@@ -64,6 +65,9 @@ def adapt(hf: PreTrainedModel, lora: Lora, *, r: int, alpha: int, base: Named) -
     assert isinstance(adapted, PeftModel)
     # Not earlier: peft writes down where the model was loaded from.
     config.base_model_name_or_path = base.name
+    if not lora.use_dora:
+        # What DoRA computes of whole matrices, it computes in fp32.
+        narrow(adapted)
     return adapted
 
 
