@@ -12,6 +12,7 @@ from finetune_api.status import (
     DatasetStatus,
     DecomposedMatrices,
     FineTuneJobStatus,
+    Merged,
     Output,
     Phase,
     Plan,
@@ -26,6 +27,8 @@ from finetune_operator.reconcile import reconcile
 from finetune_operator.transitions import Event
 from finetune_operator.workload import Installation
 
+# What single pods do.
+ALONE = (names.PREPARATION, names.MERGING)
 # Whoever wants to look again no later than this has something to do; later, it is a deadline.
 SHORT_WAIT = 10
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -52,6 +55,8 @@ def manifest(name: str = "demo", **spec: Any) -> dict[str, Any]:
 
 
 INLINE = manifest()["spec"]["dataset"] | {"prepare": "Inline"}
+# What makes it one whose adapter is merged.
+MERGES = {"method": "lora", "lora": {"mergeAdapter": True}}
 
 
 def submitted(status: FineTuneJobStatus | None = None, *, generation: int = 1, **spec: Any) -> Subject:
@@ -98,12 +103,24 @@ SUBSPACES = Subspaces(
     trainable_share=0.5,
 )
 OUTPUT = Output(path="demo/output", format="model", bytes=1000)
+ADAPTER = Output(path="demo/output", format="adapter", bytes=10)
+MERGED = ADAPTER.model_copy(update={"merged": Merged(path="demo/merged", bytes=1000)})
 
 
 def found(sequence: int = 9, **fields: Any) -> Report:
     """The last Report of a preparation that succeeded."""
     told = {"stage": Stage.FINISHED, "dataset": DATASET} | fields
     return report(names.PREPARATION, sequence, None, **told)
+
+
+def merging(sequence: int = 1, **fields: Any) -> Report:
+    """A Report of a merging that is under way."""
+    return report(names.MERGING, sequence, None, **{"stage": Stage.MERGING, "plan": None} | fields)
+
+
+def merged(sequence: int = 9) -> Report:
+    """The last Report of one that succeeded."""
+    return merging(sequence, stage=Stage.FINISHED, output=MERGED)
 
 
 def report(attempt: int = 1, sequence: int = 1, step: int | None = 1, **fields: Any) -> Report:
@@ -149,7 +166,7 @@ class World:
     @property
     def current(self) -> GangJob | None:
         """The Job that things happen to: the newest."""
-        return max(self.jobs.values(), key=lambda job: job.attempt, default=None)
+        return Observed(jobs=tuple(self.jobs.values())).newest
 
     @property
     def current_pods(self) -> list[Pod]:
@@ -160,7 +177,7 @@ class World:
     @property
     def gangs(self) -> list[str]:
         """Jobs of gangs that ever were."""
-        return [name for name in self.created if not name.endswith("-prepare")]
+        return [name for name in self.created if not name.endswith(("-prepare", "-merge"))]
 
     @property
     def observed(self) -> Observed:
@@ -236,7 +253,8 @@ class World:
         name = job["metadata"]["name"]
         if name in self.jobs:
             return
-        attempt = int(job["metadata"]["labels"]["finetune.dev/attempt"])
+        attempt = names.labelled_attempt(job["metadata"]["labels"]["finetune.dev/attempt"])
+        assert attempt is not None
         alive = [
             pod.name
             for pod in self.pods.values()
@@ -250,14 +268,14 @@ class World:
         uid = f"job-{len(self.created)}"
         made = GangJob(name=name, uid=uid, attempt=attempt, created=self.now, config=config)
         self.jobs[name] = made
-        if attempt == names.PREPARATION:
-            self._start_preparing(made)
+        if attempt in ALONE:
+            self._start_single_pod(made)
             return
         for index in range(job["spec"]["completions"]):
             pod = f"{name}-{index}"
             self.pods[pod] = Pod(name=pod, job_uid=made.uid, index=index, running=False)
 
-    def _start_preparing(self, job: GangJob) -> None:
+    def _start_single_pod(self, job: GangJob) -> None:
         number = sum(pod.job_uid == job.uid for pod in self.pods.values())
         pod = f"{job.name}-{'abcdefgh'[number % 8]}{number}"
         self.pods[pod] = Pod(name=pod, job_uid=job.uid, index=None, running=False)
@@ -265,7 +283,7 @@ class World:
     def collect(self) -> None:
         """What controllers do: pods of a deleted Job go, then the Job; pods of a failed Job are ended.
 
-        A preparation that goes on gets another pod.
+        A preparation or merging that goes on gets another pod.
         """
         for job in self.jobs.values():
             pods = [pod for pod in self.pods.values() if pod.job_uid == job.uid]
@@ -274,8 +292,8 @@ class World:
                     end = PodEnd(pod=pod.name, exit_code=143)
                     self.pods[pod.name] = replace(pod, running=False, end=end, finished=self.now)
             ended = all(pod.end is not None for pod in pods)
-            if job.attempt == names.PREPARATION and not job.over and not job.deleting and ended:
-                self._start_preparing(job)
+            if job.attempt in ALONE and not job.over and not job.deleting and ended:
+                self._start_single_pod(job)
         for job in [job for job in self.jobs.values() if job.deleting]:
             self.pods = {name: pod for name, pod in self.pods.items() if pod.job_uid != job.uid}
             del self.jobs[job.name]
@@ -314,7 +332,7 @@ class World:
             report=last_report,
         )
 
-    def fail_preparation(
+    def fail_single_pod(
         self,
         exit_code: int = 1,
         last_report: Report | None = None,
@@ -322,7 +340,7 @@ class World:
         given_up: bool | None = None,
         **end: Any,
     ) -> None:
-        """The pod that prepares the data ends badly; its Job fails if that cause is not tried again, or `given_up`."""
+        """The pod that prepares or merges ends badly; its Job fails if that cause is not tried again, or `given_up`."""
         job = self.current
         assert job is not None
         [pod] = [pod for pod in self.current_pods if pod.end is None]

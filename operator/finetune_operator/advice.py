@@ -11,6 +11,11 @@ _OOM_KILLED_PREPARING = (
     "The pod that prepares the data sets itself no limit: a LimitRange of the namespace does, or the node's memory. "
     "Raise it, or have the training pods prepare the data (spec.dataset.prepare: Inline)."
 )
+# Nor has that of the merging.
+_OUT_OF_MEMORY_MERGING = (
+    "The pod that merges the adapter sets itself no limit: a LimitRange of the namespace does, "
+    "or the node's memory"
+)
 
 
 def for_attempt(job: FineTuneJob, status: FineTuneJobStatus) -> dict[str, str]:
@@ -32,6 +37,21 @@ def for_preparation(job: FineTuneJob, status: FineTuneJobStatus) -> dict[str, st
         "Error": _where_the_log_is(job, names.PREPARATION),
         **_more_storage(job, status),
     }
+
+
+def for_merging(job: FineTuneJob, status: FineTuneJobStatus) -> dict[str, str]:
+    """What helps against the end of the merging, by the reason of its cause."""
+    needed = status.plan.merge_memory if status.plan is not None else None
+    memory = f"{_OUT_OF_MEMORY_MERGING}{f'; merging takes some {gib(needed)}' if needed else ''}."
+    return {"OOMKilled": memory, "OutOfMemory": memory, **_more_storage(job, status)}
+
+
+def to_merge_by_hand(job: FineTuneJob) -> str:
+    """That a job whose merging failed has its adapter all the same, and what can be done with that."""
+    return (
+        f"The adapter is complete, in {job.storage_path}/{names.OUTPUT_DIR} on claim {job.spec.storage.claim_name}. "
+        "In the trainer's image, finetune-trainer merge --model DIR --adapter DIR --output DIR merges it."
+    )
 
 
 def _where_the_log_is(job: FineTuneJob, attempt: int) -> str:

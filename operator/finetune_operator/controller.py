@@ -108,11 +108,11 @@ class Controller:
             self._forget(key)
             return Observed()
         observed = replace(await self._cluster.belongings(subject), watching_since=self._since)
-        if not observed.jobs:
+        newest = observed.newest
+        if newest is None:
             return observed
-        gang = max(observed.jobs, key=lambda job: job.attempt)
-        observed = replace(observed, report=self._reports.newest(key, gang.uid))
-        silent = unexplained(observed.pods_of(gang), now)
+        observed = replace(observed, report=self._reports.newest(key, newest.uid))
+        silent = unexplained(observed.pods_of(newest), now)
         if silent is None or (said := await self._cluster.complaint(subject.namespace, silent.name)) is None:
             return observed
         pods = (replace(pod, waiting=said) if pod is silent else pod for pod in observed.pods)

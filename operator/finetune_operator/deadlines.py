@@ -1,4 +1,4 @@
-"""Pure: until when a job, an attempt or a preparation has to show something, and what it means that it did not.
+"""Pure: until when a job, an attempt or a single pod has to show something, and what it means that it did not.
 
 A deadline passes without any event: whoever waits for one has to look again by himself when it is due. None is ever
 missed only because the operator was away: what it could not hear is given the time again from its own start on.
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from finetune_api import names
 from finetune_api.failure import HUNG, NOT_STARTED, OVERDUE, Cause, Verdict, decided
 from finetune_api.status import Attempt, Phase
-from finetune_operator import ends, progress
-from finetune_operator.conditions import Standing
+from finetune_operator import ends, progress, steps
 from finetune_operator.heard import reported
 from finetune_operator.observed import MAX_REPORT_INTERVAL_SECONDS, GangJob, Pod, Received
-from finetune_operator.outcome import Outcome, Situation, write
+from finetune_operator.outcome import Outcome, Situation
 
 # Phases in which all pods of a gang have been seen running, and its trainer was heard of.
 GANG_UP = (Phase.PREPARING, Phase.RUNNING)
@@ -59,17 +59,16 @@ def of_gang(
     return Deadline(HUNG, since, policy.progress_deadline_seconds)
 
 
-def of_preparation(
+def of_single_pod(
     situation: Situation, job: GangJob, pods: Sequence[Pod], received: Received | None, *, heard: bool
 ) -> Deadline:
-    """The deadline that runs for the preparation, whose Job may have started its pod again.
+    """The deadline that runs for the preparation or the merging, whose Job may have started its pod again.
 
     `received` is of the pod that counts; `heard`: something of it was received at some time.
     """
-    status, policy = situation.status, situation.job.spec.failure_policy
-    assert status.start_time is not None
+    policy = situation.job.spec.failure_policy
     ends_of_others = [pod.finished for pod in pods if pod.finished is not None]
-    begun = max([status.start_time, job.created or status.start_time, *ends_of_others])
+    begun = max([job.created or situation.now, *ends_of_others])
     runs = any(pod.running for pod in pods)
     if not runs or not heard:
         since = _listening(situation, begun) if runs else begun
@@ -83,7 +82,7 @@ def overdue(situation: Situation) -> Outcome | None:
     deadline = _of_job(situation)
     if deadline is None or deadline.rest(situation.now) > 0 or _done(situation):
         return None
-    status, now = situation.status, situation.now
+    status = situation.status
     attempt = status.attempts[-1] if status.attempts else None
     under_way = attempt is not None and attempt.end_time is None
     if attempt is not None and under_way:
@@ -94,8 +93,7 @@ def overdue(situation: Situation) -> Outcome | None:
     verdict = decided(OVERDUE, words + (f"; it came to step {reached}" if reached else ""))
     if under_way:
         return ends.concluded(situation, status, verdict)
-    status = status.model_copy(update={"phase": Phase.FAILED, "completion_time": now})
-    return write(situation.subject, status, Standing.FAILED, verdict.reason, verdict.message, now).within(0)
+    return ends.given_up(situation, verdict)
 
 
 def bounded(situation: Situation, outcome: Outcome) -> Outcome:
@@ -114,9 +112,12 @@ def _of_job(situation: Situation) -> Deadline | None:
 
 
 def _done(situation: Situation) -> bool:
-    """Whether the newest attempt has succeeded, which only has to be written down."""
-    attempts = situation.status.attempts
-    job = situation.observed.job_of(attempts[-1].number) if attempts else None
+    """Whether what the job still lacked has succeeded, which only has to be written down."""
+    status = situation.status
+    if not status.attempts:
+        return False
+    last = names.MERGING if steps.is_trained(status) else status.attempts[-1].number
+    job = situation.observed.job_of(last)
     return job is not None and job.complete
 
 

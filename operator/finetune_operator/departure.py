@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from finetune_api.status import FineTuneJobStatus
+from finetune_operator import steps
 from finetune_operator.conditions import Standing
 from finetune_operator.observed import GangJob, Observed, Pod
 from finetune_operator.outcome import Outcome, Situation, write
@@ -35,6 +36,24 @@ def wait(situation: Situation, status: FineTuneJobStatus, reason: str, message: 
 def strays(observed: Observed, *, keep: int | None = None) -> tuple[GangJob, ...]:
     """The Jobs to delete: all but that of the attempt to keep, and those that are going already."""
     return tuple(job for job in observed.jobs if job.attempt != keep and not job.deleting)
+
+
+def apart_from_kept(status: FineTuneJobStatus, observed: Observed) -> Observed:
+    """Everything but Jobs that are over and stay for their logs, and their pods: they hold nothing."""
+    kept = {job.uid for job in observed.jobs if _stays(status, job)}
+    return replace(
+        observed,
+        jobs=tuple(job for job in observed.jobs if job.uid not in kept),
+        pods=tuple(pod for pod in observed.pods if pod.job_uid not in kept),
+    )
+
+
+def _stays(status: FineTuneJobStatus, job: GangJob) -> bool:
+    if job.deleting:
+        return False
+    if job.attempt in steps.BY_NUMBER:
+        return job.over
+    return job.complete and steps.is_trained(status) and job.attempt == status.attempts[-1].number
 
 
 def ending(pods: Sequence[Pod]) -> str:

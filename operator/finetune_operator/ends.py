@@ -1,4 +1,4 @@
-"""Pure: how attempts end, and what follows from it, as status."""
+"""Pure: how attempts end, and what follows from it, as status; and how a job fails that has none under way."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,9 +8,10 @@ from finetune_api import names
 from finetune_api.failure import PodEnd, Recovery, Verdict, judge
 from finetune_api.report import Failure, Report
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase
-from finetune_operator import advice, budget, progress
+from finetune_operator import advice, budget, progress, steps
 from finetune_operator.conditions import Standing
 from finetune_operator.heard import final_report
+from finetune_operator.launch import about_to_create
 from finetune_operator.observed import Pod
 from finetune_operator.outcome import Outcome, Situation, write
 
@@ -23,23 +24,29 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 def succeeded(
     situation: Situation, status: FineTuneJobStatus, pods: Sequence[Pod], report: Report | None
 ) -> Outcome:
-    """The job is done; `report` is the last one that was POSTed, and `status` has it."""
+    """The model is trained, and the job is done unless its adapter is to be merged.
+
+    `report` is the last one that was POSTed, and `status` has it.
+    """
     now = situation.now
     told = final_report(pods) or report
     output = told.output if told is not None else None
     claim = situation.job.spec.storage.claim_name
-    message = f"the model is in {output.path} on claim {claim}" if output else "all pods ended well"
-    attempt = ended(status, now, reason="Completed", message=message, exit_code=0)
+    message = f"the {output.format} is in {output.path} on claim {claim}" if output else "all pods ended well"
+    attempt = ended(status, now, reason=steps.COMPLETED, message=message, exit_code=0)
     status = status.model_copy(
         update={
-            "phase": Phase.SUCCEEDED,
             "attempts": [*status.attempts[:-1], attempt],
             "progress": progress.without_forecast(status.progress),
             "output": output,
-            "completion_time": now,
         }
     )
-    return write(situation.subject, status, Standing.SUCCEEDED, "Completed", message, now)
+    if steps.merges(situation.job):
+        status = status.model_copy(update={"phase": Phase.MERGING})
+        to_come = about_to_create(names.MERGING)
+        return write(situation.subject, status, Standing.UNDERWAY, *to_come, now).within(0)
+    status = status.model_copy(update={"phase": Phase.SUCCEEDED, "completion_time": now})
+    return write(situation.subject, status, Standing.SUCCEEDED, steps.COMPLETED, message, now)
 
 
 def failed(
@@ -105,6 +112,22 @@ def concluded(situation: Situation, status: FineTuneJobStatus, verdict: Verdict)
     )
     standing = Standing.FAILED if fails else Standing.UNDERWAY
     return write(subject, status, standing, verdict.reason, message, now).within(0)
+
+
+def given_up(situation: Situation, verdict: Verdict, faults: Sequence[str] = ()) -> Outcome:
+    """The job failed while no attempt was under way: before the first one, or after the last.
+
+    `faults` is what is wrong with every single row of the data.
+    """
+    status, now = situation.status, situation.now
+    message = verdict.message
+    if steps.is_trained(status):
+        message = f"{message.rstrip('.')}. {advice.to_merge_by_hand(situation.job)}"
+    status = status.model_copy(update={"phase": Phase.FAILED, "completion_time": now})
+    # An attempt has a place of its own for the end of its log.
+    more = faults or ([verdict.log] if verdict.log else [])
+    outcome = write(situation.subject, status, Standing.FAILED, verdict.reason, message, now, faults=more)
+    return outcome.within(0)
 
 
 def ended(

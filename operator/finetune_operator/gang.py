@@ -23,6 +23,8 @@ STAGES = {
     Stage.TRAINING: (Phase.RUNNING, "Training", "training"),
     # Not worth a status write of its own: a saved checkpoint is.
     Stage.SAVING: (Phase.RUNNING, "Training", "training"),
+    # Told by a pod that is alone: its phase is that of its step.
+    Stage.MERGING: (Phase.RUNNING, "Merging", "the adapter is being merged into the model"),
     Stage.FINISHED: (Phase.RUNNING, "Finishing", "the trainer has finished; waiting for its pods to end"),
     Stage.FAILED: (Phase.RUNNING, "Finishing", "the trainer has failed; waiting for its pods to end"),
 }

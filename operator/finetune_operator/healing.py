@@ -1,4 +1,4 @@
-"""Pure: what the pods of a gang, or of the preparation, need beside their Job; and when to see that it is there.
+"""Pure: what the pods of a gang, or one that is alone, need beside their Job; and when to see that it is there.
 
 Pods that have not all started may wait for a ConfigMap or a Service that somebody deleted, and no watch tells. Those
 that run need the Service when they meet again, and the NetworkPolicy for their protection.

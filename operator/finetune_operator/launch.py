@@ -1,10 +1,9 @@
-"""Pure: creating the objects of an attempt or of the preparation, unless something is in the way."""
+"""Pure: creating the objects of an attempt or of another step, unless something is in the way."""
 
 from dataclasses import replace
 from datetime import timedelta
 
-from finetune_api import names
-from finetune_operator import conditions, departure
+from finetune_operator import conditions, departure, steps
 from finetune_operator.conditions import Standing
 from finetune_operator.outcome import Outcome, Situation, write
 from finetune_operator.pods import Manifest
@@ -16,7 +15,7 @@ LAST_RETRY = timedelta(minutes=5)
 
 
 def launch(situation: Situation, number: int, manifests: tuple[Manifest, ...]) -> Outcome:
-    """Apply what the attempt of this number, or the preparation, needs, once nothing is in the way."""
+    """Apply what the attempt, or the other step, of this number needs, once nothing is in the way."""
     observed = situation.observed
     if observed.jobs or observed.pods:
         words = "pods of an earlier run are still ending"
@@ -41,8 +40,8 @@ def launch(situation: Situation, number: int, manifests: tuple[Manifest, ...]) -
 
 def about_to_create(number: int) -> tuple[str, str]:
     """What comes next, as a word and a sentence."""
-    if number == names.PREPARATION:
-        return "CreatingPods", "the pod that prepares the data is about to be created"
+    if number in steps.BY_NUMBER:
+        return "CreatingPods", f"{steps.BY_NUMBER[number].pod} is about to be created"
     return "CreatingPods", f"attempt {number}: its pods are about to be created"
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from finetune_api import names
 from finetune_api.failure import PodEnd
 from finetune_api.report import Report
 from finetune_api.spec import FineTuneJob
@@ -30,7 +31,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class GangJob:
-    """The batch/v1 Job of an attempt, or of the preparation."""
+    """The batch/v1 Job of an attempt, or of the preparation or the merging."""
 
     name: str
     uid: str
@@ -53,13 +54,13 @@ class GangJob:
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod of a gang, or of the preparation."""
+    """A pod of a gang, or of the preparation or the merging."""
 
     name: str
     job_uid: str
     """The Job that controls it."""
     index: int | None
-    """Its rank among the gang's nodes; None for the preparation."""
+    """Its rank among the gang's nodes; None for one that is alone."""
     running: bool
     """Its container runs, or ran to a good end."""
     waiting: tuple[str, str] | None = None
@@ -132,8 +133,13 @@ class Observed:
     watching_since: datetime | None = None
     """When this operator began to listen for Reports; None if that was before the job began."""
 
+    @property
+    def newest(self) -> GangJob | None:
+        """The Job that comes last in a job's life."""
+        return max(self.jobs, key=lambda job: (job.attempt == names.MERGING, job.attempt), default=None)
+
     def job_of(self, attempt: int) -> GangJob | None:
-        """The Job of an attempt, or of the preparation."""
+        """The Job of an attempt, or of the preparation or the merging."""
         return next((job for job in self.jobs if job.attempt == attempt), None)
 
     def pods_of(self, job: GangJob) -> list[Pod]:

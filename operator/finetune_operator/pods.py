@@ -1,4 +1,4 @@
-"""Pure: the pods that a job's Jobs make: one that prepares the data, and the gang that trains."""
+"""Pure: the pods that a job's Jobs make: one that prepares the data, the gang that trains, and one that merges."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -34,6 +34,29 @@ def preparation(job: FineTuneJob, image: str, config: RunConfig, config_map: str
     )
 
 
+def merging(
+    job: FineTuneJob, image: str, config: RunConfig, config_map: str, *, memory: int | None
+) -> Manifest:
+    """The pod that merges the adapter: no GPU, no data, and nobody to talk to but the operator.
+
+    `memory` is what it takes, in bytes. Where nobody knows, it asks for as much as those that trained the same model.
+    """
+    stated = job.spec.resources.requests.memory or PREPARATION_REQUESTS["memory"]
+    requests = PREPARATION_REQUESTS | {"memory": stated if memory is None else str(memory)}
+    return _pod(
+        job,
+        config,
+        config_map,
+        container={
+            "image": image,
+            "args": _command("merge"),
+            "env": _environment(names.MERGING),
+            "resources": {"requests": requests},
+        },
+        reads_data=False,
+    )
+
+
 def member(
     job: FineTuneJob, attempt: int, image: str, config: RunConfig, config_map: str, *, avoid: Sequence[str]
 ) -> Manifest:
@@ -65,12 +88,13 @@ def _pod(
     *,
     container: Manifest,
     scratch: dict[str, tuple[str, Manifest]] | None = None,
+    reads_data: bool = True,
 ) -> Manifest:
     """What all pods have in common, around what its container has of its own.
 
     `scratch` has directories that go with the pod besides /tmp: their paths and kinds, by name.
     """
-    claim_volumes, claim_mounts = _claims(job)
+    claim_volumes, claim_mounts = _claims(job, reads_data=reads_data)
     directories = (scratch or {}) | {"tmp": ("/tmp", {})}
     return {
         "restartPolicy": "Never",
@@ -176,18 +200,19 @@ def _token() -> Manifest:
     }
 
 
-def _claims(job: FineTuneJob) -> tuple[list[Manifest], list[Manifest]]:
+def _claims(job: FineTuneJob, *, reads_data: bool) -> tuple[list[Manifest], list[Manifest]]:
     """One volume per claim, however many parts of the job lie on it, and the mounts of all parts.
 
     A claim that nothing is written to is attached read-only: others may use it at the same time.
     """
     spec = job.spec
     storage = spec.storage.claim_name
-    parts = (
+    parts = [
         ("storage", storage, names.STORAGE_MOUNT),
         ("model", spec.model.volume.claim_name, names.MODEL_MOUNT),
-        ("train", spec.dataset.train.volume.claim_name, names.TRAIN_MOUNT),
-    )
+    ]
+    if reads_data:
+        parts.append(("train", spec.dataset.train.volume.claim_name, names.TRAIN_MOUNT))
     volume_names: dict[str, str] = {}
     mounts: list[Manifest] = []
     for part, claim, path in parts:

@@ -12,6 +12,10 @@ two of these writes, and nothing is lost or done twice, because each step can be
     attempt n is open, its Job is missing  → apply ConfigMap, Service, NetworkPolicy and, last, the Job
     the Job is there                       → follow it: phase, progress, checkpoints
     the Job succeeded or a pod failed      → write the attempt's end, and what follows from it, to the status
+    the model is trained, its adapter is   → apply ConfigMap and, last, the Job
+      to be merged, and the Job of the
+      merging is missing
+    the merging's Job is there             → follow it, until it succeeded or failed: then write that to the status
     attempt n has ended, n's Job is there  → delete the Job (its uid as precondition), wait until every pod is gone
     nothing of attempt n is left           → write attempt n+1 to the status
     the job is over, and its time to live  → delete what there is; when there is nothing, write that to the status
@@ -21,9 +25,10 @@ spec.suspend changes of this is told in suspension.py.
 
 So the evidence of an end is deleted only once the verdict is on record, a gang starts only once its attempt is on
 record and its predecessor is gone, and whatever a crash repeats is an apply of the same object under the same name.
-A preparation may be repeated without a record: it finds what an earlier one left on the volume. Once it is over, its
-Job stays until the FineTuneJob goes or its time to live is over: it holds nothing, and what it printed is what people
-want whose data were refused.
+A preparation may be repeated without a record: it finds what an earlier one left on the volume. So may a merging, which
+only reads the adapter. Once they are over, their Jobs stay until the FineTuneJob goes or its time to live is over: they
+hold nothing, and what they printed is what people want whose data were refused. So stays the Job of the gang that came
+to a good end.
 
 The status is written with the resourceVersion it was read at: who decides on an outdated status (a second operator,
 say) cannot write. Succeeded and Failed are never left; only a job that was rejected and never began is looked at again.
@@ -31,6 +36,7 @@ say) cannot write. Succeeded and Failed are never left; only a job that was reje
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from finetune_api import names
 from finetune_api.plan import study
@@ -41,7 +47,10 @@ from finetune_operator import (
     conditions,
     deadlines,
     departure,
+    merging,
     preparation,
+    single_pod,
+    steps,
     suspension,
     workload,
 )
@@ -50,7 +59,7 @@ from finetune_operator.departure import strays
 from finetune_operator.gang import follow
 from finetune_operator.healing import keep_up
 from finetune_operator.launch import about_to_create, launch
-from finetune_operator.observed import Observed, Subject
+from finetune_operator.observed import GangJob, Observed, Subject
 from finetune_operator.outcome import Outcome, Situation, write
 from finetune_operator.transitions import REJECTED
 from finetune_operator.workload import Installation
@@ -79,8 +88,10 @@ def reconcile(subject: Subject, observed: Observed, now: datetime, installation:
         return end
     if not status.attempts:
         outcome = _prepare(situation, installation)
+    elif steps.is_trained(status):
+        outcome = _merge(situation, installation)
     else:
-        outcome = _train(_without_preparation(situation), installation)
+        outcome = _train(_apart_from_kept(situation), installation)
     return deadlines.bounded(situation, outcome)
 
 
@@ -116,7 +127,7 @@ def _rest(subject: Subject, observed: Observed, now: datetime) -> Outcome:
         outcome = cleanup.clean(subject, status, observed, now)
     else:
         failed = status.phase is Phase.FAILED
-        outcome = Outcome(delete=strays(preparation.apart_from(observed)) if failed else ())
+        outcome = Outcome(delete=strays(departure.apart_from_kept(status, observed)) if failed else ())
         if (rest := cleanup.remaining(subject, now)) is not None:
             outcome = outcome.within(rest.total_seconds())
     if outcome.status is None and status != subject.status:
@@ -143,19 +154,24 @@ def _begin(situation: Situation) -> Outcome:
 
 
 def _prepare(situation: Situation, installation: Installation) -> Outcome:
-    job = preparation.job_of(situation.observed)
-    if job is not None and job.deleting and not job.complete:
-        # How it ends says nothing of the data: it was told to.
-        job = None
-    ending = job is not None and not job.complete and preparation.is_ending(situation, job)
-    if situation.job.spec.suspend and not ending:
-        return suspension.give_back(_without_preparation(situation))
-    manifests = workload.preparation(situation.job, installation)
-    if job is None:
-        return launch(situation, names.PREPARATION, manifests)
-    if job.complete:
+    def done(job: GangJob) -> Outcome:
+        if situation.job.spec.suspend:
+            return suspension.give_back(_apart_from_kept(situation))
         return _begin_attempt(situation, preparation.findings(situation, job), 1)
-    return keep_up(situation, preparation.follow(situation, job), job, manifests, nodes=1)
+
+    manifests = workload.preparation(situation.job, installation)
+    return single_pod.take(situation, steps.PREPARATION, manifests, done)
+
+
+def _merge(situation: Situation, installation: Installation) -> Outcome:
+    plan = situation.status.plan
+    manifests = workload.merging(
+        situation.job,
+        installation,
+        prepared=preparation.digest(situation),
+        memory=plan.merge_memory if plan is not None else None,
+    )
+    return single_pod.take(situation, steps.MERGING, manifests, partial(merging.succeeded, situation))
 
 
 def _train(situation: Situation, installation: Installation) -> Outcome:
@@ -224,5 +240,5 @@ def _why_again(status: FineTuneJobStatus, ended: Attempt) -> tuple[str, str]:
     return str(ended.reason), f"attempt {ended.number} ended and is started again: {ended.message}"
 
 
-def _without_preparation(situation: Situation) -> Situation:
-    return replace(situation, observed=preparation.apart_from(situation.observed))
+def _apart_from_kept(situation: Situation) -> Situation:
+    return replace(situation, observed=departure.apart_from_kept(situation.status, situation.observed))

@@ -3,20 +3,21 @@
     nothing has begun        → nothing is made, and the spec may still be corrected
     an attempt is open       → write its end to the status
     anything is left of it,  → delete its Job: the pods save the state and end, and what they still report is told
-      or of a preparation
+      of a preparation or
+      of a merging
     nothing is left          → write the phase Suspended
     spec.suspend is false    → write the time that it took; what comes next begins at once
 
 Only when nothing runs any more is the phase Suspended: what a suspended job held is free for others. The end of an
 attempt is on record before its Job is deleted, as any other's. A preparation has no record: the next one finds what it
-left on the volume.
+left on the volume. Nor has a merging, which begins anew; the model is trained, and never is again.
 """
 
 from finetune_api import names
 from finetune_api.failure import SUSPENDED
 from finetune_api.plan import study
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase, Plan, newest_state
-from finetune_operator import conditions, departure, ends, progress, transitions
+from finetune_operator import conditions, departure, ends, progress, steps, transitions
 from finetune_operator.conditions import Standing
 from finetune_operator.heard import reported
 from finetune_operator.launch import about_to_create
@@ -95,22 +96,32 @@ def resume(situation: Situation) -> Outcome:
     status, now = situation.status, situation.now
     suspended = conditions.find(status.conditions, conditions.SUSPENDED)
     lasted = int((now - suspended.last_transition_time).total_seconds()) if suspended else 0
+    following = _following(status)
     status = status.model_copy(
         update={
-            "phase": Phase.PENDING,
+            "phase": Phase.MERGING if following == names.MERGING else Phase.PENDING,
             "suspended_seconds": (status.suspended_seconds or 0) + max(0, lasted),
             "plan": _plan(situation),
         }
     )
-    following = status.attempts[-1].number + 1 if status.attempts else names.PREPARATION
     return write(situation.subject, status, Standing.UNDERWAY, *about_to_create(following), now).within(0)
+
+
+def _following(status: FineTuneJobStatus) -> int:
+    """The attempt, or the other step, that a suspension has put off."""
+    if steps.is_trained(status):
+        return names.MERGING
+    return status.attempts[-1].number + 1 if status.attempts else names.PREPARATION
 
 
 def _rest(situation: Situation) -> Outcome:
     status = situation.status.model_copy(update={"phase": Phase.SUSPENDED, "plan": _plan(situation)})
-    saved = newest_state(status.checkpoints)
-    state = f"the state of step {saved} is saved" if saved else "no step is saved yet"
-    message = f"nothing runs, and {state}; spec.resources may be changed, and spec.suspend: false goes on"
+    if steps.is_trained(status):
+        message = "nothing runs, and the adapter is complete; spec.suspend: false merges it"
+    else:
+        saved = newest_state(status.checkpoints)
+        state = f"the state of step {saved} is saved" if saved else "no step is saved yet"
+        message = f"nothing runs, and {state}; spec.resources may be changed, and spec.suspend: false goes on"
     return write(situation.subject, status, Standing.SUSPENDED, transitions.SUSPENDED, message, situation.now)
 
 
@@ -120,7 +131,7 @@ def _plan(situation: Situation) -> Plan | None:
     The rest stays as the trainer found it: it goes on with the batches that it began with, on however many processes.
     """
     known, fresh = situation.status.plan, study(situation.job.spec).plan
-    if known is None or known.world_size == fresh.world_size:
+    if known is None or known.world_size == fresh.world_size or steps.is_trained(situation.status):
         return known
     of_resources = (
         "world_size",

@@ -102,6 +102,8 @@ def _ends(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
     message = _message(new)
     if new.phase is Phase.RESTARTING:
         return [Event("Restarting", message, "Warning")]
+    if new.phase is Phase.MERGING and old.phase is not Phase.SUSPENDED:
+        return [Event("Merging", new.attempts[-1].message or "")]
     if new.phase is Phase.SUCCEEDED:
         return [Event("Succeeded", message)]
     if new.phase is Phase.FAILED and new.start_time is not None:

@@ -1,4 +1,4 @@
-"""Pure: the Kubernetes objects of the preparation and of one attempt."""
+"""Pure: the Kubernetes objects of the preparation, of one attempt, and of the merging."""
 
 import hashlib
 from collections.abc import Sequence
@@ -38,7 +38,19 @@ def preparation(job: FineTuneJob, installation: Installation) -> tuple[Manifest,
     """Everything that the preparation of the data needs, in the order in which to apply it."""
     config, config_map = _configuration(job, installation, prepared=None)
     pod = pods.preparation(job, installation.trainer_image, config, config_map["metadata"]["name"])
-    return config_map, _preparation_job(job, pod)
+    return config_map, _single_pod_job(job, names.PREPARATION, pod)
+
+
+def merging(
+    job: FineTuneJob, installation: Installation, *, prepared: str | None, memory: int | None
+) -> tuple[Manifest, ...]:
+    """Everything that the merging of the adapter needs, in the order in which to apply it.
+
+    `memory` is what it takes, in bytes, as far as that is known. It is told the same as the gang was.
+    """
+    config, config_map = _configuration(job, installation, prepared=prepared)
+    pod = pods.merging(job, installation.trainer_image, config, config_map["metadata"]["name"], memory=memory)
+    return config_map, _single_pod_job(job, names.MERGING, pod)
 
 
 def attempt(
@@ -78,7 +90,7 @@ def _locations(job: FineTuneJob) -> Locations:
 
 
 def labels(job_name: str, number: int | None = None) -> dict[str, str]:
-    """The labels of a job's objects; those of one attempt, or of the preparation, carry its number."""
+    """The labels of a job's objects; those of one attempt, or of another step, tell which."""
     common = {names.LABEL_JOB: job_name, names.LABEL_MANAGED_BY: names.MANAGED_BY}
     return common if number is None else common | {names.LABEL_ATTEMPT: names.attempt_label(number)}
 
@@ -143,11 +155,11 @@ def _network_policy(job: FineTuneJob) -> Manifest:
     }
 
 
-def _preparation_job(job: FineTuneJob, pod: Manifest) -> Manifest:
+def _single_pod_job(job: FineTuneJob, number: int, pod: Manifest) -> Manifest:
     """A single pod has no peers to wait for: its Job can start it again by itself."""
     return _job(
         job,
-        names.PREPARATION,
+        number,
         pod,
         {
             "completions": 1,

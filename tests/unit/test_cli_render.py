@@ -8,7 +8,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from finetune_operator.cli.main import cli
-from world import INLINE, manifest
+from world import INLINE, MERGES, manifest
 
 GANG = ["ConfigMap", "Service", "NetworkPolicy", "Job"]
 KINDS = ["ConfigMap", "Job", *GANG]
@@ -47,6 +47,13 @@ def test_json_is_one_list_that_kubectl_takes(tmp_path: Path) -> None:
 def test_where_the_gang_prepares_there_is_nothing_but_the_gang(tmp_path: Path) -> None:
     result = render("-o", "json", written(tmp_path, "demo", dataset=INLINE))
     assert [item["kind"] for item in json.loads(result.stdout)["items"]] == GANG
+
+
+def test_where_the_adapter_is_merged_that_job_comes_last(tmp_path: Path) -> None:
+    result = render("-o", "json", written(tmp_path, "demo", dataset=INLINE, **MERGES))
+    items = json.loads(result.stdout)["items"]
+    assert [item["kind"] for item in items] == [*GANG, "Job"]
+    assert items[-1]["metadata"]["name"] == "demo-merge"
 
 
 def test_nothing_is_rendered_while_one_job_is_invalid(tmp_path: Path) -> None:

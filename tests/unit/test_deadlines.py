@@ -256,7 +256,7 @@ def test_a_pod_that_the_job_controller_started_again_has_the_whole_time() -> Non
     world = preparing()
     world.run_pods()
     world.now += timedelta(seconds=69)
-    world.fail_preparation(143)
+    world.fail_single_pod(143)
     world.collect()
     world.now += timedelta(seconds=69)
     world.turn()

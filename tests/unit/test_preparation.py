@@ -256,7 +256,7 @@ def test_inline_the_gang_s_report_prepares() -> None:
 def test_bad_rows_fail_the_job_with_every_fault_and_no_gang() -> None:
     world = running()
     details = [f"line {number}: messages[1].role is missing" for number in (3, 5)]
-    world.fail_preparation(65, refused(*details), message="spec.dataset.train: line 3: no role")
+    world.fail_single_pod(65, refused(*details), message="spec.dataset.train: line 3: no role")
     outcome = world.turn()
     status = world.status
     assert (status.phase, status.attempts, status.completion_time) == (Phase.FAILED, [], world.now)
@@ -275,14 +275,14 @@ def test_bad_rows_fail_the_job_with_every_fault_and_no_gang() -> None:
 def test_faults_are_taken_from_where_there_was_room_for_more_of_them() -> None:
     world = running()
     world.post(refused("line 3", "line 4", "line 5"))
-    world.fail_preparation(65, refused("line 3"))
+    world.fail_single_pod(65, refused("line 3"))
     world.turn()
     assert condition(world.status).message.endswith("line 3\nline 4\nline 5")
 
 
 def test_a_failure_is_final_though_no_attempt_was_made() -> None:
     world = running()
-    world.fail_preparation(65, refused("line 3"))
+    world.fail_single_pod(65, refused("line 3"))
     world.settle()
     before = world.status
     world.generation += 1
@@ -299,7 +299,7 @@ def test_a_failure_is_final_though_no_attempt_was_made() -> None:
 
 def test_the_job_tries_again_by_itself_and_the_job_is_under_way_meanwhile() -> None:
     world = running()
-    world.fail_preparation(1, message="connection reset")
+    world.fail_single_pod(1, message="connection reset")
     world.turn()
     ready = condition(world.status, conditions.READY)
     assert (world.status.phase, ready.reason) == (Phase.PREPARING, "Retrying")
@@ -317,7 +317,7 @@ def test_the_job_tries_again_by_itself_and_the_job_is_under_way_meanwhile() -> N
 
 def test_what_a_predecessor_posted_is_not_its_successor_s() -> None:
     world = running()
-    world.fail_preparation(1)
+    world.fail_single_pod(1)
     world.settle()
     world.run_pods()
     assert world.posted is not None
@@ -331,7 +331,7 @@ def test_what_a_predecessor_posted_is_not_its_successor_s() -> None:
 
 def test_when_its_job_gives_up_so_does_the_job() -> None:
     world = running(failurePolicy={"maxRestarts": 0})
-    world.fail_preparation(1, message="connection reset", given_up=True)
+    world.fail_single_pod(1, message="connection reset", given_up=True)
     world.settle()
     assert world.status.phase is Phase.FAILED
     message = condition(world.status, conditions.STALLED).message
@@ -341,17 +341,17 @@ def test_when_its_job_gives_up_so_does_the_job() -> None:
 
 def test_the_last_pod_is_the_one_to_judge() -> None:
     world = running()
-    world.fail_preparation(143, disruption="drained")
+    world.fail_single_pod(143, disruption="drained")
     world.now += timedelta(minutes=1)
     world.settle()
-    world.fail_preparation(65, refused("line 9"))
+    world.fail_single_pod(65, refused("line 9"))
     world.turn()
     assert condition(world.status).reason == "InvalidData"
 
 
 def test_a_container_that_took_too_much_memory_is_not_tried_again() -> None:
     world = running()
-    world.fail_preparation(137, oom_killed=True)
+    world.fail_single_pod(137, oom_killed=True)
     outcome = world.turn()
     assert not outcome.delete, "the verdict comes first"
     assert (world.status.phase, condition(world.status).reason) == (Phase.FAILED, "OOMKilled")

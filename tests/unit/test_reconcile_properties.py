@@ -10,7 +10,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from finetune_api import names
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase
 from finetune_operator import cleanup, conditions
-from world import DATASET, INLINE, OUTPUT, World, checkpoint, found, report
+from world import (
+    ADAPTER,
+    ALONE,
+    DATASET,
+    INLINE,
+    MERGES,
+    OUTPUT,
+    World,
+    checkpoint,
+    found,
+    merged,
+    merging,
+    report,
+)
 
 MAX_RESTARTS = 2
 MAX_DISRUPTIONS = 3
@@ -26,18 +39,24 @@ class Histories(RuleBasedStateMachine):
         suspend=st.booleans(),
         lives=TIMES_TO_LIVE,
         active=st.sampled_from([None, 600, 20000]),
+        merges=st.booleans(),
     )
-    def submit(self, inline: bool, suspend: bool, lives: int | None, active: int | None) -> None:
+    def submit(
+        self, inline: bool, suspend: bool, lives: int | None, active: int | None, merges: bool
+    ) -> None:
         policy = {
             "maxRestarts": MAX_RESTARTS,
             "maxDisruptions": MAX_DISRUPTIONS,
             "activeDeadlineSeconds": active,
         }
         spec = {"failurePolicy": policy, "suspend": suspend, "ttlSecondsAfterFinished": lives}
-        self.world = World(spec=spec | ({"dataset": INLINE} if inline else {}))
+        spec |= ({"dataset": INLINE} if inline else {}) | (MERGES if merges else {})
+        self.world = World(spec=spec)
         self.inline = inline
+        self.merges = merges
         self.sequence = 0
         self.prepared = False
+        self.told_output = False
         self.settled: FineTuneJobStatus | None = None
         self.ended: dict[int, Attempt] = {}
         self.newest_state = 0
@@ -56,7 +75,7 @@ class Histories(RuleBasedStateMachine):
                 or world.spec["suspend"]
                 or cleanup.is_due(world.subject, world.now)
             ):
-                verdicts.add(names.PREPARATION)
+                verdicts |= {names.PREPARATION, names.MERGING}
             assert job.attempt in verdicts, "the evidence is deleted before the verdict is on record"
         if status.phase is Phase.SUCCEEDED:
             assert not outcome.delete or cleanup.is_due(world.subject, world.now)
@@ -64,10 +83,18 @@ class Histories(RuleBasedStateMachine):
         if outcome.apply:
             assert status.start_time is not None, "something is made while the spec may still change"
             assert not world.spec["suspend"], "something is made for a job that is to be suspended"
-            number = int(outcome.apply[-1]["metadata"]["labels"][names.LABEL_ATTEMPT])
-            on_record = [a.number for a in status.attempts if a.end_time is None] or [names.PREPARATION]
-            assert on_record == [number], "a gang starts without its attempt on record"
+            number = names.labelled_attempt(outcome.apply[-1]["metadata"]["labels"][names.LABEL_ATTEMPT])
+            assert number in self._expected(status), "a gang starts without its attempt on record"
         world.turn(crash_after=crash_after)
+
+    @staticmethod
+    def _expected(status: FineTuneJobStatus) -> list[int]:
+        """The one whose objects may be made."""
+        if not status.attempts:
+            return [names.PREPARATION]
+        if _trained(status):
+            return [names.MERGING]
+        return [attempt.number for attempt in status.attempts if attempt.end_time is None]
 
     @rule()
     def two_operators_do_the_same(self) -> None:
@@ -106,18 +133,24 @@ class Histories(RuleBasedStateMachine):
         pods = self.world.current_pods
         return [pod.index for pod in pods if pod.end is None and pod.index is not None and not pod.finished]
 
-    def _prepares(self) -> bool:
-        """Whether a pod that prepares the data runs, or could."""
+    def _is_at(self, step: int) -> bool:
+        """Whether a pod that takes this step runs, or could."""
         job = self.world.current
-        if job is None or job.attempt != names.PREPARATION or job.over:
+        if job is None or job.attempt != step or job.over:
             return False
         return any(pod.end is None for pod in self.world.current_pods)
 
-    @precondition(lambda self: self._prepares())
+    def _prepares(self) -> bool:
+        return self._is_at(names.PREPARATION)
+
+    def _merges(self) -> bool:
+        return self._is_at(names.MERGING)
+
+    @precondition(lambda self: self._prepares() or self._merges())
     @rule(code=EXIT_CODES, disrupted=st.booleans(), killed=st.booleans(), last_try=st.booleans())
-    def preparation_fails(self, code: int, disrupted: bool, killed: bool, last_try: bool) -> None:
+    def single_pod_fails(self, code: int, disrupted: bool, killed: bool, last_try: bool) -> None:
         given_up = True if last_try and not disrupted and code != 143 else None
-        self.world.fail_preparation(
+        self.world.fail_single_pod(
             code, given_up=given_up, oom_killed=killed, disruption="drained" if disrupted else None
         )
 
@@ -132,6 +165,18 @@ class Histories(RuleBasedStateMachine):
     def preparation_reports(self, finished: bool) -> None:
         self.sequence += 1
         self.world.post(found(self.sequence) if finished else report(0, self.sequence, None, plan=None))
+
+    @precondition(lambda self: self._merges())
+    @rule(told=st.booleans())
+    def merging_succeeds(self, told: bool) -> None:
+        self.sequence += 1
+        self.world.succeed(merged(self.sequence) if told else None)
+
+    @precondition(lambda self: self._merges())
+    @rule(finished=st.booleans())
+    def merging_reports(self, finished: bool) -> None:
+        self.sequence += 1
+        self.world.post(merged(self.sequence) if finished else merging(self.sequence))
 
     @precondition(lambda self: self._alive())
     @rule(data=st.data(), code=EXIT_CODES, disrupted=st.booleans(), killed=st.booleans(), told=st.booleans())
@@ -157,7 +202,7 @@ class Histories(RuleBasedStateMachine):
     def pod_vanishes(self, data: st.DataObject) -> None:
         pod = self.world.pods.pop(data.draw(st.sampled_from(sorted(self.world.pods))))
         for name, job in self.world.jobs.items():
-            if job.uid == pod.job_uid and job.attempt != names.PREPARATION and not job.complete:
+            if job.uid == pod.job_uid and job.attempt not in ALONE and not job.complete:
                 self.world.jobs[name] = replace(job, failed=True)
 
     @precondition(lambda self: self.world.jobs and not self.world.pods)
@@ -170,7 +215,8 @@ class Histories(RuleBasedStateMachine):
     def pods_succeed(self, told: bool) -> None:
         self.sequence += 1
         number = self.world.status.attempts[-1].number
-        last = report(number, self.sequence, step=36, output=OUTPUT, checkpoints=[checkpoint(36)])
+        output = ADAPTER if self.merges else OUTPUT
+        last = report(number, self.sequence, step=36, output=output, checkpoints=[checkpoint(36)])
         self.world.succeed(last if told else None)
 
     @precondition(lambda self: self.world.current is not None and self.world.current.attempt > 0)
@@ -197,6 +243,13 @@ class Histories(RuleBasedStateMachine):
             self.world.turn()
 
     @rule()
+    def all_goes_well_until_it_merges(self) -> None:
+        self.all_goes_well_until_it_trains()
+        if self.merges and len(self._alive()) == 2:
+            self.pods_succeed(told=True)
+            self.world.settle()
+
+    @rule()
     def user_edits_what_is_free(self) -> None:
         self.world.edit()
 
@@ -212,16 +265,45 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def at_most_one_gang(self) -> None:
-        under_way = [job for job in self.world.jobs.values() if job.attempt > 0 or not job.over]
-        assert len(under_way) <= 1
-        over = {job.uid for job in self.world.jobs.values() if job.attempt == names.PREPARATION and job.over}
-        assert len({pod.job_uid for pod in self.world.pods.values()} - over) <= 1
+        kept = self._kept()
+        assert len([job for job in self.world.jobs.values() if job.uid not in kept]) <= 1
+        assert len({pod.job_uid for pod in self.world.pods.values()} - kept) <= 1
+
+    def _kept(self) -> set[str]:
+        """Jobs that are over and may stay: none of their pods runs."""
+        trained = {self.world.status.attempts[-1].number} if _trained(self.world.status) else set()
+        return {
+            job.uid
+            for job in self.world.jobs.values()
+            if (job.over and job.attempt in ALONE) or (job.complete and job.attempt in trained)
+        }
 
     @invariant()
     def every_gang_is_on_record(self) -> None:
         numbers = [attempt.number for attempt in self.world.status.attempts]
         assert numbers == list(range(1, len(numbers) + 1))
-        assert {job.attempt for job in self.world.jobs.values()} <= {names.PREPARATION, *numbers}
+        beside = {names.PREPARATION} | ({names.MERGING} if _trained(self.world.status) else set())
+        assert {job.attempt for job in self.world.jobs.values()} <= {*beside, *numbers}
+
+    @invariant()
+    def what_is_trained_is_never_trained_again(self) -> None:
+        status = self.world.status
+        if _trained(status):
+            assert status.phase is not Phase.RESTARTING
+            assert [a.reason for a in status.attempts].count("Completed") == 1
+            assert (status.phase in (Phase.MERGING, Phase.SUSPENDED)) <= self.merges
+        if status.phase is Phase.MERGING:
+            assert _trained(status)
+
+    @invariant()
+    def the_adapter_is_never_lost_from_the_status(self) -> None:
+        output = self.world.status.output
+        self.told_output = self.told_output or output is not None
+        assert (output is not None) == self.told_output
+        if self.world.status.phase is Phase.FAILED and _trained(self.world.status):
+            stalled = conditions.find(self.world.status.conditions, conditions.STALLED)
+            assert stalled is not None
+            assert "The adapter is complete, in demo/output on claim runs." in stalled.message
 
     @invariant()
     def no_gang_exists_before_the_data_are_prepared(self) -> None:
@@ -247,9 +329,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def a_suspended_job_holds_nothing(self) -> None:
         if self.world.status.phase is Phase.SUSPENDED:
-            kept = {
-                job.uid for job in self.world.jobs.values() if job.attempt == names.PREPARATION and job.over
-            }
+            kept = self._kept()
             assert {pod.job_uid for pod in self.world.pods.values()} <= kept
             assert {job.uid for job in self.world.jobs.values()} <= kept
 
@@ -299,7 +379,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def each_happening_is_told_at_most_once(self) -> None:
-        once = ("Prepared", "Started", "Succeeded", "Failed")
+        once = ("Prepared", "Started", "Merging", "Succeeded", "Failed")
         told = [event for event in self.world.events if event.reason in once]
         assert len(told) == len(set(told))
 
@@ -318,8 +398,8 @@ class Histories(RuleBasedStateMachine):
         elif not phase.is_terminal:
             self._nothing_ever_happens_again()
         if world.status.phase is Phase.FAILED:
-            kept = {job.uid for job in world.jobs.values()}
-            assert all(job.attempt == names.PREPARATION and job.over for job in world.jobs.values())
+            kept = self._kept()
+            assert {job.uid for job in world.jobs.values()} <= kept
             assert {pod.job_uid for pod in world.pods.values()} <= kept
 
     def _nothing_ever_happens_again(self) -> None:
@@ -332,6 +412,10 @@ class Histories(RuleBasedStateMachine):
                 return world.settle()
             world.now += timedelta(seconds=outcome.requeue_after or 0)
         raise AssertionError(f"it goes on for ever: {world.status.phase}, {outcome}")
+
+
+def _trained(status: FineTuneJobStatus) -> bool:
+    return bool(status.attempts) and status.attempts[-1].reason == "Completed"
 
 
 def _but_for_steps(attempt: Attempt, known: Attempt) -> Attempt:

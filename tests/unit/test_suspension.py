@@ -123,7 +123,7 @@ def test_a_preparation_is_ended_and_its_phase_stays_until_its_pod_is_gone() -> N
 
 def test_a_pod_of_it_that_failed_earlier_keeps_nobody_from_suspending() -> None:
     world = preparing()
-    world.fail_preparation(1)
+    world.fail_single_pod(1)
     world.settle()
     world.run_pods()
     world.edit(suspend=True)
@@ -135,9 +135,9 @@ def test_a_pod_of_it_that_failed_earlier_keeps_nobody_from_suspending() -> None:
 def test_a_preparation_that_fails_just_then_has_failed(kind: str) -> None:
     world = preparing()
     if kind == "failed":
-        world.fail_preparation(65)
+        world.fail_single_pod(65)
     else:
-        world.fail_preparation(137, oom_killed=True)
+        world.fail_single_pod(137, oom_killed=True)
     world.edit(suspend=True)
     world.settle()
     assert world.status.phase is Phase.FAILED
@@ -160,7 +160,7 @@ def test_one_whose_end_the_suspension_brought_is_no_failure() -> None:
     world = preparing()
     world.edit(suspend=True)
     world.turn()
-    world.fail_preparation(137, given_up=True)
+    world.fail_single_pod(137, given_up=True)
     world.edit(suspend=False)
     world.turn()
     assert world.status.phase is Phase.PREPARING

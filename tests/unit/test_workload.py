@@ -6,8 +6,8 @@ import pytest
 
 from finetune_api.runconfig import RunConfig
 from finetune_api.spec import FineTuneJob
-from finetune_operator.workload import Installation, attempt, preparation
-from world import INSTALLATION, manifest
+from finetune_operator.workload import Installation, attempt, merging, preparation
+from world import INSTALLATION, MERGES, manifest
 
 
 def job(**spec: Any) -> FineTuneJob:
@@ -306,3 +306,50 @@ def test_the_gang_is_told_what_was_prepared_for_it() -> None:
     [config_map, *_] = attempt(job(), 1, INSTALLATION, prepared="abc")
     assert RunConfig.model_validate_json(config_map["data"]["run.json"]).prepared == "abc"
     assert config_map["metadata"]["name"] != prepare_objects()["ConfigMap"]["metadata"]["name"]
+
+
+# The merging
+
+
+def merge_objects(memory: int | None = None, **spec: Any) -> dict[str, dict[str, Any]]:
+    """Its manifests, by kind."""
+    objects = merging(job(**MERGES, **spec), INSTALLATION, prepared="abc", memory=memory)
+    return {found["kind"]: found for found in objects}
+
+
+def test_the_merging_is_one_more_pod_that_is_told_what_the_gang_was() -> None:
+    found, [gang_config, *_] = (
+        merge_objects(memory=12345),
+        attempt(job(**MERGES), 1, INSTALLATION, prepared="abc"),
+    )
+    assert found["ConfigMap"] == gang_config
+    assert found["Job"]["metadata"]["name"] == "demo-merge"
+    template = found["Job"]["spec"]["template"]
+    assert template["metadata"]["labels"]["finetune.dev/attempt"] == "merge"
+    [trainer] = template["spec"]["containers"]
+    assert trainer["args"] == ["merge", "--config", "/etc/finetune/run.json"]
+    assert "ports" not in trainer
+    assert {variable["name"]: variable.get("value") for variable in trainer["env"]} == {
+        "FINETUNE_ATTEMPT": "-1",
+        "FINETUNE_POD_NAME": None,
+    }
+
+
+def test_it_tries_again_as_the_preparation_does_and_takes_no_data_with_it() -> None:
+    prepares, merges = prepare_objects(**MERGES)["Job"]["spec"], merge_objects()["Job"]["spec"]
+    assert merges | {"template": None} == prepares | {"template": None}
+    assert [volume["name"] for volume in prepares["template"]["spec"]["volumes"]] == [
+        *(volume["name"] for volume in merges["template"]["spec"]["volumes"]),
+        "train",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("planned", "spec", "asked"),
+    [(12345, {"resources": GPUS}, "12345"), (None, {"resources": GPUS}, "400Gi"), (None, {}, "2Gi")],
+)
+def test_it_asks_for_the_memory_that_is_planned_or_else_for_the_gang_s(
+    planned: int | None, spec: dict[str, Any], asked: str
+) -> None:
+    [trainer] = merge_objects(planned, **spec)["Job"]["spec"]["template"]["spec"]["containers"]
+    assert trainer["resources"] == {"requests": {"cpu": "1", "memory": asked}}

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune_api.plan import study
 from finetune_api.spec import FineTuneJob
-from finetune_operator import workload
+from finetune_operator import steps, workload
 from finetune_operator.cli import files, manifests
 from finetune_operator.cli.output import MachineFormat, to_json, to_yaml
 
@@ -19,9 +20,10 @@ INSTALLATION = workload.Installation(
     report_ca="CA_CERTIFICATE\n",
 )
 NOTE = """\
-# What the operator creates: what prepares the data, where a pod of its own does, and then the first attempt. The job's
-# uid, the trainer's image, the operator's address and CA certificate and the digest of the data are known in a cluster
-# only: the first is all zeros here, the others are in capitals.
+# What the operator creates: what prepares the data, where a pod of its own does, then the first attempt, and in the end
+# what merges the adapter, where that is wanted. The job's uid, the trainer's image, the operator's address and CA
+# certificate and the digest of the data are known in a cluster only: the first is all zeros here, the others are in
+# capitals.
 """
 
 
@@ -44,9 +46,13 @@ def render(
 
 def _objects(job: FineTuneJob) -> Sequence[dict[str, Any]]:
     job = job.model_copy(update={"metadata": job.metadata.model_copy(update={"uid": UID})})
-    if job.spec.dataset.prepare == "Inline":
-        return workload.attempt(job, 1, INSTALLATION, prepared=None)
-    return (
-        *workload.preparation(job, INSTALLATION),
-        *workload.attempt(job, 1, INSTALLATION, prepared=DIGEST),
-    )
+    beforehand = job.spec.dataset.prepare == "Job"
+    prepared = DIGEST if beforehand else None
+    objects = list(workload.preparation(job, INSTALLATION)) if beforehand else []
+    objects += workload.attempt(job, 1, INSTALLATION, prepared=prepared)
+    if steps.merges(job):
+        memory = study(job.spec).plan.merge_memory
+        merging = workload.merging(job, INSTALLATION, prepared=prepared, memory=memory)
+        # Its ConfigMap is the gang's.
+        objects += [item for item in merging if item not in objects]
+    return objects

@@ -1,0 +1,150 @@
+"""Pure: the life of a step that a single pod takes (see steps.py), from creating its Job to its end, as status.
+
+It has no peers to end with it, so its own Job starts it again (see workload.py): as long as that tries, the step is
+under way, and where it has given up, so has the FineTuneJob. Two things a Job cannot know: that a container took more
+memory than it may, or a pod more storage, and that a deadline has passed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from finetune_api.failure import LIMIT_EXCEEDED, OOM_KILLED, PodEnd, Recovery, Verdict, judge
+from finetune_api.report import Report, Stage
+from finetune_operator import budget, conditions, deadlines, departure, ends, gang, suspension
+from finetune_operator.conditions import Standing
+from finetune_operator.healing import keep_up
+from finetune_operator.launch import launch
+from finetune_operator.observed import GangJob, Pod, Received
+from finetune_operator.outcome import Outcome, Situation, write
+from finetune_operator.pods import Manifest
+from finetune_operator.steps import Step
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+def take(
+    situation: Situation,
+    step: Step,
+    manifests: tuple[Manifest, ...],
+    done: Callable[[GangJob], Outcome],
+) -> Outcome:
+    """Create the Job of a step, follow it, and give it back if the FineTuneJob is to be suspended.
+
+    `done` says what comes once it has succeeded.
+    """
+    job = situation.observed.job_of(step.number)
+    if job is not None and job.complete:
+        return done(job)
+    if job is not None and job.deleting:
+        # How it ends says nothing of the step: it was told to.
+        job = None
+    others = departure.apart_from_kept(situation.status, situation.observed)
+    if situation.job.spec.suspend and (job is None or not _is_ending(situation, job)):
+        return suspension.give_back(replace(situation, observed=others))
+    if job is None:
+        return launch(replace(situation, observed=others), step.number, manifests)
+    outcome = replace(_follow(situation, step, job), delete=departure.strays(others, keep=step.number))
+    return keep_up(situation, outcome, job, manifests, nodes=1)
+
+
+def told(situation: Situation, job: GangJob) -> tuple[Report | None, Report | None]:
+    """What its pod last POSTed, which may have been missed; and its last words, which may have been cut short."""
+    return _told(situation, job, _newest(situation.observed.pods_of(job)))
+
+
+def _told(situation: Situation, job: GangJob, pod: Pod | None) -> tuple[Report | None, Report | None]:
+    received = _received(situation, job, pod)
+    return received.report if received else None, pod.report if pod else None
+
+
+def _follow(situation: Situation, step: Step, job: GangJob) -> Outcome:
+    """The Job is there and has not succeeded: mirror it, or record that it failed."""
+    pods = situation.observed.pods_of(job)
+    killed = next((pod for pod in pods if pod.end is not None and _met_a_limit(pod.end)), None)
+    pod = killed or _newest(pods)
+    if job.failed or killed is not None:
+        verdict = _verdict(situation, step, job, pod)
+        return ends.given_up(situation, verdict, _faults(situation, job, pod))
+    reason, message = _stage(situation, step, job, pod)
+    received = _received(situation, job, pod)
+    heard = received is not None or _was_heard(situation)
+    deadline = deadlines.of_single_pod(situation, job, pods, received, heard=heard)
+    rest = deadline.rest(situation.now)
+    if rest <= 0:
+        # It holds no GPU, and has no budget of restarts but that of its Job.
+        return ends.given_up(situation, deadline.verdict(message))
+    status = situation.status.model_copy(update={"phase": step.phase})
+    outcome = write(situation.subject, status, Standing.UNDERWAY, reason, message, situation.now)
+    return outcome.within(rest)
+
+
+def _is_ending(situation: Situation, job: GangJob) -> bool:
+    """Whether it comes to its end by itself, a good one or one that is not tried again."""
+    pods = situation.observed.pods_of(job)
+    ends_well = any(pod.finished is not None and pod.end is None for pod in pods)
+    return job.over or ends_well or any(pod.end is not None and _met_a_limit(pod.end) for pod in pods)
+
+
+def _newest(pods: Sequence[Pod]) -> Pod | None:
+    """The pod that counts. There is never more than one that has not ended."""
+    return max(pods, key=lambda pod: (pod.end is None, pod.finished or _LONG_AGO), default=None)
+
+
+def _received(situation: Situation, job: GangJob, pod: Pod | None) -> Received | None:
+    """What this very pod last POSTed."""
+    received = situation.observed.report
+    if pod is None or received is None or (received.job_uid, received.pod) != (job.uid, pod.name):
+        return None
+    return received
+
+
+def _stage(situation: Situation, step: Step, job: GangJob, pod: Pod | None) -> tuple[str, str]:
+    if pod is not None and pod.end is not None:
+        return "Retrying", f"{step.to_come} once more. {_judged(situation, step, pod.end).message}"
+    if pod is None or not pod.running:
+        reason, words = gang.obstacle(job.name, [] if pod is None else [pod])
+        return reason, f"{step.to_come}{words}"
+    received = _received(situation, job, pod)
+    if received is not None:
+        _, reason, message = gang.stage(received.report)
+        if received.report.stage is Stage.FINISHED:
+            message = f"{step.done}; waiting for the pod to end"
+        return reason, message
+    current = conditions.find(situation.status.conditions, conditions.PROGRESSING)
+    if current is not None and _was_heard(situation):
+        # After a restart of the operator the next Report is yet to come.
+        return current.reason, current.message
+    return "WaitingForReport", f"{step.pod} runs; waiting for its first report"
+
+
+def _met_a_limit(end: PodEnd) -> bool:
+    return judge([end]).reason in (OOM_KILLED.reason, LIMIT_EXCEEDED.reason)
+
+
+def _was_heard(situation: Situation) -> bool:
+    """Whether what is known of the pod that runs came from its own Report."""
+    current = conditions.find(situation.status.conditions, conditions.PROGRESSING)
+    return current is not None and current.reason in gang.STAGE_REASONS
+
+
+def _verdict(situation: Situation, step: Step, job: GangJob, pod: Pod | None) -> Verdict:
+    if pod is None or pod.end is None:
+        words = f"{step.undone}, and no pod is left to tell why: {job.words}"
+        return Verdict("PodVanished", words, Recovery.FAIL)
+    verdict = _judged(situation, step, pod.end)
+    if verdict.recovery is not Recovery.RESTART:
+        return verdict
+    spent = budget.used_up(situation.job.spec.failure_policy, verdict.recovery)
+    return replace(verdict, message=f"{verdict.message.rstrip('.')}. {spent}.")
+
+
+def _judged(situation: Situation, step: Step, end: PodEnd) -> Verdict:
+    return judge([end], advice=step.advice(situation.job, situation.status))
+
+
+def _faults(situation: Situation, job: GangJob, pod: Pod | None) -> list[str]:
+    """Every single fault: the pod's last words have room for a few, what it POSTed for more."""
+    reports = _told(situation, job, pod)
+    failures = [report.failure for report in reports if report is not None and report.failure is not None]
+    return max((failure.details for failure in failures), key=len, default=[])

@@ -1,0 +1,66 @@
+"""Pure: the steps of a job's life that are no attempts.
+
+A single pod prepares the data before the first one, and another one merges the adapter after the last.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from finetune_api import names
+from finetune_api.spec import FineTuneJob
+from finetune_api.status import FineTuneJobStatus, Phase
+from finetune_operator import advice
+
+# The reason of an attempt that trained to the end.
+COMPLETED = "Completed"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one of them does not share with the other."""
+
+    number: int
+    """What stands in the place of an attempt's number."""
+    phase: Phase
+    """That of the job meanwhile."""
+    pod: str
+    """Who takes it, in words."""
+    to_come: str
+    """What is to be done, as a sentence."""
+    done: str
+    """That it is done."""
+    undone: str
+    """That it could not be done."""
+    advice: Callable[[FineTuneJob, FineTuneJobStatus], Mapping[str, str]]
+    """What helps against its end, by the reason of the cause."""
+
+
+PREPARATION = Step(
+    number=names.PREPARATION,
+    phase=Phase.PREPARING,
+    pod="the pod that prepares the data",
+    to_come="the data are about to be prepared",
+    done="the data are prepared",
+    undone="the data could not be prepared",
+    advice=advice.for_preparation,
+)
+MERGING = Step(
+    number=names.MERGING,
+    phase=Phase.MERGING,
+    pod="the pod that merges the adapter",
+    to_come="the adapter is about to be merged",
+    done="the adapter is merged",
+    undone="the adapter could not be merged",
+    advice=advice.for_merging,
+)
+BY_NUMBER = {step.number: step for step in (PREPARATION, MERGING)}
+
+
+def merges(job: FineTuneJob) -> bool:
+    """Whether the job is not over with its training."""
+    return job.spec.lora is not None and job.spec.lora.merge_adapter
+
+
+def is_trained(status: FineTuneJobStatus) -> bool:
+    """Whether it is on record that the model is trained: no attempt follows."""
+    return bool(status.attempts) and status.attempts[-1].reason == COMPLETED
