@@ -50,8 +50,10 @@ def with_report(
 def with_findings(status: FineTuneJobStatus, report: Report, *, final: bool = False) -> FineTuneJobStatus:
     """`status` with what a Report tells of plan and data, be it of the preparation or of an attempt."""
     plan = report.plan or status.plan
-    # The plan made before the data were known counts no steps; the trainer's, which does, may be cut short at the end.
-    if final and status.plan is not None and status.plan.total_steps is not None:
+    # The plan made before the data were known counts no steps. The trainer's, which does, may be cut short at the end:
+    # it has lost all reasons and warnings then.
+    cut_short = final and plan is not None and not plan.chosen and not plan.warnings
+    if cut_short and status.plan is not None and status.plan.total_steps is not None:
         plan = status.plan
     return status.model_copy(update={"plan": plan, "dataset": report.dataset or status.dataset})
 

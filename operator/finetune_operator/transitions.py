@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from finetune_api import guide
 from finetune_api.failure import CAUSES, ExitCode
 from finetune_api.precedents import BUDGET_FIELD, HALVED
 from finetune_api.status import FineTuneJobStatus, Phase
@@ -35,6 +36,7 @@ def events(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Event, ...]:
         *_continuation(old, new),
         *_checkpoints(old, new),
         *_smaller_budget(old, new),
+        *_advice(old, new),
         *_ends(old, new),
         *_suspension(old, new),
         *_starts(old, new),
@@ -94,6 +96,18 @@ def _smaller_budget(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Even
         return []
     message = f"maxTokensPerGpu is {choice.value:,.0f} in the place of {before:,}, {choice.reason}"
     return [Event(CAUSES[ExitCode.SMALLER_BUDGET].reason, f"{message}. The result stays the same", "Warning")]
+
+
+def _advice(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
+    """What the rules say that judge how training goes, told when they begin to; what they say of the spec is older."""
+    known = {advice.rule for advice in old.plan.warnings} if old.plan else set()
+    new_rules = {rule.id for rule in guide.WHILE_TRAINING} - known
+    warnings = new.plan.warnings if new.plan else []
+    return [
+        Event("Advice", f"{advice.field}: {advice.message}", "Warning")
+        for advice in warnings
+        if advice.rule in new_rules
+    ]
 
 
 def _ends(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:

@@ -231,6 +231,12 @@ def test_reasons_and_warnings_of_the_plan_outlive_a_termination_message_without_
     assert with_report(known, report(plan=terse), START, final=True).plan == ADVISED
 
 
+def test_what_the_last_word_advises_is_not_lost() -> None:
+    """The last steps may be those that show it, and no other Report have arrived since."""
+    known = with_report(FineTuneJobStatus(), report(plan=PLAN), START)
+    assert with_report(known, report(plan=ADVISED), START, final=True).plan == ADVISED
+
+
 def test_what_was_planned_before_the_data_were_known_gives_way_to_the_trainer_s_plan() -> None:
     early = FineTuneJobStatus(plan=Plan(learning_rate=1e-6, num_epochs=1, world_size=2))
     for final in (False, True):

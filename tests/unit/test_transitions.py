@@ -1,7 +1,7 @@
 """Events from changes of the status."""
 
 from finetune_api.precedents import HALVED
-from finetune_api.status import Attempt, Choice, FineTuneJobStatus, Plan
+from finetune_api.status import Advice, Attempt, Choice, FineTuneJobStatus, Plan
 from finetune_operator.conditions import Standing, conditions
 from finetune_operator.transitions import events
 from world import START, checkpoint
@@ -99,3 +99,23 @@ def test_an_attempt_that_finds_nothing_to_go_on_from_is_a_warning() -> None:
     [event] = events(attempted(None, None), attempted(None, 0))
     assert (event.reason, event.type) == ("StartedOver", "Warning")
     assert "attempt 2" in event.message
+
+
+def advised(*rules: str, message: str = "2.50 is high") -> FineTuneJobStatus:
+    """A job whose plan has these warnings."""
+    warnings = [Advice(rule=rule, field="spec.lora.r", message=message) for rule in rules]
+    return FineTuneJobStatus(plan=Plan(learning_rate=1e-5, num_epochs=1, world_size=2, warnings=warnings))
+
+
+def test_what_the_course_of_training_shows_is_told_when_it_begins_to() -> None:
+    before = advised("lora-r-high")
+    after = advised("lora-r-high", "lora-underfits")
+    [event] = events(before, after)
+    assert (event.type, event.reason, event.message) == ("Warning", "Advice", "spec.lora.r: 2.50 is high")
+    # Its figures change at the end of every epoch.
+    assert reasons(after, advised("lora-r-high", "lora-underfits", message="2.45 is high")) == []
+    assert reasons(after, before) == []
+
+
+def test_what_the_spec_alone_shows_is_no_event() -> None:
+    assert reasons(FineTuneJobStatus(), advised("lora-r-high")) == []
