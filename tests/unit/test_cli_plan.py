@@ -129,6 +129,34 @@ def test_a_configuration_gives_exact_numbers(tmp_path: Path, as_directory: bool)
     assert "trained weights 494,032,768" in words(result)
 
 
+def test_adapters_are_told_with_their_layers_scale_share_and_what_they_are_merged_into(
+    tmp_path: Path,
+) -> None:
+    def shown(**lora: Any) -> str:
+        config = CONFIGS / "qwen2.5-0.5b.json"
+        return words(plan(written(tmp_path, method="lora", lora=lora), "--model-config", config))
+
+    everything = shown()
+    # Rank 16 beside all of 24 blocks' 7 linear layers: 8,798,208 of 494,032,768.
+    assert "trained weights 8,798,208, 1.78% of the model's" in everything
+    assert (
+        "adapters beside every linear layer of the blocks (168 layers), scaled by 2 (alpha / r) "
+        in everything
+    )
+    assert "an adapter, of each checkpoint and at the end 34 MiB" in everything
+    assert "merg" not in everything
+    some = shown(targetModules=["q_proj", "v_proj"], r=64, useRslora=True, useDora=True, mergeAdapter=True)
+    assert "adapters beside q_proj, v_proj (48 layers), scaled by 16 (rsLoRA: alpha / sqrt(r)); " in some
+    assert "(DoRA)" in some
+    assert "merging at the end, in a pod without GPU, with 2.2 GiB of memory" in some
+    assert "the model that the adapter is merged into, in 16 bits 942 MiB" in some
+
+
+def test_of_a_model_of_which_only_the_size_is_known_no_layers_are_counted(tmp_path: Path) -> None:
+    shown = words(plan(written(tmp_path, model=LLAMA, method="lora", lora={"targetModules": ["attention"]})))
+    assert "adapters beside attention, scaled by 2 (alpha / r) " in shown
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [("{", "is not JSON"), ("[]", "must be an object"), ('{"model_type": "resnet"}', "resnet")],

@@ -1,5 +1,6 @@
 """A plan as people read it, on terminals and in pipes."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -8,11 +9,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from finetune_api.checkpoint_sizes import checkpoint_sizes
 from finetune_api.facts import DataFacts
 from finetune_api.plan import Study, sample_length
 from finetune_api.recipe import USABLE_GPU_MEMORY, Recipe
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import MemoryEstimate, MicroBatches
+from finetune_api.trained_weights import lora_alpha, lora_r, targets
 from finetune_api.units import billions, gib
 from finetune_operator.cli.diagnostics import STYLES
 
@@ -108,10 +111,33 @@ class PlanView:
         if plan.world_size > 1:
             once = "once per step" if plan.accumulate_locally else "with each micro-batch"
             table.add_row("gradients exchanged", once)
-        trained = plan.trainable_parameters
-        if trained is not None:
-            table.add_row("trained weights", number(trained))
+        trained, known = plan.trainable_parameters, self.study.model
+        if trained is not None and known is not None:
+            beside = self._recipe.method == "lora"
+            share = f", {trained / known.architecture.parameters:.2%} of the model's" if beside else ""
+            table.add_row("trained weights", number(trained) + share)
+        if self._recipe.method == "lora":
+            table.add_row("adapters", self._adapters())
+            if self._recipe.lora.merge_adapter:
+                memory = "" if plan.merge_memory is None else f", with {gib(plan.merge_memory)} of memory"
+                table.add_row("merging", f"at the end, in a pod without GPU{memory}")
         return table
+
+    def _adapters(self) -> str:
+        """What they stand beside, and how what they add is scaled."""
+        recipe, lora, known = self._recipe, self._recipe.lora, self.study.model
+        stated = "every linear layer of the blocks"
+        if lora.target_modules is not None and "allLinear" not in lora.target_modules:
+            stated = ", ".join(lora.target_modules)
+        # A guessed model has the shapes of its size, not the names of its layers.
+        if known is not None and not known.is_guess:
+            stated += f" ({sum(count for _, count in targets(recipe, known.architecture)):,} layers)"
+        r, alpha = lora_r(recipe), lora_alpha(recipe)
+        scale = f"{alpha / r:.3g} (alpha / r)"
+        if lora.use_rslora:
+            scale = f"{alpha / math.sqrt(r):.3g} (rsLoRA: alpha / sqrt(r))"
+        lengths = "; beside them, the length of each output's weights (DoRA)" if lora.use_dora else ""
+        return f"beside {stated}, scaled by {scale}{lengths}"
 
     def _steps(self) -> str:
         plan = self.study.plan
@@ -160,11 +186,16 @@ class PlanView:
             ("a state to restart from", plan.resume_bytes),
             ("a full state, of each epoch", plan.full_state_bytes),
             ("the base model's matrices decomposed, once for all jobs", plan.decomposition_bytes),
+            ("the model that the adapter is merged into, in 16 bits", self._merged_bytes()),
             ("the whole run, at its most", plan.storage_bytes),
         ):
             if amount is not None:
                 table.add_row(label, size(amount))
         return table
+
+    def _merged_bytes(self) -> int | None:
+        model = self.study.model
+        return None if model is None else checkpoint_sizes(self._recipe, model.architecture).merged or None
 
     def _remarks(self) -> Table:
         """What the rules say, and what had to be assumed."""
