@@ -56,7 +56,7 @@ def manifest(name: str = "demo", **spec: Any) -> dict[str, Any]:
 
 INLINE = manifest()["spec"]["dataset"] | {"prepare": "Inline"}
 # What makes it one whose adapter is merged.
-MERGES = {"method": "lora", "lora": {"mergeAdapter": True}}
+MERGES: dict[str, Any] = {"method": "lora", "lora": {"mergeAdapter": True}}
 
 
 def submitted(status: FineTuneJobStatus | None = None, *, generation: int = 1, **spec: Any) -> Subject:

@@ -193,7 +193,7 @@ class Namespace:
 
     def pods(self, name: str = "demo", *, count: int = 2, attempt: int = 1) -> list[str]:
         """Wait for the pods of an attempt; returns their names by rank."""
-        selector = f"finetune.dev/job={name},finetune.dev/attempt={attempt}"
+        selector = f"finetune.dev/job={name},finetune.dev/attempt={names.attempt_label(attempt)}"
 
         def all_there() -> list[Wire]:
             found = self.all(PODS, labelSelector=selector)

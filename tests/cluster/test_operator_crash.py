@@ -10,6 +10,7 @@ import pytest
 
 from cluster.kube import BARE_JOB, FINETUNEJOBS, JOBS, PODS, Kube, Namespace, eventually
 from cluster.operators import Operator
+from finetune_api import names
 from finetune_api.report import Stage
 from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator.api import Api, ApiError
@@ -21,7 +22,19 @@ from finetune_operator.pods import Manifest
 from finetune_operator.queue import TryAgainError
 from finetune_operator.reports import Reports
 from finetune_operator.transitions import Event
-from world import INLINE, INSTALLATION, OUTPUT, START, checkpoint, found, report
+from world import (
+    ADAPTER,
+    INLINE,
+    INSTALLATION,
+    MERGED,
+    MERGES,
+    OUTPUT,
+    START,
+    checkpoint,
+    found,
+    merged,
+    report,
+)
 
 
 class DiedError(Exception):
@@ -183,6 +196,39 @@ class SuspendedLife(Life):
         self.namespace.patch(FINETUNEJOBS, "demo", {"spec": spec})
 
 
+class MergingLife(SuspendedLife):
+    """One whose adapter is merged, which is suspended in its middle. Its operator is mortal from the gang's end on."""
+
+    async def live(self) -> None:
+        mortal_for, self.cluster.left = self.cluster.left, -1
+        self.namespace.submit(dataset=INLINE, **MERGES)
+        await self.until("Starting", 1)
+        await self.train(1)
+        self.cluster.left = mortal_for
+        last = report(1, 99, step=36, stage=Stage.FINISHED, output=ADAPTER)
+        pods = self.namespace.pods(attempt=1)
+        self.namespace.end_pod(pods[1], 0)
+        self.namespace.end_pod(pods[0], 0, last.to_termination_message())
+        await self.merging()
+        self._edit(suspend=True)
+        await self.until("Suspended", 1)
+        self._edit(suspend=False)
+        pod = await self.merging()
+        self.namespace.end_pod(pod, 0, merged().to_termination_message())
+        await self.until("Succeeded", 1)
+        await self.be_idle()
+
+    async def merging(self) -> str:
+        """The adapter is merged; returns by which pod."""
+        await self.until("Merging", 1)
+        while not any(job["metadata"]["name"] == "demo-merge" for job in self.namespace.all(JOBS)):
+            await self.until("Merging", 1)
+        [pod] = self.namespace.pods(count=1, attempt=names.MERGING)
+        self.namespace.run_pods([pod])
+        await self.until("Merging", 1)
+        return pod
+
+
 @pytest.fixture
 async def api(kube: Kube, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
     monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
@@ -246,6 +292,26 @@ async def test_neither_does_death_while_it_is_suspended_or_cleaned_up(api: Api, 
     while await suspended_deaths(writes_to_live):
         writes_to_live += 1
     assert writes_to_live > 20
+
+
+async def test_nor_does_death_while_the_adapter_is_merged(api: Api, kube: Kube) -> None:
+    async def merging_deaths(writes_to_live: int) -> int:
+        with kube.namespace() as namespace:
+            life = MergingLife(api, namespace, writes_to_live)
+            await life.live()
+            status = namespace.status()
+            assert [(a["number"], a["reason"]) for a in status["attempts"]] == [(1, "Completed")]
+            assert status["output"] == MERGED.to_wire()
+            # One that was given back, and one after that.
+            assert {name: len(uids) for name, uids in life.gangs.items()} == {"demo-1": 1, "demo-merge": 2}
+            assert {job["metadata"]["name"] for job in namespace.all(JOBS)} == {"demo-1", "demo-merge"}
+            assert len(namespace.all(PODS)) == 3
+        return life.deaths
+
+    writes_to_live = 0
+    while await merging_deaths(writes_to_live):
+        writes_to_live += 1
+    assert writes_to_live > 8
 
 
 async def test_who_decided_on_an_old_status_cannot_write(api: Api, namespace: Namespace) -> None:

@@ -339,6 +339,15 @@ def test_one_that_somebody_deleted_is_done_again_once_its_pod_is_gone() -> None:
     assert world.status.phase is Phase.MERGING
 
 
+def test_nothing_is_made_beside_one_that_is_going_although_its_pod_has_ended() -> None:
+    world = under_way()
+    world.fail_single_pod(143)
+    world.jobs["demo-merge"] = replace(world.jobs["demo-merge"], deleting=True, failed=True)
+    outcome = world.turn()
+    assert not outcome.apply
+    assert world.status.phase is Phase.MERGING, "how it ends says nothing"
+
+
 def test_a_name_that_is_taken_is_left_alone_and_named() -> None:
     world = trained()
     world.turn()
