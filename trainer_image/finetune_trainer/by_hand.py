@@ -16,7 +16,7 @@ from finetune_trainer.ends.signals import Stop
 from finetune_trainer.preparing import WORDS, Shown
 
 # Whoever shares the directory's parent writes under other names.
-_WRITER = "by-hand"
+WRITER = "by-hand"
 
 
 @dataclass(frozen=True)
@@ -69,21 +69,25 @@ def _prepare(options: Options) -> DatasetStatus:
         pretraining=stated.pretraining,
     )
     digest = task.digest(lambda: None)
-    return build(task, digest, options.output, writer=_WRITER, progress=Shown()).status
+    return build(task, digest, options.output, writer=WRITER, progress=Shown()).status
 
 
 def _make_room(output: Path) -> None:
     """Make sure that nothing is overwritten but what this command made before."""
-    if not output.exists():
-        return
-    where = f"--output {output}"
-    if not output.is_dir():
-        raise InvalidConfigurationError(f"{where} is a file: name a directory that is to be made")
-    if output.is_mount():
-        raise InvalidConfigurationError(f"{where} is where a volume is mounted: name a directory inside it")
-    if any(output.iterdir()) and commit.read(output, uid=None) is None:
+    expect_directory_to_make(output)
+    if output.exists() and any(output.iterdir()) and commit.read(output, uid=None) is None:
         raise InvalidConfigurationError(
-            f"{where} is not empty, and holds no prepared data: name another directory, or empty it"
+            f"--output {output} is not empty, and holds no prepared data: name another directory, or empty it"
+        )
+
+
+def expect_directory_to_make(output: Path) -> None:
+    """Make sure that a directory can take this place. Raises InvalidConfigurationError."""
+    if output.exists() and not output.is_dir():
+        raise InvalidConfigurationError(f"--output {output} is a file: name a directory that is to be made")
+    if output.is_mount():
+        raise InvalidConfigurationError(
+            f"--output {output} is where a volume is mounted: name a directory inside it"
         )
 
 

@@ -19,6 +19,9 @@ from finetune_trainer.ends.errors import (
 # Weights as pickle has them, by the names that libraries give them.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
+# What an adapter is.
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+
 
 def load(file: Path) -> RunConfig:
     """Read a RunConfig. Raises InvalidConfigurationError with every field that is wrong."""
@@ -84,6 +87,21 @@ def check_model(directory: Path, origin: str, *, weights: bool) -> None:
         for name in sorted(found):
             if name in ("config.json", *names.TOKENIZER_FILES) or name.endswith(".safetensors"):
                 (directory / name).open("rb").close()
+    except OSError as error:
+        raise of_system(error, f"{origin} cannot be read") from None
+
+
+def check_adapter(directory: Path, origin: str) -> None:
+    """Make sure that there is a directory that peft would load. Raises a TrainerError that begins with `origin`."""
+    try:
+        if not directory.is_dir():
+            raise InvalidConfigurationError(f"{origin} is no directory")
+        for name in _ADAPTER:
+            (directory / name).open("rb").close()
+    except FileNotFoundError:
+        raise InvalidConfigurationError(
+            f"{origin} has no {name}: it is not an adapter with safetensors"
+        ) from None
     except OSError as error:
         raise of_system(error, f"{origin} cannot be read") from None
 

@@ -73,9 +73,9 @@ def start(final: Path, writer: str = "") -> Path:
 
 
 @contextmanager
-def writing(final: Path) -> Iterator[Path]:
+def writing(final: Path, writer: str = "") -> Iterator[Path]:
     """`start`, for one process alone: what it leaves when it fails is removed."""
-    directory = start(final)
+    directory = start(final, writer)
     try:
         yield directory
     except BaseException:
@@ -103,7 +103,12 @@ def sealed(files: Iterable[Path], tick: Callable[[], None]) -> dict[str, FileRec
 
 
 def publish(
-    final: Path, *, uid: str, files: Mapping[str, FileRecord], facts: Mapping[str, Any], writer: str = ""
+    final: Path,
+    *,
+    uid: str | None,
+    files: Mapping[str, FileRecord],
+    facts: Mapping[str, Any],
+    writer: str = "",
 ) -> Manifest:
     """Write the manifest and make the directory visible under its final name, in place of what was there.
 

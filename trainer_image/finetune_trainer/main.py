@@ -21,15 +21,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="read, validate, tokenise and measure training data",
         description="Prepares the data of a run (--config), or any data for any model (--model, --data, --output).",
     )
-    for command in (train, measure, prepare):
+    merge = commands.add_parser(
+        "merge",
+        help="write the model that a base model and an adapter are together",
+        description="Merges the adapter of a run (--config), or any one (--model, --adapter, --output).",
+    )
+    for command in (train, measure, prepare, merge):
         command.add_argument(
             "--config",
             type=Path,
-            required=command is not prepare,
+            required=command in (train, measure),
             metavar="FILE",
             help="the RunConfig, as JSON",
         )
-    _add_options(prepare)
+    _add_options_of_preparation(prepare)
+    _add_options_of_merging(merge)
     options = parser.parse_args(arguments)
     # Inputs are local directories; nothing may be looked up elsewhere, by this process and those that it starts.
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -39,12 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stop = Stop()
     if options.command == "prepare":
         sys.exit(_prepare(prepare, options, stop))
+    if options.command == "merge":
+        sys.exit(_merge(merge, options, stop))
     from finetune_trainer.entrypoint import train as train_node
 
     sys.exit(train_node(options.config, stop))
 
 
-def _add_options(prepare: argparse.ArgumentParser) -> None:
+def _add_options_of_preparation(prepare: argparse.ArgumentParser) -> None:
     group = prepare.add_argument_group("without a run")
     add = group.add_argument
     add("--model", type=Path, metavar="DIR", help="the model, of which tokenizer and config.json are needed")
@@ -58,6 +66,13 @@ def _add_options(prepare: argparse.ArgumentParser) -> None:
     add("--document-column", metavar="NAME", help="the column of the documents")
     add("--columns", type=_pairs, default={}, metavar="FIELD=NAME,…", help="as in spec.dataset.columns")
     add("--drop-invalid-rows", action="store_true", help="leave out what cannot be trained on")
+
+
+def _add_options_of_merging(merge: argparse.ArgumentParser) -> None:
+    add = merge.add_argument_group("without a run").add_argument
+    add("--model", type=Path, metavar="DIR", help="the base model")
+    add("--adapter", type=Path, metavar="DIR", help="the adapter, as peft loads it")
+    add("--output", type=Path, metavar="DIR", help="directory to make, for the merged model")
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -76,16 +91,31 @@ def _measure(options: argparse.Namespace) -> int:
     return measure(options.config)
 
 
+def _belongs_to_run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> bool:
+    """Whether a run is meant, of which the configuration says all."""
+    own = [name for name, value in vars(options).items() if name not in ("command", "config") and value]
+    if options.config and own:
+        parser.error(f"--config and --{own[0].replace('_', '-')} exclude one another")
+    return bool(options.config)
+
+
+def _merge(parser: argparse.ArgumentParser, options: argparse.Namespace, stop: Stop) -> int:
+    if _belongs_to_run(parser, options):
+        from finetune_trainer.merging import merge_run
+
+        return merge_run(options.config, stop)
+    if not (options.model and options.adapter and options.output):
+        parser.error("--config is needed, or --model, --adapter and --output")
+    from finetune_trainer.merging_by_hand import merge_by_hand
+
+    return merge_by_hand(options.model, options.adapter, options.output, stop)
+
+
 def _prepare(parser: argparse.ArgumentParser, options: argparse.Namespace, stop: Stop) -> int:
     from finetune_trainer.processes import leave_out_torch
 
     leave_out_torch()
-    own = {
-        name: value for name, value in vars(options).items() if name not in ("command", "config") and value
-    }
-    if options.config:
-        if own:
-            parser.error(f"--config and --{next(iter(own)).replace('_', '-')} exclude one another")
+    if _belongs_to_run(parser, options):
         from finetune_trainer.preparing import prepare_run
 
         return prepare_run(options.config, stop)

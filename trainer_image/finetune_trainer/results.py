@@ -36,12 +36,12 @@ class WholeModel:
 
     format: Literal["model", "adapter"] = "model"
 
-    def __init__(self, hf: PreTrainedModel, base: Path) -> None:
-        """`hf` was made of the model in `base`, and has its weights in the same type when they are stored."""
+    def __init__(self, hf: PreTrainedModel, base: Path, dtype: torch.dtype | None = None) -> None:
+        """`hf` was made of the model in `base`. Its weights are stored as `dtype`, or else in the type of those."""
         self._hf = hf
         self._base = base
         # What `hf` says of it is the type that it has in training.
-        self._dtype = stored_dtype(base, load_config(base))
+        self._dtype = dtype or stored_dtype(base, load_config(base))
 
     def weights(self, *, keep: bool, tick: Callable[[], None]) -> dict[str, Tensor]:
         """All weights under their names, tied ones once."""

@@ -1,15 +1,11 @@
 """One process's whole course: prepare, plan, load, train, and leave a model behind."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-from transformers.utils.logging import disable_progress_bar, set_tqdm_hook
 
 from finetune_api.report import Preparation, Stage
 from finetune_api.runconfig import RunConfig
-from finetune_trainer import commit
+from finetune_trainer import commit, progress_bars
 from finetune_trainer.adviser import lasting
 from finetune_trainer.checkpoints.checkpoint import Checkpoints
 from finetune_trainer.distributed import Gang
@@ -62,7 +58,7 @@ def _take_part(
     storage = Storage.of(config)
     poster = Poster(config.report_url, ca=ca, token=token) if config.report_url and gang.is_first else None
     reporter = Reporter(storage, attempt, poster, silent=not gang.is_first)
-    _show_progress_by(reporter.tick)
+    progress_bars.show_by(reporter.tick)
     base = Path(config.locations.model)
     model_config = load_config(base)
 
@@ -119,24 +115,6 @@ def _take_part(
         )
     reporter.close()
     gang.leave()
-
-
-def _show_progress_by(tick: Callable[[], None]) -> None:
-    """Have transformers call `tick` where it would move a progress bar on: for each weight that it loads, and the like.
-
-    Bars are made for terminals; the Report says more. From a slow volume a large model takes many minutes.
-    """
-    disable_progress_bar()
-
-    def counted(items: Iterable[Any]) -> Iterator[Any]:
-        for item in items:
-            tick()
-            yield item
-
-    def bar(make: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        return make(*([counted(args[0]), *args[1:]] if args else ()), **options)
-
-    set_tqdm_hook(bar)
 
 
 def _prepared(config: RunConfig, gang: Gang, length: int, reporter: Reporter) -> Prepared:
