@@ -49,7 +49,7 @@ def test_the_operator_has_no_torch(operator: Container) -> None:
 
 
 def test_the_trainer_has_no_kopf(trainer: Container) -> None:
-    wanted = {"finetune_api", "finetune_trainer", "torch", "transformers"}
+    wanted = {"finetune_api", "finetune_trainer", "torch", "transformers", "peft", "bitsandbytes"}
     # triton would fail at its first kernel, for want of a compiler.
     assert modules(trainer, *wanted, "finetune_operator", "kopf", "kubernetes", "triton") == wanted
 
@@ -61,6 +61,21 @@ def test_the_trainer_can_use_what_it_has(trainer: Container) -> None:
         print(torch.ones(2) @ torch.ones(2))
     """
     assert trainer.run("python", "-c", program) == "tensor(2.)"
+
+
+def test_the_trainer_can_train_beside_quantised_weights(trainer: Container) -> None:
+    """bitsandbytes does without triton, a compiler, and anything to write to but /tmp."""
+    program = """if True:
+        import torch
+        from types import SimpleNamespace
+        from finetune_api.methods import Lora
+        from finetune_trainer.adapters.quantization import check_quantization
+        alone = SimpleNamespace(collect=lambda found: [found], world_size=1)
+        for bits in ("load_in_4bit", "load_in_8bit"):
+            check_quantization(Lora(**{bits: True}), [torch.device("cpu")], alone)
+            print(bits)
+    """
+    assert trainer.run("python", "-c", program).split() == ["load_in_4bit", "load_in_8bit"]
 
 
 def test_nothing_can_be_built_or_installed(image: Container) -> None:
