@@ -53,6 +53,10 @@ crds: setup ## Generate the CustomResourceDefinition from finetune_api.
 docs: setup ## Generate docs/hyperparameters.md from finetune_api and its rules.
 	@$(RUN) hack/generate_docs.py
 
+.PHONY: gpu-check
+gpu-check: setup ## Run the tests that need a GPU; where there is none, all are skipped.
+	@$(RUN) python -m pytest tests/gpu tests/trainer/test_packing.py -k "gpu or split" -rs
+
 .PHONY: test-peers
 test-peers: setup ## Compare masks, packing and osft with the reference implementations.
 	@$(RUN) --group peers python -m pytest tests/peers -m peers
