@@ -18,7 +18,7 @@ from benchmarks.lora import exchange, publish, sizes
 from benchmarks.lora.comparison import CASES, LABELS, OURS, SFT, SYSTEMS, Apart, Case, Compared, Measured
 from benchmarks.trainer import runs
 from benchmarks.trainer.ports import free_port
-from benchmarks.trainer.runs import Setting, make_run, processor, speed, tokens_per_second
+from benchmarks.trainer.runs import PADDED_BATCH, Setting, make_run, processor, speed, tokens_per_second
 from benchmarks.trainer.systems import Trained
 from benchmarks.trainer.worker import workers
 from benchmarks.trainer.workload import Corpus, Shape, save_model
@@ -53,7 +53,10 @@ class Bench:
             case.padding,
             self._scratch,
         )
-        run = make_run(self._setting, self._corpus, self._model, case.padding, self._scratch)
+        # A pass of ours has as many tokens as one of TRL's has with its padding: memory can be compared.
+        budget = round(PADDED_BATCH * self._setting.mean_length / (1 - case.padding / 100))
+        setting = replace(self._setting, token_budget=budget)
+        run = make_run(setting, self._corpus, self._model, case.padding, self._scratch)
         trained: dict[str, list[Trained]] = {system: [] for system in case.systems}
         with workers(
             {system: SYSTEMS[system] for system in case.systems}, self._logs, self._threads
