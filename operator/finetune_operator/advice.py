@@ -43,7 +43,12 @@ def for_merging(job: FineTuneJob, status: FineTuneJobStatus) -> dict[str, str]:
     """What helps against the end of the merging, by the reason of its cause."""
     needed = status.plan.merge_memory if status.plan is not None else None
     memory = f"{_OUT_OF_MEMORY_MERGING}{f'; merging takes some {gib(needed)}' if needed else ''}."
-    return {"OOMKilled": memory, "OutOfMemory": memory, **_more_storage(job, status)}
+    return {
+        "OOMKilled": memory,
+        "OutOfMemory": memory,
+        "Error": _where_the_log_is(job, names.MERGING),
+        **_more_storage(job, status),
+    }
 
 
 def to_merge_by_hand(job: FineTuneJob) -> str:
@@ -55,7 +60,7 @@ def to_merge_by_hand(job: FineTuneJob) -> str:
 
 
 def _where_the_log_is(job: FineTuneJob, attempt: int) -> str:
-    directory = f"{job.storage_path}/{names.LOGS_DIR}/attempt-{attempt}"
+    directory = f"{job.storage_path}/{names.LOGS_DIR}/attempt-{names.attempt_label(attempt)}"
     return f"Its logs are in {directory} on claim {job.spec.storage.claim_name}."
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from finetune_api.report import Stage
 from finetune_api.status import FineTuneJobStatus, Progress, Subspaces
 from finetune_operator.cli.display import Display, details, news
-from world import INLINE, SUBSPACES, World, checkpoint, report
+from world import ADAPTER, INLINE, MERGES, SUBSPACES, World, checkpoint, merged, merging, report
 
 
 def test_a_suspension_is_told_once_from_its_beginning_to_its_end() -> None:
@@ -71,4 +71,40 @@ def test_a_decomposition_is_followed_matrix_by_matrix_and_then_the_steps() -> No
         ["Progress", "decomposing weight matrices: 1 of 14"],
         ["Running", "training"],
         ["Progress", "3/36 (8%)  loss 1.9700  50.0% trained"],
+    ]
+
+
+def test_a_merging_is_told_from_its_beginning_to_its_end_and_not_as_steps() -> None:
+    world = World(spec=MERGES | {"dataset": INLINE})
+    world.settle()
+    world.run_pods()
+    world.post(report())
+    world.settle()
+    seen = [world.status]
+    written = io.StringIO()
+    with Display(Console(file=written, width=120, force_terminal=True)) as display:
+        world.succeed(report(step=36, output=ADAPTER))
+        for turn in range(8):
+            world.turn()
+            seen.append(world.status)
+            if turn == 3:
+                world.run_pods()
+                world.post(merging())
+                world.turn()
+                seen.append(world.status)
+                written.truncate(0)
+                display.show(world.status)
+            if turn == 5:
+                world.succeed(merged())
+    assert "the adapter is being merged into the model" in written.getvalue()
+    assert "36/36" not in written.getvalue()
+    assert [line for old, new in pairwise(seen) for line in news(old, new)] == [
+        ("Merging", "the adapter is in demo/output on claim runs"),
+        ("Merging", "the pod that merges the adapter is about to be created"),
+        ("Merging", "the adapter is about to be merged"),
+        ("Merging", "the adapter is being merged into the model"),
+        (
+            "Succeeded",
+            "the merged model is in demo/merged, and the adapter in demo/output, on claim runs",
+        ),
     ]

@@ -209,6 +209,7 @@ def test_its_job_tries_again_and_when_it_gives_up_so_does_the_job() -> None:
     world.fail_single_pod(1, message="connection reset", given_up=True)
     world.settle()
     assert world.status.phase is Phase.FAILED
+    assert "Its logs are in demo/logs/attempt-merge on claim runs." in condition(world).message
     assert "spec.failurePolicy.maxRestarts is 1" in condition(world).message
     assert condition(world).message.endswith(ADAPTER_STAYS)
 

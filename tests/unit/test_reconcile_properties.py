@@ -83,6 +83,7 @@ class Histories(RuleBasedStateMachine):
         if outcome.apply:
             assert status.start_time is not None, "something is made while the spec may still change"
             assert not world.spec["suspend"], "something is made for a job that is to be suspended"
+            assert outcome.apply[-1]["metadata"]["name"] not in world.jobs, "it is still going"
             number = names.labelled_attempt(outcome.apply[-1]["metadata"]["labels"][names.LABEL_ATTEMPT])
             assert number in self._expected(status), "a gang starts without its attempt on record"
         world.turn(crash_after=crash_after)
@@ -209,6 +210,12 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def somebody_deletes_the_jobs(self) -> None:
         self.world.jobs.clear()
+
+    @precondition(lambda self: self.world.jobs)
+    @rule(data=st.data())
+    def somebody_asks_a_job_to_go(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.world.jobs)))
+        self.world.jobs[name] = replace(self.world.jobs[name], deleting=True)
 
     @precondition(lambda self: len(self._alive()) == 2)
     @rule(told=st.booleans())

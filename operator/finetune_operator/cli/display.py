@@ -90,7 +90,7 @@ class Display:
         """Show what is new in a status."""
         for word, sentence in news(self._known, status):
             self.say(word, sentence)
-        if is_decomposing(status):
+        if is_decomposing(status) or status.phase is Phase.MERGING:
             self._show_words(status)
         elif status.progress is not None:
             self._show_progress(status.progress, status.subspaces)
@@ -104,7 +104,7 @@ class Display:
         self._console.print(line, soft_wrap=True)
 
     def _show_words(self, status: FineTuneJobStatus) -> None:
-        """Show how far it has come with what comes before training."""
+        """Show how far it has come with what is not training."""
         ready, before = (
             conditions.find(known.conditions, conditions.READY) for known in (status, self._known)
         )
