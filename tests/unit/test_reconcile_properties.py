@@ -69,12 +69,10 @@ class Histories(RuleBasedStateMachine):
         outcome, status = world.decide(), world.status
         over = status.phase in (Phase.SUCCEEDED, Phase.FAILED)
         for job in outcome.delete:
+            due = cleanup.is_due(world.subject, world.now)
+            assert due or job.uid not in self._kept(), "its log is wanted, and it is in nobody's way"
             verdicts = {a.number for a in status.attempts if a.end_time is not None}
-            if (
-                status.phase is Phase.FAILED
-                or world.spec["suspend"]
-                or cleanup.is_due(world.subject, world.now)
-            ):
+            if status.phase is Phase.FAILED or world.spec["suspend"] or due:
                 verdicts |= {names.PREPARATION, names.MERGING}
             assert job.attempt in verdicts, "the evidence is deleted before the verdict is on record"
         if status.phase is Phase.SUCCEEDED:
