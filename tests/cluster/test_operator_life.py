@@ -16,8 +16,9 @@ from cluster.kube import (
     eventually,
 )
 from cluster.operators import Operator
+from finetune_api.names import MERGING
 from finetune_api.report import Failure, Preparation, Report, Stage
-from world import INLINE, OUTPUT, checkpoint, found, report
+from world import ADAPTER, INLINE, MERGED, MERGES, OUTPUT, checkpoint, found, merged, merging, report
 
 pytestmark = pytest.mark.usefixtures("operator")
 
@@ -400,3 +401,67 @@ def test_the_preparation_s_name_may_be_taken_too(namespace: Namespace) -> None:
     assert "Job demo-prepare" in namespace.condition("Stalled")["message"]
     namespace.delete(JOBS, "demo-prepare", propagationPolicy="Background")
     namespace.in_phase("Preparing")
+
+
+# The merging
+
+
+def merges(namespace: Namespace, operator: Operator) -> str:
+    """Have the demo job's gang end well; returns the pod that merges its adapter, once it runs."""
+    namespace.submit(dataset=INLINE, **MERGES)
+    pods = running(namespace, operator)
+    last = report(1, 99, step=36, stage=Stage.FINISHED, output=ADAPTER)
+    for pod in reversed(pods):
+        namespace.end_pod(pod, 0, last.to_termination_message() if pod == pods[0] else "")
+    namespace.in_phase("Merging")
+    [pod] = namespace.pods(count=1, attempt=MERGING)
+    namespace.run_pods([pod])
+    return pod
+
+
+def test_an_adapter_is_merged_after_the_gang_as_its_reports_say(
+    namespace: Namespace, operator: Operator
+) -> None:
+    pod = merges(namespace, operator)
+    status = namespace.status()
+    assert (status["output"], status["attempts"][0]["reason"]) == (ADAPTER.to_wire(), "Completed")
+    token = namespace.token(pod)
+    assert operator.post(namespace.name, "demo", merging(), token=token)[0] == 200
+    assert operator.post(namespace.name, "demo", report(1), token=token)[0] == 403
+    eventually(lambda: namespace.condition("Ready")["reason"] == "Merging")
+    namespace.end_pod(pod, 0, merged().to_termination_message())
+    assert namespace.in_phase("Succeeded")["output"] == MERGED.to_wire()
+    eventually(lambda: namespace.events()[-2:] == ["Merging", "Succeeded"])
+    assert {job["metadata"]["name"] for job in namespace.all(JOBS)} == {"demo-1", "demo-merge"}
+
+
+def test_the_job_controller_tells_what_to_try_again_of_a_merging_and_when_to_give_up(
+    namespace: Namespace, operator: Operator
+) -> None:
+    first = merges(namespace, operator)
+    namespace.end_pod(first, 1, "connection reset")
+    eventually(lambda: namespace.condition("Ready")["reason"] == "Retrying")
+    pods = eventually(lambda: set(namespace.pods(count=2, attempt=MERGING)), seconds=60)
+    [second] = pods - {first}
+    failure = Failure(exit_code=78, reason="InvalidConfiguration", message="the logits differ")
+    namespace.end_pod(second, 78, merging(9, stage=Stage.FAILED, failure=failure).to_termination_message())
+    status = namespace.in_phase("Failed")
+    assert status["output"] == ADAPTER.to_wire()
+    assert (
+        f"{second}: the logits differ. The adapter is complete" in namespace.condition("Stalled")["message"]
+    )
+    time.sleep(1)
+    assert {job["metadata"]["name"] for job in namespace.all(JOBS)} == {"demo-1", "demo-merge"}
+    assert namespace.status() == status
+
+
+def test_the_merging_s_name_may_be_taken_too(namespace: Namespace, operator: Operator) -> None:
+    namespace.create(JOBS, BARE_JOB | {"metadata": {"name": "demo-merge"}})
+    namespace.submit(dataset=INLINE, **MERGES)
+    for pod in running(namespace, operator):
+        namespace.end_pod(pod, 0)
+    eventually(lambda: namespace.condition("Stalled")["reason"] == "NameConflict")
+    assert "Job demo-merge" in namespace.condition("Stalled")["message"]
+    assert namespace.status()["phase"] == "Merging"
+    namespace.delete(JOBS, "demo-merge", propagationPolicy="Background")
+    assert namespace.pods(count=1, attempt=MERGING)
