@@ -1,5 +1,6 @@
 """A container's first process: what it makes of signals and of how its workers end, and when it starts them again."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from finetune_api.failure import ExitCode
+from finetune_api.methods import Lora
+from finetune_api.runconfig import RunConfig
 from finetune_trainer.ends import causes
 from finetune_trainer.processes import parent_environment
 from tiny import save_chat_data, save_tiny_model
@@ -29,16 +32,18 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class StandIn:
-    """What runs in the place of torchrun: it takes no time to start, and does what a test wants."""
+    """What runs in the place of the first process's child: it takes no time to start, and does what a test wants."""
 
-    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, *, processes: int) -> None:
+        """In the place of torchrun where there are several processes to a node."""
         self._directory = directory
+        self._processes = processes
         hook = """
-import os, runpy, sys
-if "finetune_trainer.agent" in sys.orig_argv:
-    [port] = [word.rpartition("=")[2] for word in sys.orig_argv if word.startswith("--master-port=")]
+import json, os, runpy, sys
+if {{"finetune_trainer.agent", "finetune_trainer.worker"}} & set(sys.orig_argv):
+    place = {{name: os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}}
     with open({started!r}, "a") as file:
-        file.write(port + "\\n")
+        file.write(json.dumps([sys.orig_argv[1:], place]) + "\\n")
     runpy.run_path({script!r})
     os._exit(0)
 """
@@ -73,11 +78,16 @@ Path({str(self._directory / "ready")!r}).touch()
 """
         (self._directory / "script.py").write_text(prelude + script)
 
+    def config(self, base: Path, name: str) -> RunConfig:
+        """A run of so many processes."""
+        gpus = 0 if self._processes == 1 else self._processes
+        return config(base, name=name, **HYPERPARAMETERS).model_copy(update={"gpus_per_node": gpus})
+
     @property
-    def ports(self) -> list[int]:
-        """Where the workers of each start met."""
+    def starts(self) -> list[tuple[list[str], dict[str, str | None]]]:
+        """With what arguments it was started, and what the environment told of its place in the gang."""
         file = self._directory / "started"
-        return [int(port) for port in file.read_text().splitlines()] if file.exists() else []
+        return [tuple(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
 
     def wait(self) -> None:
         """Until it has started, and hears signals."""
@@ -88,69 +98,102 @@ Path({str(self._directory / "ready")!r}).touch()
 
 
 @pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    return StandIn(tmp_path, monkeypatch, processes=1)
+
+
+@pytest.fixture
 def torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    return StandIn(tmp_path, monkeypatch)
+    return StandIn(tmp_path, monkeypatch, processes=2)
 
 
 def test_the_processes_start_again_as_long_as_the_token_budget_shrinks(base: Path, torchrun: StandIn) -> None:
     torchrun.does(f"if starts < 4: settle({str(base / 'again')!r}, 1000 >> starts); retreat()")
-    with running(config(base, name="again", **HYPERPARAMETERS)) as gang:
+    with running(torchrun.config(base, "again")) as gang:
         [end] = gang.wait()
     assert end.exit_code == 0, end.output
-    first = torchrun.ports[0]
-    assert torchrun.ports == [first, first + 1, first + 2, first + 3]
+    ports = [
+        int(word.rpartition("=")[2])
+        for arguments, _ in torchrun.starts
+        for word in arguments
+        if word.startswith("--master-port=")
+    ]
+    assert ports == [ports[0], ports[0] + 1, ports[0] + 2, ports[0] + 3]
     assert "memory ran out; start 2 of the training processes" in end.output
 
 
-def test_a_budget_that_does_not_shrink_ends_it(base: Path, torchrun: StandIn) -> None:
-    torchrun.does(f"settle({str(base / 'endless')!r}, 1000); retreat()")
-    with running(config(base, name="endless", **HYPERPARAMETERS)) as gang:
+def test_a_process_that_trains_alone_is_plain_python(base: Path, child: StandIn) -> None:
+    """As one is that trains a model that is split over the GPUs of its node."""
+    child.does("os._exit(0)")
+    lora = Lora.model_validate({"enableModelSplitting": True})
+    split = config(base, name="split", **HYPERPARAMETERS).model_copy(
+        update={"method": "lora", "lora": lora, "gpus_per_node": 4}
+    )
+    with running(split) as gang:
+        [end] = gang.wait()
+    assert end.exit_code == 0, end.output
+    [(arguments, place)] = child.starts
+    assert arguments[:2] == ["-m", "finetune_trainer.worker"]
+    assert place == {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+
+
+def test_what_a_signal_ends_is_told_of_with_its_last_words(base: Path, child: StandIn) -> None:
+    child.does("print('  what():  [Rank 0] CUDA error: uncorrectable ECC error', flush=True); os.abort()")
+    with running(child.config(base, "aborted")) as gang:
+        [end] = gang.wait()
+    assert end.exit_code == ExitCode.GPU_ERROR, end.output
+    assert "ECC" in end.reason
+
+
+def test_a_budget_that_does_not_shrink_ends_it(base: Path, child: StandIn) -> None:
+    child.does(f"settle({str(base / 'endless')!r}, 1000); retreat()")
+    with running(child.config(base, "endless")) as gang:
         [end] = gang.wait()
     assert end.exit_code == ExitCode.OUT_OF_MEMORY
     assert end.reason == "memory ran out; the token budget did not become smaller than before"
-    assert len(torchrun.ports) == 2
+    assert len(child.starts) == 2
 
 
-def test_nothing_starts_again_after_a_request_to_stop(base: Path, torchrun: StandIn) -> None:
-    torchrun.does(f"""
+def test_nothing_starts_again_after_a_request_to_stop(base: Path, child: StandIn) -> None:
+    child.does(f"""
 settle({str(base / "stopped")!r}, 1000)
 os.kill(os.getppid(), signal.SIGTERM)
 while not asked: time.sleep(0.01)
 retreat()
 """)
-    with running(config(base, name="stopped", **HYPERPARAMETERS)) as gang:
+    with running(child.config(base, "stopped")) as gang:
         [end] = gang.wait()
     assert (end.exit_code, end.reason) == (
         ExitCode.TERMINATED,
         "asked to stop before the training processes started again",
     ), end.output
-    assert len(torchrun.ports) == 1
+    assert len(child.starts) == 1
 
 
 def test_a_volume_that_cannot_be_read_does_not_keep_the_cause_from_being_told(
-    base: Path, torchrun: StandIn
+    base: Path, child: StandIn
 ) -> None:
     report = base / "unreadable" / "report.json"
-    torchrun.does(f"""
+    child.does(f"""
 Path({str(report)!r}).mkdir()
 causes.leave("rank 0", 1, "OSError: Input/output error")
 os._exit(1)
 """)
-    with running(config(base, name="unreadable", **HYPERPARAMETERS)) as gang:
+    with running(child.config(base, "unreadable")) as gang:
         [end] = gang.wait()
     assert (end.exit_code, end.reason) == (ExitCode.ERROR, "OSError: Input/output error")
     assert "what was reported before cannot be read: [Errno 21] Is a directory" in end.output
 
 
-def test_what_a_failed_gang_did_not_complete_is_removed(base: Path, torchrun: StandIn) -> None:
+def test_what_a_failed_gang_did_not_complete_is_removed(base: Path, child: StandIn) -> None:
     resume = base / "incomplete" / "resume"
-    torchrun.does(f"""
+    child.does(f"""
 for name in ("step-00000001", "step-00000002.incomplete"):
     (Path({str(resume)!r}) / name).mkdir(parents=True)
 causes.leave("rank 0", 79, "the loss is nan")
 os._exit(1)
 """)
-    with running(config(base, name="incomplete", **HYPERPARAMETERS)) as gang:
+    with running(child.config(base, "incomplete")) as gang:
         [end] = gang.wait()
     assert end.exit_code == ExitCode.LOSS_NOT_FINITE, end.output
     assert [path.name for path in resume.iterdir()] == ["step-00000001"]
@@ -166,10 +209,10 @@ def handled(pid: int, number: signal.Signals) -> bool:
 
 @pytest.mark.parametrize("milliseconds", [0, 100, 300, 1000])
 def test_a_request_to_stop_is_heard_before_there_are_workers(
-    base: Path, torchrun: StandIn, milliseconds: int
+    base: Path, child: StandIn, milliseconds: int
 ) -> None:
-    torchrun.does("while not asked: time.sleep(0.01)\nos._exit(143)")
-    with running(config(base, name=f"early-{milliseconds}", **HYPERPARAMETERS)) as gang:
+    child.does("while not asked: time.sleep(0.01)\nos._exit(143)")
+    with running(child.config(base, f"early-{milliseconds}")) as gang:
         # From the moment on at which signals are heard, which is before anything heavy is imported.
         while not handled(gang.nodes[0].pid, signal.SIGTERM):
             time.sleep(0.001)
@@ -180,13 +223,15 @@ def test_a_request_to_stop_is_heard_before_there_are_workers(
     assert kept_report(base / f"early-{milliseconds}").failure == end.report.failure
 
 
-def test_a_torchrun_that_does_not_end_is_killed_within_the_grace_period(
-    base: Path, torchrun: StandIn
+@pytest.mark.parametrize("started", ["child", "torchrun"])
+def test_a_child_that_does_not_end_is_killed_within_the_grace_period(
+    base: Path, request: pytest.FixtureRequest, started: str
 ) -> None:
-    torchrun.does("while True: time.sleep(1)")
-    stubborn = config(base, name="stubborn", **HYPERPARAMETERS)
+    stand_in: StandIn = request.getfixturevalue(started)
+    stand_in.does("while True: time.sleep(1)")
+    stubborn = stand_in.config(base, f"stubborn-{started}")
     with running(stubborn.model_copy(update={"grace_period_seconds": 5})) as gang:
-        torchrun.wait()
+        stand_in.wait()
         gang.terminate()
         asked = time.monotonic()
         [end] = gang.wait()
