@@ -15,6 +15,7 @@ from finetune_trainer import checks
 from finetune_trainer.ends import causes
 from finetune_trainer.ends.errors import KnownEnd
 from finetune_trainer.ends.stopping import StopRequest
+from finetune_trainer.noise import leave_out_noise
 from finetune_trainer.processes import die_with_parent, end_at_once
 
 _log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s rank {rank} %(levelname)s %(message)s", stream=sys.stderr
     )
+    leave_out_noise()
 
     def end(exit_code: int, message: str, details: Sequence[str] = (), *, log: str | None = None) -> NoReturn:
         causes.leave(f"rank {rank}", exit_code, message, details, log=log)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from finetune_trainer.attention import PER_SAMPLE
 from finetune_trainer.ends.errors import InvalidConfigurationError
@@ -53,6 +54,9 @@ def prove_first_blocks(directory: Path, config: PreTrainedConfig) -> None:
         count += max(kinds.index(kind) for kind in set(kinds))
         text.layer_types = kinds[:count]
     text.num_hidden_layers = min(count, text.num_hidden_layers)
+    # It would be said of each weight of the other blocks that nobody expected it.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         hf = AutoModelForCausalLM.from_pretrained(
             directory,
@@ -64,4 +68,6 @@ def prove_first_blocks(directory: Path, config: PreTrainedConfig) -> None:
         )
     except (OSError, ValueError, KeyError) as error:
         raise InvalidConfigurationError(f"spec.model: cannot load the model: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
     prove(hf)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig, PreTrainedConfig
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from finetune_api.methods import Lora
@@ -139,3 +139,20 @@ def _layer(config: BitsAndBytesConfig, weight: Tensor, device: torch.device) -> 
         )
     layer.weight.data = weight
     return layer.to(device)
+
+
+def keep_scales(hf: PreTrainedModel) -> None:
+    """Have 8-bit layers find the scales of their weights whenever these are handed about.
+
+    A layer takes the scales away from its weight when it first computes. On the CPU, peft's DoRA makes another weight
+    of it in each pass, which has none any more.
+    """
+    from bitsandbytes.nn.modules import Linear8bitLt
+
+    def give_back(layer: nn.Module, *_: object) -> None:
+        assert isinstance(layer, Linear8bitLt)
+        layer.weight.SCB = layer.state.SCB  # type: ignore[attr-defined]
+
+    for module in hf.modules():
+        if isinstance(module, Linear8bitLt):
+            module.register_forward_hook(give_back)

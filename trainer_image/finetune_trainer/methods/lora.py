@@ -20,7 +20,7 @@ from finetune_api.trained_weights import lora_alpha, lora_r
 from finetune_trainer.adapters import base as frozen
 from finetune_trainer.adapters.adapter import Adapter, adapt
 from finetune_trainer.adapters.identity import Named, fingerprint, named
-from finetune_trainer.adapters.quantization import check_quantization, quantization
+from finetune_trainer.adapters.quantization import check_quantization, keep_scales, quantization
 from finetune_trainer.adapters.splitting import hand_over, placement
 from finetune_trainer.distributed import Gang
 from finetune_trainer.methods.parametrization import Parametrization
@@ -93,8 +93,14 @@ def parametrize(
     gang.on_first(lambda: frozen.prove_first_blocks(directory, model_config))
     hf = frozen.load(directory, devices, quantization(lora, gang.device, model_config)).train()
     hand_over(hf)
+    if lora.use_dora and lora.load_in_8bit:
+        keep_scales(hf)
     if plan.activation_checkpointing:
-        hf.activation_checkpointing_enable({"use_reentrant": False})
+        # bitsandbytes' 8-bit layers hold on to their inputs past all that torch lets go of. A reentrant first pass has
+        # nothing to hold them for; but it has a backward pass only where an input has one, frozen or not.
+        hf.activation_checkpointing_enable({"use_reentrant": lora.load_in_8bit})
+        if lora.load_in_8bit:
+            hf.enable_input_require_grads()
     # All processes draw the same adapters. What the guide chose when the run began counts, whatever it chooses now.
     torch.manual_seed(config.hyperparameters.seed)
     adapted = adapt(
