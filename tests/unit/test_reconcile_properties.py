@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from finetune_api import names
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase
 from finetune_operator import cleanup, conditions
+from finetune_operator.outcome import Outcome
 from world import (
     ADAPTER,
     ALONE,
@@ -29,6 +30,51 @@ MAX_RESTARTS = 2
 MAX_DISRUPTIONS = 3
 TIMES_TO_LIVE = st.sampled_from([None, 0, 30])
 EXIT_CODES = st.sampled_from([1, 65, 71, 137, 143, 200, 201, 42])
+
+
+class Watched(World):
+    """A world in which every decision is looked at."""
+
+    @property
+    def kept(self) -> set[str]:
+        """Jobs that are over and stay: none of their pods runs."""
+        trained = {self.status.attempts[-1].number} if _trained(self.status) else set()
+        return {
+            job.uid
+            for job in self.jobs.values()
+            if (job.over and job.attempt in ALONE) or (job.complete and job.attempt in trained)
+        }
+
+    def decide(self) -> Outcome:
+        outcome, status = super().decide(), self.status
+        due = cleanup.is_due(self.subject, self.now)
+        for job in outcome.delete:
+            assert due or job.uid not in self.kept, "its log is wanted, and it is in nobody's way"
+            verdicts = {a.number for a in status.attempts if a.end_time is not None}
+            if status.phase is Phase.FAILED or self.spec["suspend"] or due:
+                verdicts |= {names.PREPARATION, names.MERGING}
+            assert job.attempt in verdicts, "the evidence is deleted before the verdict is on record"
+        if status.phase is Phase.SUCCEEDED:
+            assert due or not outcome.delete
+        assert status.phase in (Phase.SUCCEEDED, Phase.FAILED) or not outcome.remove
+        if outcome.apply:
+            assert status.start_time is not None, "something is made while the spec may still change"
+            assert not self.spec["suspend"], "something is made for a job that is to be suspended"
+            made = outcome.apply[-1]["metadata"]
+            assert made["name"] not in self.jobs, "it is still going"
+            number = names.labelled_attempt(made["labels"][names.LABEL_ATTEMPT])
+            assert number == _following(status), "a gang starts without its attempt on record"
+        return outcome
+
+
+def _following(status: FineTuneJobStatus) -> int | None:
+    """Whose objects may be made."""
+    if not status.attempts:
+        return names.PREPARATION
+    if _trained(status):
+        return names.MERGING
+    newest = status.attempts[-1]
+    return newest.number if newest.end_time is None else None
 
 
 class Histories(RuleBasedStateMachine):
@@ -51,7 +97,7 @@ class Histories(RuleBasedStateMachine):
         }
         spec = {"failurePolicy": policy, "suspend": suspend, "ttlSecondsAfterFinished": lives}
         spec |= ({"dataset": INLINE} if inline else {}) | (MERGES if merges else {})
-        self.world = World(spec=spec)
+        self.world = Watched(spec=spec)
         self.inline = inline
         self.merges = merges
         self.sequence = 0
@@ -65,35 +111,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(crash_after=st.none() | st.integers(0, 6))
     def reconcile(self, crash_after: int | None) -> None:
-        world = self.world
-        outcome, status = world.decide(), world.status
-        over = status.phase in (Phase.SUCCEEDED, Phase.FAILED)
-        for job in outcome.delete:
-            due = cleanup.is_due(world.subject, world.now)
-            assert due or job.uid not in self._kept(), "its log is wanted, and it is in nobody's way"
-            verdicts = {a.number for a in status.attempts if a.end_time is not None}
-            if status.phase is Phase.FAILED or world.spec["suspend"] or due:
-                verdicts |= {names.PREPARATION, names.MERGING}
-            assert job.attempt in verdicts, "the evidence is deleted before the verdict is on record"
-        if status.phase is Phase.SUCCEEDED:
-            assert not outcome.delete or cleanup.is_due(world.subject, world.now)
-        assert over or not outcome.remove
-        if outcome.apply:
-            assert status.start_time is not None, "something is made while the spec may still change"
-            assert not world.spec["suspend"], "something is made for a job that is to be suspended"
-            assert outcome.apply[-1]["metadata"]["name"] not in world.jobs, "it is still going"
-            number = names.labelled_attempt(outcome.apply[-1]["metadata"]["labels"][names.LABEL_ATTEMPT])
-            assert number in self._expected(status), "a gang starts without its attempt on record"
-        world.turn(crash_after=crash_after)
-
-    @staticmethod
-    def _expected(status: FineTuneJobStatus) -> list[int]:
-        """The one whose objects may be made."""
-        if not status.attempts:
-            return [names.PREPARATION]
-        if _trained(status):
-            return [names.MERGING]
-        return [attempt.number for attempt in status.attempts if attempt.end_time is None]
+        self.world.turn(crash_after=crash_after)
 
     @rule()
     def two_operators_do_the_same(self) -> None:
@@ -270,18 +288,9 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def at_most_one_gang(self) -> None:
-        kept = self._kept()
+        kept = self.world.kept
         assert len([job for job in self.world.jobs.values() if job.uid not in kept]) <= 1
         assert len({pod.job_uid for pod in self.world.pods.values()} - kept) <= 1
-
-    def _kept(self) -> set[str]:
-        """Jobs that are over and may stay: none of their pods runs."""
-        trained = {self.world.status.attempts[-1].number} if _trained(self.world.status) else set()
-        return {
-            job.uid
-            for job in self.world.jobs.values()
-            if (job.over and job.attempt in ALONE) or (job.complete and job.attempt in trained)
-        }
 
     @invariant()
     def every_gang_is_on_record(self) -> None:
@@ -334,7 +343,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def a_suspended_job_holds_nothing(self) -> None:
         if self.world.status.phase is Phase.SUSPENDED:
-            kept = self._kept()
+            kept = self.world.kept
             assert {pod.job_uid for pod in self.world.pods.values()} <= kept
             assert {job.uid for job in self.world.jobs.values()} <= kept
 
@@ -403,7 +412,7 @@ class Histories(RuleBasedStateMachine):
         elif not phase.is_terminal:
             self._nothing_ever_happens_again()
         if world.status.phase is Phase.FAILED:
-            kept = self._kept()
+            kept = self.world.kept
             assert {job.uid for job in world.jobs.values()} <= kept
             assert {pod.job_uid for pod in world.pods.values()} <= kept
 
