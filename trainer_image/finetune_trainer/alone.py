@@ -15,6 +15,7 @@ from finetune_trainer.ends import full_storage
 from finetune_trainer.ends.errors import KnownEnd, TerminatedError, of_system
 from finetune_trainer.ends.signals import Stop
 from finetune_trainer.launch import Output
+from finetune_trainer.noise import leave_out_noise
 from finetune_trainer.reports.post import Poster
 from finetune_trainer.reports.reporter import Reporter
 from finetune_trainer.reports.termination import end
@@ -123,4 +124,5 @@ def _log_to(storage: Storage, attempt: int) -> None:
     handler = _Handler(Output(storage.log(attempt, 0)))
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    leave_out_noise()
     logging.captureWarnings(True)

@@ -11,11 +11,13 @@ from finetune_trainer.by_hand import WRITER, expect_directory_to_make
 from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.ends.signals import Stop
 from finetune_trainer.merging import WORDS, merge_into
+from finetune_trainer.noise import leave_out_noise
 
 
 def merge_by_hand(model: Path, adapter: Path, output: Path, stop: Stop) -> int:
     """Merge the adapter of a directory into a model, into another one; returns an exit code of finetune_api.failure."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    leave_out_noise()
     logging.captureWarnings(True)
     try:
         stop_on_signals(stop, WORDS)
