@@ -94,9 +94,9 @@ def _newest(pods: Sequence[Pod]) -> Pod | None:
 def _received(situation: Situation, job: GangJob, pod: Pod | None) -> Received | None:
     """What this very pod last POSTed."""
     received = situation.observed.report
-    if pod is None or received is None or (received.job_uid, received.pod) != (job.uid, pod.name):
+    if pod is None or received is None or received.report.attempt != job.attempt:
         return None
-    return received
+    return received if (received.job_uid, received.pod) == (job.uid, pod.name) else None
 
 
 def _stage(situation: Situation, step: Step, job: GangJob, pod: Pod | None) -> tuple[str, str]:

@@ -390,9 +390,13 @@ def test_a_report_of_the_gang_says_nothing_of_the_merging() -> None:
     world = started()
     world.run_pods()
     world.settle()
-    late = Received(report(sequence=99), world.jobs["demo-1"].uid, "demo-1-0", START)
-    outcome = reconcile(world.subject, replace(world.observed, report=late), world.now, INSTALLATION)
-    assert outcome.status is None
+    last = report(sequence=99, stage=Stage.FINISHED, output=ADAPTER)
+    gang, [pod] = world.jobs["demo-1"], world.current_pods
+    # On one machine both leave theirs in one file.
+    for job_uid, sender in ((gang.uid, "demo-1-0"), (pod.job_uid, pod.name)):
+        late = Received(last, job_uid, sender, START)
+        outcome = reconcile(world.subject, replace(world.observed, report=late), world.now, INSTALLATION)
+        assert outcome.status is None
 
 
 def test_its_configmap_is_made_again() -> None:
