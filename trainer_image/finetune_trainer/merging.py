@@ -66,8 +66,8 @@ def _make(config: RunConfig, storage: Storage, adapter: Manifest, reporter: Repo
     base = Path(config.locations.model)
     if not commit.intact(storage.output, adapter.files, reporter.tick):
         raise InvalidConfigurationError(
-            f"spec.storage: {described(config.origins.storage, storage.output)} is damaged: a file of the adapter has "
-            f"not the content that it had when it was complete. {_RESTORE}"
+            f"spec.storage: the adapter in {names.OUTPUT_DIR} of {described(config.origins.storage, storage.root)} is "
+            f"damaged: a file has not the content that it had when it was complete. {_RESTORE}"
         )
     if fingerprint(base) != adapter.facts["base"]:
         raise InvalidConfigurationError(

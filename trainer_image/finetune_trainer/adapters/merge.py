@@ -86,6 +86,8 @@ def _put_into(hf: PreTrainedModel, directory: Path) -> PeftModel:
         raise InvalidConfigurationError(
             f"{where} is of type {config.peft_type}: only LORA can be merged here"
         )
+    # peft warns of a model that lies elsewhere than in training. What counts is whether the two fit.
+    config.base_model_name_or_path = hf.name_or_path
     try:
         adapted = get_peft_model(hf, config)
     except ValueError as error:
