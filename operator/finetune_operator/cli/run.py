@@ -13,7 +13,7 @@ from rich.console import Console
 
 from finetune_api import names
 from finetune_api.spec import FineTuneJob
-from finetune_api.status import FineTuneJobStatus, Phase, newest_state
+from finetune_api.status import FineTuneJobStatus, Output, Phase, newest_state
 from finetune_api.tracking import MLFLOW_VARIABLES, WANDB_VARIABLES, Tracking
 from finetune_operator import conditions
 from finetune_operator.cli import files, manifests
@@ -76,7 +76,8 @@ def run(
         assert ready is not None
         raise CommandError(f"{ready.message}\nWhat the nodes printed is in {machine.directory}")
     machine.clean()
-    typer.echo(f"The model is in {Path(locations.storage) / names.OUTPUT_DIR}", err=True)
+    assert status.output is not None
+    typer.echo(_results(status.output, Path(locations.storage)), err=True)
 
 
 def _only_job(file: str) -> FineTuneJob:
@@ -123,7 +124,16 @@ def _locked(directory: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+def _results(output: Output, storage: Path) -> str:
+    told = [f"The {output.format} is in {storage / names.OUTPUT_DIR}"]
+    if output.merged is not None:
+        told.append(f"The merged model is in {storage / names.MERGED_DIR}")
+    return "\n".join(told)
+
+
 def _farewell(status: FineTuneJobStatus) -> str:
+    if status.output is not None:
+        return "Stopped. The adapter is complete: the same command goes on with merging it."
     saved = newest_state(status.checkpoints)
     if not saved:
         return "Stopped before anything was saved: the same command starts from the beginning."

@@ -11,13 +11,13 @@ from finetune_api.spec import FineTuneJob
 from finetune_operator import reading
 from finetune_operator.cli.local.gang import Gang
 from finetune_operator.cli.local.report_file import ReportFile
-from finetune_operator.observed import Observed, Received
+from finetune_operator.observed import GangJob, Observed, Received
 from finetune_operator.outcome import Outcome
 from finetune_operator.pods import Manifest
 
 
 class Machine:
-    """Runs what one FineTuneJob has run: the preparation of its data, then its gang."""
+    """Runs what one FineTuneJob has run: the preparation of its data, its gang, then the merging of its adapter."""
 
     def __init__(
         self,
@@ -63,12 +63,18 @@ class Machine:
             return Observed()
         job = reading.gang_job(self._gang.job_wire(), self._job.metadata.uid)
         pods = [reading.pod(wire, self._job.metadata.name) for wire in self._gang.pods_wire()]
-        newest = self._report.newest()
         return Observed(
             jobs=(job,) if job else (),
             pods=tuple(pod for pod in pods if pod),
-            report=Received(newest[0], self._gang.uid, self._gang.newest.pod, newest[1]) if newest else None,
+            report=self._received(job, self._gang) if job else None,
         )
+
+    def _received(self, job: GangJob, gang: Gang) -> Received | None:
+        """The newest Report, if one of these processes wrote it; until then it is that of the ones before."""
+        newest = self._report.newest()
+        if newest is None or newest[0].attempt != job.attempt:
+            return None
+        return Received(newest[0], gang.uid, gang.newest.pod, newest[1])
 
     def carry_out(self, outcome: Outcome, now: datetime) -> None:
         """Start or end the gang. Of all objects, processes need the Job and the RunConfig only."""
@@ -86,6 +92,7 @@ class Machine:
         file.write_text(here.to_json())
         [container] = job["spec"]["template"]["spec"]["containers"]
         command = [*self._trainer, container["args"][0], "--config", str(file)]
-        preparing = name == names.attempt_job_name(self._job.metadata.name, names.PREPARATION)
-        devices: list[list[str]] = [[]] if preparing else self._devices
+        single = (names.PREPARATION, names.MERGING)
+        alone = name in [names.attempt_job_name(self._job.metadata.name, number) for number in single]
+        devices: list[list[str]] = [[]] if alone else self._devices
         self._gang = Gang(job, command, self.directory, devices, self._lock)
