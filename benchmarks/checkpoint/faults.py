@@ -177,12 +177,11 @@ def _watch(command: subprocess.Popen[bytes], metrics: Path) -> Iterator[list[Ste
 
 
 def _process(command: int, fault: Fault) -> int:
-    """The process that gets the signal: finetune run → first process → torchrun → the one that trains."""
+    """The process that gets the signal: finetune run → first process → the one that trains."""
     [first] = _children(command)
     if fault.first_process:
         return first
-    [torchrun] = _children(first)
-    [training] = _children(torchrun)
+    [training] = _children(first)
     return training
 
 

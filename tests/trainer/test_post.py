@@ -208,12 +208,12 @@ def test_nothing_that_the_endpoint_would_refuse_is_sent(
 def test_the_end_is_posted_for_the_pod_may_be_gone_at_once(
     operator: Operator, token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the first process, which alone knows it; torchrun is not needed for that."""
+    """By the first process, which alone knows it; training is not needed for that."""
     (tmp_path / "sitecustomize.py").write_text(f"""
 import os, sys
 from finetune_api import names
 names.TOKEN_DIR = {str(tmp_path)!r}
-if "finetune_trainer.agent" in sys.orig_argv:
+if "finetune_trainer.worker" in sys.orig_argv:
     from finetune_trainer.ends import causes
     causes.leave("rank 0", 65, "line 3 is bad", log="Traceback")
     os._exit(1)

@@ -1,4 +1,4 @@
-"""finetune-trainer: a whole training process, as torchrun starts it, without torchrun."""
+"""finetune-trainer: a whole training process, as the first process of a pod starts one that trains alone."""
 
 import os
 import sys
