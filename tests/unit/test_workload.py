@@ -189,6 +189,16 @@ def test_one_process_per_gpu_and_one_without() -> None:
     assert environment(resources={"gpusPerNode": 0})["PET_NPROC_PER_NODE"] == "1"
 
 
+def test_a_model_that_is_split_has_one_process_and_all_gpus() -> None:
+    split: dict[str, Any] = {
+        "method": "lora",
+        "lora": {"enableModelSplitting": True},
+        "resources": {"nodes": 1, "gpusPerNode": 4},
+    }
+    assert environment(**split)["PET_NPROC_PER_NODE"] == "1"
+    assert container(**split)["resources"]["limits"]["nvidia.com/gpu"] == "4"
+
+
 @pytest.mark.parametrize(
     ("shared_memory", "expected"),
     [(None, {"medium": "Memory"}), ("8Gi", {"medium": "Memory", "sizeLimit": "8Gi"})],
