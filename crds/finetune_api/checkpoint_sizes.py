@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from finetune_api.architecture import Architecture
 from finetune_api.memory import is_merged
-from finetune_api.memory.activations import BF16, FP32
+from finetune_api.memory.widths import BF16, FP32
 from finetune_api.recipe import Recipe
 from finetune_api.trained_weights import factored, trainable_parameters
 

@@ -1,4 +1,4 @@
-"""What is said about the memory of sft and lora is what torch allocates, in real training steps on the CPU."""
+"""What is said about the memory of sft is what torch allocates, in real training steps on the CPU."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,24 +8,17 @@ import pytest
 from accelerate import init_empty_weights
 from accelerate.commands.estimate import estimate_training_usage
 from accelerate.utils import calculate_maximum_sizes
-from peft import LoraConfig, inject_adapter_in_model
-from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoModelForCausalLM
 
 from finetune_api.architecture import from_config
 from finetune_api.memory import Mode, leanest, memory
-from finetune_api.methods import Lora
-from finetune_api.recipe import Recipe
-from finetune_api.trained_weights import trainable_parameters
 from finetune_trainer.methods.parametrization import Parametrization
-from finetune_trainer.model import TrainableModel
 from trainer.allocations import (
     LONGEST,
     MODES,
     SFT,
     allocating,
-    base_model,
     config_of,
     divided,
     estimated,
@@ -78,44 +71,6 @@ def test_a_single_micro_batch_needs_the_least() -> None:
     found = memory(SFT, from_config(config.to_dict()), leanest(SFT), tokens=1024, longest=LONGEST)
     assert found.low < peak + LEAST_FRAMEWORK < 1.02 * found.low
     assert peak < found.estimate - found.framework - found.saving
-
-
-def adapted(recipe: Recipe, config: Any) -> Parametrization:
-    model = base_model(config).requires_grad_(False)
-    linears = [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and "layers" in name
-    ]
-    assert recipe.lora.r is not None
-    adapters = LoraConfig(
-        r=recipe.lora.r,
-        lora_dropout=recipe.lora.dropout,
-        target_modules=recipe.lora.target_modules or linears,
-    )
-    inject_adapter_in_model(adapters, model)
-    trained = Parametrization(TrainableModel(model))
-    trained.shared = {name: weight for name, weight in trained.shared.items() if weight.requires_grad}
-    return trained
-
-
-@pytest.mark.parametrize(
-    ("family", "lora", "tokens"),
-    [
-        ("llama", Lora(r=16), 256),
-        ("llama", Lora(r=64), 2560),
-        ("llama", Lora(r=16, dropout=0.1), 1024),
-        ("qwen2", Lora(r=16, target_modules=["q_proj", "v_proj"]), 1024),
-        ("gemma3_text", Lora(r=16, target_modules=["gate_proj", "up_proj", "down_proj"]), 1024),
-    ],
-)
-def test_a_step_of_lora(family: str, lora: Lora, tokens: int) -> None:
-    recipe = replace(SFT, method="lora", lora=lora)
-    # Nothing is kept of what comes before the first adapter. With few blocks that would be a large share.
-    config = config_of(family, tie_word_embeddings=False, num_hidden_layers=8)
-    trained = adapted(recipe, config).parameters.values()
-    architecture = from_config(config.to_dict())
-    assert trainable_parameters(recipe, architecture) == sum(weight.numel() for weight in trained)
-    peak = measured_peak(lambda config: adapted(recipe, config), config, tokens)
-    assert estimated(recipe, config, tokens) == pytest.approx(peak, rel=TOLERANCE)
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from finetune_api.checkpoint_sizes import checkpoint_sizes
 from finetune_api.hyperparameters import MAX_TOKENS_PER_GPU, Hyperparameters
 from finetune_api.memory import Memory, Mode, decomposition_peak, largest_token_budget, leanest
 from finetune_api.memory import memory as memory_in
+from finetune_api.memory.adapters import base_bytes
 from finetune_api.memory.cases import Case
 from finetune_api.memory.modes import modes
-from finetune_api.memory.phases import base_bytes
 from finetune_api.memory.subspaces import Subspaces
 from finetune_api.methods import Lora, Osft
 from finetune_api.recipe import Recipe
@@ -304,16 +304,32 @@ def test_lora_copies_the_frozen_model_to_every_gpu() -> None:
     alone = memory(LORA, eight, tokens=1024, longest=1024)
     shared = memory(replace(LORA, nodes=2, gpus_per_node=4), eight, tokens=1024, longest=1024)
     assert shared.weights == alone.weights == 2 * eight.parameters + 4 * trainable_parameters(LORA, eight)
-    # Buckets of the same size as the gradients.
-    assert shared.gradients == 2 * alone.gradients == 8 * trainable_parameters(LORA, eight)
+    # Gradients are copied to be exchanged, when activations, which are much more, are gone.
+    assert shared.gradients == alone.gradients == 4 * trainable_parameters(LORA, eight)
+    wide = lora(replace(LORA, nodes=2), r=64)
+    adapters = trainable_parameters(wide, eight)
+    found = memory(wide, eight, tokens=16, longest=16)
+    assert (found.gradients, found.activations) == (8 * adapters, 0)
 
 
-def test_a_split_model_lies_on_all_gpus_of_a_node() -> None:
+@pytest.mark.parametrize(("gpus", "most"), [(4, 8), (3, 11), (64, 1)])
+def test_a_split_model_lies_on_all_gpus_of_a_node(gpus: int, most: int) -> None:
+    """Whole blocks on each GPU, the embedding on the first one, and the head on the last."""
     eight = from_config(LLAMA_8B)
-    split = lora(replace(LORA, gpus_per_node=4), enable_model_splitting=True)
+    split = lora(replace(LORA, gpus_per_node=gpus), enable_model_splitting=True)
     found, whole = (memory(recipe, eight, tokens=1024, longest=1024) for recipe in (split, LORA))
-    assert whole.weights / 4 < found.weights < whole.weights / 4 + whole.weights / 32 + 1
+    root = 2 * eight.vocabulary * eight.hidden_size
+    blocks = whole.weights - 2 * root
+    assert blocks * most / 32 < found.weights < blocks * most / 32 + root + 1
+    assert found.optimizer == whole.optimizer * most // 32
     assert found.activations < whole.activations
+
+
+def test_a_large_embedding_weighs_on_the_gpu_that_has_it() -> None:
+    """The head is the same matrix, and lies there, too."""
+    tied = model(tie_word_embeddings=True, vocab_size=100_000, num_hidden_layers=4)
+    split = lora(replace(LORA, gpus_per_node=4), enable_model_splitting=True)
+    assert memory(split, tied, tokens=4, longest=4).weights > 2 * 100_000 * 8
 
 
 def test_bits_of_the_frozen_model() -> None:

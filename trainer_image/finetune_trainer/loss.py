@@ -58,6 +58,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 _add_product(of_weight, narrow.t(), hidden[part])
             if of_bias is not None:
                 of_bias += towards.sum(0)
+            # Its room is for the next chunk's.
+            del narrow
         ctx.gradients = [gradient, of_weight, of_bias]
         ctx.dtypes = [hidden.dtype, weight.dtype, weight.dtype]
         return total

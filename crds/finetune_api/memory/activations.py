@@ -4,18 +4,13 @@ The terms are what torch's autograd saves in transformers' models with the train
 hidden size, Q the width of all queries (heads x head size), K that of all keys, I the intermediate size.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from finetune_api.architecture import Architecture, Linear
+from finetune_api.architecture import Architecture
 from finetune_api.architecture.families import FAMILIES
+from finetune_api.memory.adapters import saved_by_adapters, saved_inputs, working
+from finetune_api.memory.widths import BOOL, FP32, INT64, number_width
 from finetune_api.recipe import Recipe
-from finetune_api.trained_weights import lora_r, targets
-
-FP32 = 4
-BF16 = 2
-_INT64 = 8
-_BOOL = 1
 
 # Tensors of I numbers that the activation function saves: a gate before and after it, and what is gated.
 _GATED = 3
@@ -42,11 +37,6 @@ class Activations:
     """What lies before the first block and behind the last: token ids and positions, the last norm, hidden states."""
     windows: int
     """Masks of a block's attention, if it reaches back over a window that is shorter than the longest sample."""
-
-
-def number_width(recipe: Recipe) -> int:
-    """Bytes of a number in the forward pass: bf16 on GPUs, fp32 without."""
-    return BF16 if recipe.on_gpu else FP32
 
 
 def activations(recipe: Recipe, architecture: Architecture, *, longest: int) -> Activations:
@@ -80,17 +70,17 @@ def activations(recipe: Recipe, architecture: Architecture, *, longest: int) -> 
         _norm(recipe, a, normalised)
         + number * (attention + _PLAIN.get(a.model_type, _GATED) * a.intermediate_size)
         + FP32 * a.attention_heads
-        + (_inputs(recipe, a) + _additions(recipe, a)) // a.layers
+        + (saved_inputs(recipe, a) + saved_by_adapters(recipe, a)) // a.layers
         + (_dropout(recipe, a, longest) if a.model_type in _DROPOUT else 0)
     )
-    ids = 4 * _INT64  # tokens, positions, which of them predict, and what
+    ids = 4 * INT64  # tokens, positions, which of them predict, and what
     return Activations(
         block=block,
         input=number * a.hidden_size,
-        working=number * (2 * a.intermediate_size + 2 * a.hidden_size),
+        working=number * (2 * a.intermediate_size + 2 * a.hidden_size) + working(recipe, a),
         ends=_norm(recipe, a, a.hidden_size) + number * (3 * a.hidden_size + 2 * a.head_size) + ids,
         # As booleans, and as the numbers that the kernel adds to the attention's scores.
-        windows=(_BOOL + number) * longest if a.model_type in _WINDOWS else 0,
+        windows=(BOOL + number) * longest if a.model_type in _WINDOWS else 0,
     )
 
 
@@ -117,54 +107,5 @@ def _dropout(recipe: Recipe, architecture: Architecture, longest: int) -> int:
     """
     a = architecture
     if recipe.on_gpu:
-        return 2 * _BOOL * a.hidden_size
+        return 2 * BOOL * a.hidden_size
     return FP32 * (2 * a.hidden_size + a.attention_heads * (3 * longest + a.head_size))
-
-
-def _readers(architecture: Architecture) -> Iterator[list[Linear]]:
-    """A block's linear layers by what they read: in each module all read its input, but the last what they gave."""
-    modules: dict[str, list[Linear]] = {}
-    for linear in architecture.linears:
-        modules.setdefault(linear.name.rpartition(".")[0], []).append(linear)
-    for *first, last in modules.values():
-        if first:
-            yield first
-        yield [last]
-
-
-def _inputs(recipe: Recipe, architecture: Architecture) -> int:
-    """Bytes per token that all blocks save as inputs of linear layers.
-
-    With lora only layers with adapters save theirs; where each adapter has a copy of its own, _additions counts it.
-    """
-    chosen = dict(targets(recipe, architecture))
-    total = 0
-    for readers in _readers(architecture):
-        if recipe.method != "lora":
-            saving = readers[0].count
-        elif _adapters_copy(recipe):
-            saving = 0
-        else:
-            saving = max(chosen.get(each, 0) for each in readers)
-        total += saving * readers[0].inputs
-    return number_width(recipe) * total
-
-
-def _adapters_copy(recipe: Recipe) -> bool:
-    """Whether each adapter has a copy of its input: in its own fp32 where the model is bf16, or with dropout."""
-    return recipe.on_gpu or recipe.lora.dropout > 0
-
-
-def _additions(recipe: Recipe, architecture: Architecture) -> int:
-    """Bytes per token that lora's adapters add in all blocks.
-
-    Each saves r numbers, the copy of its input, and the mask of dropout (fp32 on the CPU, a byte on GPUs).
-    """
-    if recipe.method != "lora":
-        return 0
-    copy = FP32 if _adapters_copy(recipe) else 0
-    mask = (_BOOL if recipe.on_gpu else FP32) if recipe.lora.dropout > 0 else 0
-    return sum(
-        count * (FP32 * lora_r(recipe) + (copy + mask) * each.inputs)
-        for each, count in targets(recipe, architecture)
-    )

@@ -1,6 +1,7 @@
 """Pure: what one training process holds in each phase of an optimizer step.
 
 - decomposition: osft's, before the first step;
+- forward: the activations of all blocks, and what lora makes of a matrix for a moment;
 - loss: the activations of all blocks, and the logits of one chunk of tokens with their gradients;
 - backward: the activations of all blocks, and what the backward pass of the last ones needs, while the gradients of
   the block behind are reduced;
@@ -11,8 +12,8 @@
 sft keeps weights, gradients and AdamW's two moments in fp32. FSDP2 divides them among processes: every block is a unit
 that is gathered when it is needed, in bf16 on GPUs; embeddings and head are the root unit, which is needed from the
 beginning to the end. A single process on the CPU has nothing to divide. osft's model is the same; what its processes
-have besides is in subspaces.py. lora keeps a whole frozen model in every process, and fp32 adapters;
-DistributedDataParallel copies their gradients into buckets of the same size.
+have besides is in subspaces.py. lora keeps a whole frozen model in every process, see adapters.py, and fp32 adapters:
+their gradients are exchanged once per step, all together, in a copy.
 The mode tells whether blocks keep their inputs alone, and whether whole gradients wait for the last micro-batch.
 """
 
@@ -21,10 +22,12 @@ from dataclasses import astuple, dataclass
 from functools import cached_property
 
 from finetune_api.architecture import Architecture
-from finetune_api.memory.activations import BF16, FP32, activations, number_width
+from finetune_api.memory import adapters
+from finetune_api.memory.activations import activations
 from finetune_api.memory.cases import Case
 from finetune_api.memory.modes import Mode
 from finetune_api.memory.subspaces import Subspaces
+from finetune_api.memory.widths import BF16, FP32, number_width
 from finetune_api.recipe import Recipe
 from finetune_api.trained_weights import Counts, counts
 
@@ -68,21 +71,30 @@ class Step:
         yield Phase(self._divided, 0, self._subspaces.decomposing)
         n, recipe, number = self._numbers, self.recipe, number_width(self.recipe)
         per_token = activations(recipe, self.architecture, longest=self.longest)
-        # One process holds some of the blocks of a model that is split.
-        blocks = -(-self.architecture.layers // recipe.split_over)
+        blocks = self._blocks
         block = per_token.block + (per_token.windows if self.case is Case.HIGH else 0)
         checkpointing = self.mode.activation_checkpointing
         saved = self.tokens * blocks * (per_token.input if checkpointing else block)
+        matrices = adapters.saved_matrices(recipe, self.architecture) // self.architecture.layers
+        again = self.tokens * block + matrices if checkpointing else 0
+        saved += 0 if checkpointing else blocks * matrices
         ends = self.tokens * per_token.ends
-        working = self.tokens * (per_token.working + (block if checkpointing else 0))
+        working = self.tokens * per_token.working + again
         optimizer = self._updated(2 * FP32)
         before = 0 if self.case is Case.LOW else self._gradients
         head = number * self._head
 
+        if recipe.method == "lora":
+            expanded = max(
+                each(recipe, self.architecture) for each in (adapters.dequantised, adapters.measuring)
+            )
+            yield Phase(self._at_rest + expanded, before, optimizer, saved + again)
         yield Phase(self._in_use(self.case // 2), before, optimizer, saved + ends, self._logits)
         # Where gradients are whole and already there, the head's is added to them; tied weights wait for the rest.
         waiting = not self._whole or self.architecture.tied_embeddings or self.case is Case.LOW
-        weights = self._in_use(1 + self.case) + self._dequantised
+        weights = self._in_use(1 + self.case)
+        if recipe.method == "lora":
+            weights += adapters.dequantised(recipe, self.architecture)
         logits = head if waiting else 0
         trained = n.blocks_trained // self.architecture.layers
         ahead = FP32 * trained if self._sharded and self.case is not Case.LOW else 0
@@ -90,7 +102,7 @@ class Step:
         yield Phase(weights, before + self._exchanged(trained), optimizer, saved, logits)
         if n.root_trained:
             yield from self._root(optimizer)
-        reduced = self._gradients if recipe.method == "lora" else self._divided
+        reduced = self._divided * (2 if recipe.method == "lora" and recipe.world_size > 1 else 1)
         yield Phase(self._at_rest, reduced, optimizer + self._subspaces.pulling_back)
         yield Phase(self._at_rest, self._updated(FP32), optimizer + self._subspaces.measuring)
 
@@ -113,7 +125,7 @@ class Step:
     def _updated(self, width: int) -> int:
         """Bytes of so many for each weight that this process's AdamW changes."""
         divided = self._numbers.trained - self._subspaces.dense
-        return width * divided // self._parts + width * self._subspaces.trained
+        return width * self._part(divided) + width * self._subspaces.trained
 
     @property
     def _sharded(self) -> bool:
@@ -126,25 +138,29 @@ class Step:
         return (self.mode.accumulate_locally and self.case is not Case.LOW) or not self._sharded
 
     @property
-    def _parts(self) -> int:
-        """In how many parts the trained weights, gradients and moments lie."""
-        return self.recipe.world_size if self._sharded else self.recipe.split_over
+    def _blocks(self) -> int:
+        """Blocks that a GPU has: of a model that is split, some."""
+        if self.recipe.method != "lora":
+            return self.architecture.layers
+        return adapters.most_blocks(self.recipe, self.architecture)
+
+    def _part(self, numbers: int) -> int:
+        """What lies on one GPU of so many trained weights, their gradients or moments."""
+        if self._sharded:
+            return numbers // self.recipe.world_size
+        return numbers * self._blocks // self.architecture.layers
 
     @property
     def _divided(self) -> int:
         """Bytes of this process's part of the trained weights that a model computes with."""
-        return FP32 * self._numbers.trained // self._parts
+        return FP32 * self._part(self._numbers.trained)
 
     @property
     def _at_rest(self) -> int:
         """Bytes of the weights between steps."""
         if self.recipe.method != "lora":
             return self._divided + FP32 * self._subspaces.factors
-        base = base_bytes(self.recipe, self.architecture)
-        # Whole blocks go to each GPU: one may have more than its share.
-        blocks = base - number_width(self.recipe) * self._numbers.root
-        uneven = self.case * blocks // self.architecture.layers
-        return self._divided + min(base, base // self.recipe.split_over + uneven)
+        return self._divided + adapters.base_bytes(self.recipe, self.architecture)
 
     def _in_use(self, blocks: int) -> int:
         """Bytes of the weights where so many blocks are gathered; on the CPU all of them are, for the whole step."""
@@ -158,24 +174,12 @@ class Step:
         return self._at_rest + BF16 * (n.root + gathered)
 
     @property
-    def _dequantised(self) -> int:
-        """Bytes of the largest matrix in bf16: quantised weights are expanded to compute with, one at a time."""
-        if not _is_quantised(self.recipe):
-            return 0
-        return number_width(self.recipe) * max(
-            each.outputs * each.inputs for each in self.architecture.linears
-        )
-
-    @property
     def _gradients(self) -> int:
         """Bytes of the gradients that one micro-batch leaves to the next: whole, or reduced to this process's part.
 
         FSDP2 adds them up in fp32 even where it computes in bf16.
         """
-        whole = FP32 * self._numbers.trained
-        if self.recipe.method == "lora":
-            return whole // self._parts * (2 if self.recipe.world_size > 1 else 1)
-        return whole if self._whole else whole // self._parts
+        return FP32 * self._numbers.trained if self._whole and self._sharded else self._divided
 
     def _exchanged(self, trained: int) -> int:
         """Bytes of the gradients of a unit with so many trained weights on their way.
@@ -184,7 +188,7 @@ class Step:
         """
         if not self._sharded:
             return 0
-        part = FP32 * trained // self._parts
+        part = FP32 * self._part(trained)
         if self._whole:
             return FP32 * trained + part  # the whole ones are counted already
         return max((number_width(self.recipe) + FP32) * trained, FP32 * trained + part)
@@ -201,11 +205,11 @@ class Step:
         if not self._sharded:
             yield Phase(self._at_rest, self._gradients + embedding + head, optimizer, logits=head)
             return
-        blocks = FP32 * (n.trained - n.root_trained) // self._parts
+        blocks = FP32 * self._part(n.trained - n.root_trained)
         if self._whole:
             whole = FP32 * n.root_trained
         else:
-            blocks += FP32 * n.root_trained // self._parts
+            blocks += FP32 * self._part(n.root_trained)
             embedding, whole = head, number * n.root_trained
         yield Phase(
             self._at_rest + number * n.root, blocks + whole + embedding + head, optimizer, logits=head
@@ -234,24 +238,3 @@ class Step:
             return FP32 * (self._head + logits)
         some = min(self._head, LOSS_SLICE * self.architecture.hidden_size)
         return FP32 * self._head + max(FP32 * logits + number * (logits + some), number * self._head)
-
-
-def _is_quantised(recipe: Recipe) -> bool:
-    return recipe.method == "lora" and recipe.lora.is_quantized
-
-
-def base_bytes(recipe: Recipe, architecture: Architecture) -> int:
-    """Bytes of lora's frozen model, of which every process has a whole copy unless it is split.
-
-    Only the blocks' linear layers are quantised. 8 bits: one byte per weight and an fp32 scale per row. 4 bits (nf4
-    with double quantisation): half a byte per weight; one byte of scale for each 64 weights, and for each 256 of
-    those scales one in fp32, together 8/64 + 32/(64 x 256) = 0.127 bits per weight.
-    """
-    quantised = rows = 0
-    if _is_quantised(recipe):
-        quantised = sum(each.count * each.outputs * each.inputs for each in architecture.linears)
-        rows = sum(each.count * each.outputs for each in architecture.linears)
-    rest = number_width(recipe) * (architecture.parameters - quantised)
-    if recipe.lora.load_in_4bit:
-        return rest + quantised // 2 + quantised // 64 + FP32 * quantised // (64 * 256)
-    return rest + quantised + FP32 * rows

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from finetune_api.architecture import Architecture
-from finetune_api.memory.activations import FP32
 from finetune_api.memory.cases import Case
+from finetune_api.memory.widths import FP32
 from finetune_api.recipe import Recipe
 from finetune_api.trained_weights import Factored, factored
 
