@@ -3,7 +3,7 @@
 There is no machine with several GPUs here. What each device gets is looked at on skeletons. That nothing meets what is
 on another device is tried with tensors that have a device and a shape and no numbers, in a mode in which torch refuses
 operations across devices. That the numbers stay what they are is tried with all parts on the CPU, handing over as
-they do.
+they would.
 """
 
 import json
@@ -30,7 +30,7 @@ from finetune_trainer.adapters import base as frozen
 from finetune_trainer.adapters.adapter import adapt
 from finetune_trainer.adapters.identity import Named
 from finetune_trainer.adapters.quantization import quantization
-from finetune_trainer.adapters.splitting import hand_over, placement
+from finetune_trainer.adapters.splitting import placement
 from finetune_trainer.checkpoints.state import State
 from finetune_trainer.ends.errors import InvalidConfigurationError, MissingGpuError
 from finetune_trainer.methods.lora import LowRank
@@ -111,7 +111,6 @@ def dispatched(hf: PreTrainedModel, devices: dict[str, torch.device]) -> PreTrai
         if "lora" in name:
             # Adapters come later: they find what they take on their own device.
             remove_hook_from_module(module)
-    hand_over(hf)
     return hf
 
 
@@ -162,7 +161,8 @@ def test_nothing_meets_what_is_on_another_device(family: str, checkpointing: boo
         loss = trained.model(**inputs())
         assert loss.device == (ELSEWHERE if family == "llama" else CPU)
         loss.backward()
-        # What activation checkpointing keeps is where its block is, and so are the random numbers that it remembers.
+        # Activation checkpointing remembers the random numbers of the device on which it finds what it keeps. If that
+        # was not the block's, dropout would be another one when the pass is repeated.
         assert len(given) == (4 if checkpointing else 0)
         assert all(device == at for device, at in given)
         weights = list(trained.shared.values())

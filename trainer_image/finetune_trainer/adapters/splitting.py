@@ -1,17 +1,15 @@
-"""A frozen model over several GPUs of one process: where its parts lie, and how one GPU hands over to the next.
+"""A frozen model over several GPUs of one process: where its parts lie.
 
-They take turns, first in the forward pass and then, the other way round, in the backward pass. So a model is trained
-that no single one of them could hold; it is not trained faster. Each part fetches what it takes, by accelerate's hooks.
+The GPUs take turns, first in the forward pass and then, the other way round, in the backward pass. So a model is
+trained that no single one of them could hold; it is not trained faster. Each part fetches what it takes, by
+accelerate's hooks.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from itertools import pairwise
-from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from finetune_api.splitting import blocks_per_gpu
 from finetune_trainer.ends.errors import InvalidConfigurationError
@@ -54,22 +52,3 @@ def _outside(module: nn.Module, stack: Collection[str], prefix: str = "") -> Ite
             yield from _outside(child, stack, f"{name}.")
         elif name not in stack:
             yield name
-
-
-def hand_over(hf: PreTrainedModel) -> None:
-    """Have the last block on each device send its output to where the next block is.
-
-    That one would fetch it. But before that activation checkpointing looks at it: it keeps what a block is given where
-    it finds it, and remembers the random numbers, of which dropout is made, of that device alone.
-    """
-    for block, following in pairwise(blocks(hf).values()):
-        here, there = (next(each.parameters()).device for each in (block, following))
-        if here != there:
-            block.register_forward_hook(_sending_to(there))
-
-
-def _sending_to(device: torch.device) -> Any:
-    def send(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        return send_to_device(output, device)
-
-    return send

@@ -21,7 +21,7 @@ from finetune_trainer.adapters import base as frozen
 from finetune_trainer.adapters.adapter import Adapter, adapt
 from finetune_trainer.adapters.identity import Named, fingerprint, named
 from finetune_trainer.adapters.quantization import check_quantization, keep_scales, quantization
-from finetune_trainer.adapters.splitting import hand_over, placement
+from finetune_trainer.adapters.splitting import placement
 from finetune_trainer.distributed import Gang
 from finetune_trainer.methods.parametrization import Parametrization
 from finetune_trainer.model import TrainableModel, skeleton
@@ -92,7 +92,6 @@ def parametrize(
     devices = placement(model_config, gang.devices)
     gang.on_first(lambda: frozen.prove_first_blocks(directory, model_config))
     hf = frozen.load(directory, devices, quantization(lora, gang.device, model_config)).train()
-    hand_over(hf)
     if lora.use_dora and lora.load_in_8bit:
         keep_scales(hf)
     if plan.activation_checkpointing:
