@@ -1,6 +1,6 @@
 """Out of memory in a micro-batch: the step is done again with half the token budget, and nothing else changes.
 
-A process on the CPU that trains alone does that where it is. Everywhere else there is no way back into the middle of a
+A process that trains alone, without FSDP, does that where it is. Elsewhere there is no way back into the middle of a
 step: the peers wait inside a collective, and FSDP has parts of the model gathered. So all leave together, with the
 state after the last whole step saved, and the first process of each node starts them again with the smaller budget.
 
