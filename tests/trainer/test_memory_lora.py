@@ -10,17 +10,21 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from finetune_api import names
 from finetune_api.architecture import from_config
 from finetune_api.memory import Mode
 from finetune_api.memory.adapters import base_bytes
 from finetune_api.methods import Lora
 from finetune_api.recipe import Recipe
+from finetune_api.report import Report
 from finetune_api.trained_weights import lora_alpha, lora_r
 from finetune_trainer.adapters import base as frozen
 from finetune_trainer.adapters.adapter import adapt
 from finetune_trainer.adapters.identity import Named
 from finetune_trainer.adapters.quantization import quantization
 from finetune_trainer.methods.lora import LowRank
+from tiny import save_chat_data, save_tokenizer
+from trainer import forked, gangs
 from trainer.allocations import SFT, base_model, config_of, estimated, measured_peak, member_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -145,3 +149,21 @@ def held() -> int:
     tensors = [each for each in gc.get_objects() if isinstance(each, torch.Tensor)]
     storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
     return sum(storages.values())
+
+
+@pytest.mark.parametrize(("nodes", "knobs"), [(2, {}), (1, {"load_in_4bit": True})], ids=str)
+def test_what_a_real_run_had_in_main_memory_is_what_was_expected(
+    nodes: int, knobs: dict[str, Any], tmp_path: Path
+) -> None:
+    save_chat_data(tmp_path / "train.jsonl", samples=20)
+    save_tokenizer(tmp_path / "model")
+    # 80 MB, more than what else comes and goes in a process.
+    shape = {"vocab_size": 300, "hidden_size": 512, "intermediate_size": 2048, "num_key_value_heads": 8}
+    base_model(config_of("llama", head_dim=64, **shape)).save_pretrained(tmp_path / "model")
+    run = gangs.config(tmp_path, name="run", nodes=nodes, effectiveBatchSize=4, maxSteps=4, maxSeqLen=128)
+    forked.train(run.model_copy(update={"method": "lora", "lora": Lora(**knobs)}))
+    peak = max(step.peak_memory or 0 for step in gangs.metrics(tmp_path / "run"))
+    plan = Report.model_validate_json((tmp_path / "run" / names.REPORT_FILE).read_text()).plan
+    assert plan is not None
+    assert plan.memory_per_gpu is not None
+    assert plan.memory_per_gpu.low < peak < plan.memory_per_gpu.high

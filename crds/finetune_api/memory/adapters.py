@@ -35,8 +35,10 @@ def base_bytes(recipe: Recipe, architecture: Architecture) -> int:
     else:
         held = quantised + FP32 * rows
     embedding, head = number * a.embedding_parameters, number * a.head_parameters
-    blocks = held + number * (a.parameters - quantised) - embedding - head
-    parts = [blocks * count // a.layers for count in _dealt(recipe, a)]
+    norms = number * a.other_parameters
+    blocks = held + number * (a.parameters - quantised) - embedding - head - norms
+    # Norms are so small that one GPU may have them all.
+    parts = [blocks * count // a.layers + norms for count in _dealt(recipe, a)]
     parts[0] += embedding
     parts[0 if a.tied_embeddings else -1] += head
     return max(parts)

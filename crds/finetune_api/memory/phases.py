@@ -1,6 +1,7 @@
 """Pure: what one training process holds in each phase of an optimizer step.
 
 - decomposition: osft's, before the first step;
+- loading: lora's frozen model, before the first step, too;
 - forward: the activations of all blocks, and what lora makes of a matrix for a moment;
 - loss: the activations of all blocks, and the logits of one chunk of tokens with their gradients;
 - backward: the activations of all blocks, and what the backward pass of the last ones needs, while the gradients of
@@ -85,6 +86,7 @@ class Step:
         head = number * self._head
 
         if recipe.method == "lora":
+            yield Phase(self._at_rest + self._mapped, 0, 0)
             expanded = max(
                 each(recipe, self.architecture) for each in (adapters.dequantised, adapters.measuring)
             )
@@ -172,6 +174,18 @@ class Step:
         layers = self.architecture.layers
         gathered = min(blocks, layers) * n.blocks_trained // layers
         return self._at_rest + BF16 * (n.root + gathered)
+
+    @property
+    def _mapped(self) -> int:
+        """Bytes of the frozen model's files that are resident on the CPU until it is loaded, if it is held otherwise.
+
+        The kernel takes them back where memory is short.
+        """
+        stored = self.architecture.stored_bytes
+        as_stored = stored == FP32 and not self.recipe.lora.is_quantized
+        if self.recipe.on_gpu or as_stored or self.case is Case.LOW:
+            return 0
+        return stored * self.architecture.parameters
 
     @property
     def _gradients(self) -> int:
