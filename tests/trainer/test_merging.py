@@ -29,8 +29,9 @@ from finetune_trainer.adapters.identity import named
 from finetune_trainer.adapters.merge import merge
 from finetune_trainer.ends.errors import InvalidConfigurationError, TrainerError
 from tiny import save_chat_data, save_tiny_model, save_tokenizer
-from trainer import forked, gangs, mergings
+from trainer import forked, gangs, local, mergings
 from trainer.faults import Fault, Moment
+from trainer.local import Folders
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -367,3 +368,46 @@ def test_what_the_command_line_does_not_take(
         main(["merge", *options])
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_local_run_ends_with_the_merged_model_or_says_what_there_is(tmp_path: Path) -> None:
+    folders = Folders(tmp_path)
+    save_tiny_model(folders.root / "models" / "tiny")
+    save_chat_data(folders.root / "data" / "train.jsonl", samples=SAMPLES)
+    hyperparameters = {"learningRate": 1e-2, "numEpochs": 1, "effectiveBatchSize": 8}
+    job: dict[str, Any] = {
+        "method": "lora",
+        "lora": {"r": R, "mergeAdapter": True},
+        "dataset": {
+            "train": {"volume": {"claimName": "data", "path": "train.jsonl"}},
+            "prepare": "Inline",
+        },
+        "hyperparameters": hyperparameters,
+        "resources": {"nodes": 1, "gpusPerNode": 0},
+    }
+    ended = local.end(folders.start(**job))
+    assert ended.exit_code == 0, ended.stderr
+    status = ended.status
+    assert (status["phase"], status["output"]["format"]) == ("Succeeded", "adapter")
+    assert status["output"]["merged"]["path"] == f"{local.NAME}/merged"
+    assert f"The adapter is in {folders.storage / 'output'}" in ended.stderr
+    assert f"The merged model is in {folders.storage / 'merged'}" in ended.stderr
+    told = [line[10:] for line in ended.stderr.splitlines() if "merge" in line.lower()]
+    assert told.index(next(line for line in told if "is being merged" in line)) < told.index(
+        next(line for line in told if "the merged model is in" in line)
+    )
+    AutoModelForCausalLM.from_pretrained(folders.storage / "merged")
+
+    # The merging alone is to be done again, of what is no longer what was trained.
+    shutil.rmtree(folders.storage / "merged")
+    file = folders.storage / "output" / WEIGHTS
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    failed = local.end(folders.start(**job))
+    assert failed.exit_code == 1
+    assert failed.status["phase"] == "Failed"
+    assert failed.status["output"]["format"] == "adapter"
+    assert f'the adapter in output of "{local.NAME}" on claim "runs"' in failed.stderr
+    assert "finetune-trainer merge --model DIR --adapter DIR --output DIR" in failed.stderr
+    assert file.read_bytes() == content
