@@ -31,10 +31,10 @@ model and the data, and shown with its reason in `status.plan.chosen`. So the be
 and the second changes one thing. [Examples](../examples/README.md) show values that go together.
 
 Before any GPU is taken, `kubectl apply` and `finetune validate` print **warnings**: the job runs, and is likely not to
-do what you want. `finetune plan` adds **notes**, which are good to know. What only the course of a run can show, such as
-a model that underfits, is told while it trains, in `status.plan.warnings`, as an event, and in the log. None of them rejects a
-job; what can never be right is refused, with the field and the remedy. Where the model's `config.json` is not at hand, its
-size is judged by its name, and the message says so.
+do what you want. `finetune plan` adds **notes**, which are good to know. What only the course of a run can show, such
+as a model that underfits, is told while it trains, in `status.plan.warnings`, as an event, and in the log. None of
+them rejects a job; what can never be right is refused, with the field and the remedy. Where the model's `config.json`
+is not at hand, its size is judged by its name, and the message says so.
 
 The advice is that of Training Hub's hyperparameter guide; each rule names the section that it comes from.
 

@@ -54,7 +54,7 @@ def for_merging(job: FineTuneJob, status: FineTuneJobStatus) -> dict[str, str]:
 def to_merge_by_hand(job: FineTuneJob) -> str:
     """That a job whose merging failed has its adapter all the same, and what can be done with that."""
     return (
-        f"The adapter is complete, in {job.storage_path}/{names.OUTPUT_DIR} on claim {job.spec.storage.claim_name}. "
+        f"The adapter is untouched, in {job.storage_path}/{names.OUTPUT_DIR} on claim {job.spec.storage.claim_name}. "
         "In the trainer's image, finetune-trainer merge --model DIR --adapter DIR --output DIR merges it."
     )
 

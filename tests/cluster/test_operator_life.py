@@ -448,7 +448,7 @@ def test_the_job_controller_tells_what_to_try_again_of_a_merging_and_when_to_giv
     status = namespace.in_phase("Failed")
     assert status["output"] == ADAPTER.to_wire()
     assert (
-        f"{second}: the logits differ. The adapter is complete" in namespace.condition("Stalled")["message"]
+        f"{second}: the logits differ. The adapter is untouched" in namespace.condition("Stalled")["message"]
     )
     time.sleep(1)
     assert {job["metadata"]["name"] for job in namespace.all(JOBS)} == {"demo-1", "demo-merge"}

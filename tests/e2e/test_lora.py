@@ -178,7 +178,7 @@ def test_a_merging_that_fails_costs_neither_the_adapter_nor_a_word(merged: Names
     assert (found["phase"], [attempt["reason"] for attempt in found["attempts"]]) == ("Failed", ["Completed"])
     [told] = [c["message"] for c in found["conditions"] if c["type"] == "Stalled"]
     assert "the base model changed since the adapter was trained beside it: restore the model" in told
-    assert f"The adapter is complete, in {UNMERGED}/output on claim runs" in told
+    assert f"The adapter is untouched, in {UNMERGED}/output on claim runs" in told
     assert "finetune-trainer merge --model DIR --adapter DIR --output DIR" in told
     assert "merged" not in found["output"]
     assert not list((merged.claim("runs") / UNMERGED).glob("*merged*"))

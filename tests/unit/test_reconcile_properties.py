@@ -317,7 +317,7 @@ class Histories(RuleBasedStateMachine):
         if self.world.status.phase is Phase.FAILED and _trained(self.world.status):
             stalled = conditions.find(self.world.status.conditions, conditions.STALLED)
             assert stalled is not None
-            assert "The adapter is complete, in demo/output on claim runs." in stalled.message
+            assert "The adapter is untouched, in demo/output on claim runs." in stalled.message
 
     @invariant()
     def no_gang_exists_before_the_data_are_prepared(self) -> None:

@@ -77,9 +77,10 @@ def _saving(case: Case) -> str:
 
 @guideline(_RANK, Severity.NOTE, "spec.lora.alpha")
 def lora_alpha_not_twice_r(case: Case) -> str | None:
-    """alpha is twice r: the adapters' contribution is scaled by alpha / r, and 2 is usual."""
+    """alpha is twice r: the adapters' contribution is scaled by alpha / r, and 2 is usual. (With useRslora it is scaled by
+    alpha / sqrt(r), and this does not apply.)"""
     r, alpha = _r(case), case.recipe.lora.alpha
-    if r is None or alpha is None or alpha == ALPHA_PER_RANK * r:
+    if r is None or alpha is None or alpha == ALPHA_PER_RANK * r or case.recipe.lora.use_rslora:
         return None
     usual = ALPHA_PER_RANK * r
     return f"{alpha} with r: {r} scales adapters by {alpha / r:.3g}; 2 is usual: set {usual}, or leave it out"
