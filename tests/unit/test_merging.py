@@ -15,8 +15,8 @@ from finetune_operator.reconcile import reconcile
 from world import ADAPTER, INLINE, INSTALLATION, MERGED, MERGES, START, World, merged, merging, report
 
 ADAPTER_STAYS = (
-    "The adapter is untouched, in demo/output on claim runs. In the trainer's image, finetune-trainer merge --model DIR "
-    "--adapter DIR --output DIR merges it."
+    "The adapter is untouched, in demo/output on claim runs. In the trainer's image, finetune-trainer merge --model "
+    "DIR --adapter DIR --output DIR merges it."
 )
 
 

@@ -77,8 +77,8 @@ def _saving(case: Case) -> str:
 
 @guideline(_RANK, Severity.NOTE, "spec.lora.alpha")
 def lora_alpha_not_twice_r(case: Case) -> str | None:
-    """alpha is twice r: the adapters' contribution is scaled by alpha / r, and 2 is usual. (With useRslora it is scaled by
-    alpha / sqrt(r), and this does not apply.)"""
+    """alpha is twice r: the adapters' contribution is scaled by alpha / r, and 2 is usual. With useRslora, which
+    divides by the root of r instead, nothing is said."""
     r, alpha = _r(case), case.recipe.lora.alpha
     if r is None or alpha is None or alpha == ALPHA_PER_RANK * r or case.recipe.lora.use_rslora:
         return None
