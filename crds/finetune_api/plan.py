@@ -14,6 +14,7 @@ from finetune_api.architecture import Architecture, named_size, typical
 from finetune_api.checkpoint_sizes import checkpoint_sizes
 from finetune_api.facts import DataFacts, Finding, ModelFacts, Severity
 from finetune_api.guide.hardware import memory_exceeded
+from finetune_api.guide.layers import is_name
 from finetune_api.hyperparameters import MAX_TOKENS_PER_GPU
 from finetune_api.memory import Mode, estimated, fastest, largest_token_budget, leanest, memory, merge_memory
 from finetune_api.model import SpecModel
@@ -61,9 +62,7 @@ def review(
     `before` is what the run has settled already: neither the guide nor an estimate changes it.
     """
     if model is not None and model.is_guess:
-        # Nobody knows the names of this model's layers. And whoever studies other people's jobs must not search for
-        # their patterns: some take for ever.
-        recipe = replace(recipe, osft=recipe.osft.model_copy(update={"target_patterns": []}))
+        recipe = _without_patterns(recipe)
     settled, mode, chosen = _settled(recipe, model, data, before)
     planned = _counted(settled, mode, chosen, model, data)
     helpful = _remedies(settled, model, planned)
@@ -79,6 +78,22 @@ def review(
         if finding.severity is not Severity.NOTE
     ]
     return Study(planned.model_copy(update={"warnings": warnings}), _by_gravity(findings), helpful, model)
+
+
+def _without_patterns(recipe: Recipe) -> Recipe:
+    """The recipe with every layer in the place of those that regular expressions choose.
+
+    Nobody knows the names of a guessed model's layers. And whoever studies other people's jobs must not search for
+    their patterns: some take for ever.
+    """
+    modules = recipe.lora.target_modules
+    if modules is not None and not all(map(is_name, modules)):
+        modules = None
+    return replace(
+        recipe,
+        osft=recipe.osft.model_copy(update={"target_patterns": []}),
+        lora=recipe.lora.model_copy(update={"target_modules": modules}),
+    )
 
 
 def _cannot_fit(recipe: Recipe, model: ModelFacts | None, planned: Plan) -> bool:

@@ -117,15 +117,28 @@ def test_a_model_of_unknown_shape_is_taken_for_what_its_name_says_and_that_is_sa
     )
 
 
-def test_patterns_are_not_searched_for_in_a_model_that_nobody_knows() -> None:
+@pytest.mark.parametrize(("method", "field"), [("osft", "targetPatterns"), ("lora", "targetModules")])
+def test_patterns_are_not_searched_for_in_a_model_that_nobody_knows(method: str, field: str) -> None:
     """The operator studies everybody's jobs, and this one would keep it busy for hours."""
-    for_ever = {"targetPatterns": [r"^(([a-z0-9_.])+)+ $"]}
     model = {"volume": {"claimName": "m", "path": "llama-3.1-8b"}}
 
-    def need(osft: dict[str, Any]) -> Any:
-        return study(FineTuneJob.model_validate(manifest(method="osft", model=model, osft=osft)).spec).plan
+    def need(knobs: dict[str, Any]) -> Any:
+        job = manifest(method=method, model=model, **{method: knobs})
+        return study(FineTuneJob.model_validate(job).spec).plan
 
-    assert need(for_ever) == need({})
+    assert need({field: [r"(([a-z0-9_.])+)+ "]}) == need({})
+
+
+def test_names_of_layers_count_even_in_a_model_that_nobody_knows() -> None:
+    guessed = ModelFacts(typical(8 * 10**9), guessed_from="llama-8b")
+    one, some, every = (
+        review(recipe(method="lora", lora={"targetModules": [modules]}), guessed, None).plan
+        for modules in ("q_proj", "attention", "allLinear")
+    )
+    assert one.trainable_parameters is not None
+    assert some.trainable_parameters is not None
+    assert every.trainable_parameters is not None
+    assert one.trainable_parameters < some.trainable_parameters < every.trainable_parameters
 
 
 def test_the_length_that_memory_is_planned_for_is_said_where_nothing_tells_it() -> None:

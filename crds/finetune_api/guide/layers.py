@@ -14,12 +14,17 @@ def last_part(name: str) -> str:
     return name.rpartition(".")[2]
 
 
+def is_name(text: str) -> bool:
+    """Whether it is a name, or several joined by dots, and no other regular expression."""
+    return text.replace(".", "").isidentifier()
+
+
 def could_be_layer(name: str) -> bool:
     """Whether any model could have a linear layer with this name, or with this end of its name.
 
     Of a regular expression that is never ruled out: it may ask for more of the full name than is known here.
     """
-    return not name.replace(".", "").isidentifier() or any(
+    return not is_name(name) or any(
         last_part(name) == last_part(module.name) for family in FAMILIES.values() for module in family.modules
     )
 
