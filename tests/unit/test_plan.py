@@ -123,8 +123,8 @@ def test_patterns_are_not_searched_for_in_a_model_that_nobody_knows(method: str,
     model = {"volume": {"claimName": "m", "path": "llama-3.1-8b"}}
 
     def need(knobs: dict[str, Any]) -> Any:
-        job = manifest(method=method, model=model, **{method: knobs})
-        return study(FineTuneJob.model_validate(job).spec).plan
+        spec: dict[str, Any] = {"method": method, "model": model, method: knobs}
+        return study(FineTuneJob.model_validate(manifest(**spec)).spec).plan
 
     assert need({field: [r"(([a-z0-9_.])+)+ "]}) == need({})
 
