@@ -51,13 +51,8 @@ class LowRank(Parametrization):
         if self._world_size == 1:
             return
         weights = list(self.shared.values())
-        gradients = [weight.new_zeros(()) if weight.grad is None else weight.grad for weight in weights]
-        together = torch.cat(
-            [
-                gradient.expand_as(weight).flatten()
-                for gradient, weight in zip(gradients, weights, strict=True)
-            ]
-        )
+        gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+        together = torch.cat([gradient.flatten() for gradient in gradients])
         with communicating():
             dist.all_reduce(together)
         together /= self._world_size
