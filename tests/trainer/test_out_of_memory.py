@@ -255,6 +255,8 @@ class OnGpus:
         recipe: Callable[[RunConfig], Recipe] = vars(RunConfig)["recipe"].fget
         gpu: dict[str, Any] = {"gpus_per_node": 1, "gpu_memory": 2 * 2**30}
         RunConfig.recipe = property(lambda config: replace(recipe(config), **gpu))  # type: ignore[method-assign, assignment]
+        # There is none to compute on.
+        RunConfig.use_gpu = property(lambda config: False)  # type: ignore[method-assign, assignment]
         self.shortage(rank)
 
 
