@@ -47,7 +47,8 @@ def test_a_report_becomes_the_status(gang: Gang) -> None:
     token = gang.namespace.token(gang.pods[0])
     code, answer = gang.operator.post(gang.namespace.name, "demo", report(step=12), token=token)
     assert code == 200
-    assert ReportReply.model_validate(answer).next_report_seconds == 5
+    # A little longer where other jobs wait to be reconciled.
+    assert 5 <= ReportReply.model_validate(answer).next_report_seconds < 6
     status = gang.namespace.in_phase("Running")
     assert status["progress"]["summary"] == "12/36 (33%)"
 

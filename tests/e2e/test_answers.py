@@ -57,8 +57,8 @@ def test_a_good_job_is_taken_without_a_word(namespace: Namespace) -> None:
                 "model": {"volume": {"claimName": "models", "path": "llama-3.3-70b-instruct"}},
                 "resources": {"nodes": 1, "gpusPerNode": 1, "gpuMemory": "24Gi"},
             },
-            "Fits: method: lora, lora.loadIn4Bit: true, lora.enableModelSplitting: true, gpusPerNode: 4 (15 GiB each); or "
-            "gpuMemory: 80Gi, nodes: 3, gpusPerNode: 8 (64 GiB each)",
+            "Fits: method: lora, lora.loadIn4Bit: true, lora.enableModelSplitting: true, gpusPerNode: 4 "
+            "(15 GiB each); or gpuMemory: 80Gi, nodes: 3, gpusPerNode: 8 (64 GiB each)",
         ),
     ],
 )
