@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from finetune_api.architecture import Architecture
-from finetune_api.memory import is_merged
 from finetune_api.memory.widths import BF16, FP32
 from finetune_api.recipe import Recipe
 from finetune_api.trained_weights import factored, trainable_parameters
@@ -44,5 +43,5 @@ def checkpoint_sizes(recipe: Recipe, architecture: Architecture) -> CheckpointSi
     model = architecture.stored_bytes * architecture.parameters
     weights = FP32 * trained if recipe.method == "lora" else model
     factors = sum(each.count * each.factors for each in factored(recipe, architecture))
-    merged = BF16 * architecture.parameters if is_merged(recipe) else 0
+    merged = BF16 * architecture.parameters if recipe.is_merged else 0
     return CheckpointSizes(weights, state, weights + state, FP32 * factors, merged)

@@ -57,6 +57,11 @@ class Recipe:
         return self.gpus_per_node if split else 1
 
     @property
+    def is_merged(self) -> bool:
+        """Whether training is followed by merging the adapter into the model."""
+        return self.method == "lora" and self.lora.merge_adapter
+
+    @property
     def world_size(self) -> int:
         """Training processes over all pods. A split model is trained by a single one."""
         return self.nodes * max(1, self.gpus_per_node) // self.split_over

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from finetune_api import names
+from finetune_api.recipe import Recipe
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator import advice
@@ -58,7 +59,7 @@ BY_NUMBER = {step.number: step for step in (PREPARATION, MERGING)}
 
 def merges(job: FineTuneJob) -> bool:
     """Whether the job is not over with its training."""
-    return job.spec.lora is not None and job.spec.lora.merge_adapter
+    return Recipe.of_spec(job.spec).is_merged
 
 
 def is_trained(status: FineTuneJobStatus) -> bool:

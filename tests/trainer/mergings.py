@@ -3,41 +3,15 @@
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api import names
-from finetune_api.report import Report
 from finetune_api.runconfig import RunConfig
 from trainer.forked import FORKS
-from trainer.gangs import PATIENCE
+from trainer.gangs import PATIENCE, End
 
 
-@dataclass(frozen=True)
-class Merging:
-    """How such a process ended."""
-
-    exit_code: int
-    """Negative for a signal."""
-    output: str
-    message: str
-    """The termination message."""
-
-    @property
-    def report(self) -> Report:
-        """The Report that the message is."""
-        return Report.from_json(self.message)
-
-    @property
-    def reason(self) -> str:
-        """The cause in a sentence."""
-        failure = self.report.failure
-        assert failure is not None, self.output
-        assert failure.exit_code == self.exit_code
-        return failure.message
-
-
-def merge_run(config: RunConfig, beforehand: Callable[[int], None] | None = None) -> Merging:
+def merge_run(config: RunConfig, beforehand: Callable[[int], None] | None = None) -> End:
     """Merge the adapter of a run; `beforehand` is called in the process before it begins, with 0."""
     scratch = Path(config.locations.storage).with_name(f".{config.name}-merge")
     scratch.mkdir(exist_ok=True)
@@ -46,7 +20,7 @@ def merge_run(config: RunConfig, beforehand: Callable[[int], None] | None = None
     return merge(scratch, "--config", str(file), beforehand=beforehand)
 
 
-def merge(scratch: Path, *arguments: str, beforehand: Callable[[int], None] | None = None) -> Merging:
+def merge(scratch: Path, *arguments: str, beforehand: Callable[[int], None] | None = None) -> End:
     """Run the command; `scratch` takes what it prints."""
     output, end = scratch / "output", scratch / "end"
     output.unlink(missing_ok=True)
@@ -56,7 +30,7 @@ def merge(scratch: Path, *arguments: str, beforehand: Callable[[int], None] | No
     try:
         process.join(PATIENCE)
         assert process.exitcode is not None, output.read_text()
-        return Merging(process.exitcode, output.read_text(), end.read_text())
+        return End(process.exitcode, end.read_text(), output.read_text())
     finally:
         process.kill()
         process.join()

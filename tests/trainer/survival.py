@@ -14,8 +14,9 @@ from finetune_api.failure import ExitCode
 from finetune_api.report import Report, Stage
 from finetune_api.runconfig import RunConfig
 from finetune_api.spec import Checkpoints
+from tiny import save_tiny_model
 from trainer import forked, gangs
-from trainer.faults import Fault
+from trainer.faults import Fault, Moment
 
 SAMPLES, BATCH, EPOCHS = 15, 4, 3
 STEPS_PER_EPOCH, STEPS = 4, 12
@@ -100,6 +101,18 @@ class Course:
         made = gangs.config(self.base, name=self.name, nodes=world_size, **HYPERPARAMETERS)
         checkpoints = Checkpoints.model_validate(self.checkpoints)
         return made.model_copy(update={"method": self.method, "checkpoints": checkpoints})
+
+    def expect_another_model_refused(self, model: Path) -> None:
+        """Begin, and put other weights into the model's directory: nothing goes on beside them, and nothing is lost."""
+        assert self.attempt(1, Fault(self.storage, Moment.BEGUN, nth=3)) == [-9]
+        states = self.states()
+        save_tiny_model(model, seed=1)
+        with forked.running(self.config(1), attempt=2) as gang:
+            assert gang.wait() == [ExitCode.INVALID_CONFIGURATION], gang.output()
+            [cause] = gang.causes().values()
+        said = "spec.model: the base model's weights changed since step 2 of this run"
+        assert cause["message"].startswith(said)
+        assert self.states() == states
 
     def attempt(
         self, world_size: int = 1, fault: Fault | None = None, *, torn: bool = False

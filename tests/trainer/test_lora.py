@@ -290,14 +290,4 @@ def test_a_state_goes_on_with_any_number_of_processes(base: Path) -> None:
 def test_it_does_not_go_on_beside_another_model(base: Path, tmp_path: Path) -> None:
     save_tiny_model(tmp_path / "model")
     save_chat_data(tmp_path / "train.jsonl", samples=SAMPLES)
-    course = Course(tmp_path, {"everySteps": 1}, method="lora")
-    assert course.attempt(1, Fault(course.storage, Moment.BEGUN, nth=3)) == [-9]
-    states = course.states()
-    save_tiny_model(tmp_path / "model", seed=1)
-    with forked.running(course.config(1), attempt=2) as gang:
-        assert gang.wait() == [ExitCode.INVALID_CONFIGURATION], gang.output()
-        [cause] = gang.causes().values()
-    assert cause["message"].startswith(
-        "spec.model: the base model's weights changed since step 2 of this run"
-    )
-    assert course.states() == states
+    Course(tmp_path, {"everySteps": 1}, method="lora").expect_another_model_refused(tmp_path / "model")

@@ -8,9 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from finetune_api import names
-from finetune_api.failure import ExitCode
 from tiny import save_chat_data, save_tiny_model
-from trainer import forked
 from trainer.faults import OUTPUT, STATE, Fault, Moment
 from trainer.survival import SAMPLES, Course
 
@@ -78,16 +76,7 @@ def test_neither_the_decompositions_nor_the_number_of_processes_must_stay(base: 
 
 def test_it_does_not_go_on_with_what_another_model_froze(base: Path) -> None:
     course = Course(base, {"everySteps": 1}, method="osft")
-    assert course.attempt(1, Fault(course.storage, Moment.BEGUN, nth=3)) == [-9]
-    states = course.states()
-    save_tiny_model(base / "model", seed=1)
-    with forked.running(course.config(1), attempt=2) as gang:
-        assert gang.wait() == [ExitCode.INVALID_CONFIGURATION], gang.output()
-        [cause] = gang.causes().values()
-    assert cause["message"].startswith(
-        "spec.model: the base model's weights changed since step 2 of this run"
-    )
-    assert course.states() == states
+    course.expect_another_model_refused(base / "model")
     save_tiny_model(base / "model")
     course.attempts += 1
     course.finish()

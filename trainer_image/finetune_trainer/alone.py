@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,6 +75,24 @@ def run(work: Work, file: Path, stop: Stop) -> int:
     exit_code = end(reporter.report)
     reporter.close()
     return exit_code
+
+
+def without_run(words: Words, stop: Stop, work: Callable[[], str]) -> int:
+    """Do work of no run, and print what it answers; returns an exit code of finetune_api.failure."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    leave_out_noise()
+    logging.captureWarnings(True)
+    try:
+        stop_on_signals(stop, words)
+        answer = work()
+        ignore_signals()
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is told and ends the process
+        ignore_signals()
+        failure = explain(error, words)
+        sys.stderr.write(f"finetune-trainer: {failure.message}\n")
+        return failure.exit_code
+    sys.stdout.write(answer)
+    return ExitCode.SUCCESS
 
 
 def explain(error: BaseException, words: Words, config: RunConfig | None = None) -> Failure:

@@ -1,16 +1,13 @@
 """The preparation of data without a job: for looking at what a model would be trained on."""
 
-import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.failure import ExitCode
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.sources import Columns
 from finetune_api.status import DatasetStatus
 from finetune_trainer import checks, commit
-from finetune_trainer.alone import explain, ignore_signals, stop_on_signals
+from finetune_trainer.alone import without_run
 from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.ends.signals import Stop
 from finetune_trainer.preparing import WORDS, Shown
@@ -33,19 +30,7 @@ class Options:
 
 def prepare_by_hand(options: Options, stop: Stop) -> int:
     """Prepare data into a directory; returns an exit code of finetune_api.failure."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.captureWarnings(True)
-    try:
-        stop_on_signals(stop, WORDS)
-        status = _prepare(options)
-        ignore_signals()
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it is told and ends the process
-        ignore_signals()
-        failure = explain(error, WORDS)
-        sys.stderr.write(f"finetune-trainer: {failure.message}\n")
-        return failure.exit_code
-    sys.stdout.write(_summary(status, options.output))
-    return ExitCode.SUCCESS
+    return without_run(WORDS, stop, lambda: _summary(_prepare(options), options.output))
 
 
 def _prepare(options: Options) -> DatasetStatus:

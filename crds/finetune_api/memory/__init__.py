@@ -1,7 +1,7 @@
 """What training and merging hold in memory at their peaks, and the ways to carry out training steps."""
 
 from finetune_api.memory.choice import fastest
-from finetune_api.memory.merging import is_merged, merge_memory
+from finetune_api.memory.merging import merge_memory
 from finetune_api.memory.modes import Mode, leanest
 from finetune_api.memory.peak import Memory, decomposition_peak, estimated, largest_token_budget, memory
 
@@ -11,7 +11,6 @@ __all__ = [
     "decomposition_peak",
     "estimated",
     "fastest",
-    "is_merged",
     "largest_token_budget",
     "leanest",
     "memory",

@@ -20,7 +20,7 @@ def merge_memory(recipe: Recipe, architecture: Architecture) -> int | None:
 
     The model's files are mapped: what is read of them is in memory as long as nothing else needs that, and not counted.
     """
-    if not is_merged(recipe):
+    if not recipe.is_merged:
         return None
     a = architecture
     model = BF16 * a.parameters + FP32 * trainable_parameters(recipe, a)
@@ -30,8 +30,3 @@ def merge_memory(recipe: Recipe, architecture: Architecture) -> int | None:
     beside = 2 * BF16 + FP32 * (4 if recipe.lora.use_dora else 3)
     changing = beside * max((each.outputs * each.inputs for each, _ in targets(recipe, a)), default=0)
     return (100 + _PERCENT) * (model + max(reading, changing)) // 100 + _LIBRARIES
-
-
-def is_merged(recipe: Recipe) -> bool:
-    """Whether training is followed by merging."""
-    return recipe.method == "lora" and recipe.lora.merge_adapter

@@ -118,7 +118,7 @@ class PlanView:
             table.add_row("trained weights", number(trained) + share)
         if self._recipe.method == "lora":
             table.add_row("adapters", self._adapters())
-            if self._recipe.lora.merge_adapter:
+            if self._recipe.is_merged:
                 memory = "" if plan.merge_memory is None else f", with {gib(plan.merge_memory)} of memory"
                 table.add_row("merging", f"at the end, in a pod without GPU{memory}")
         return table

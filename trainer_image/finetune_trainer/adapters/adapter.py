@@ -1,7 +1,6 @@
 """An adapter beside a model, made by peft: which layers have one, and the files that it becomes."""
 
 import copy
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,11 +11,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from finetune_api.guide.layers import last_part, matching_none
+from finetune_api.guide.layers import last_part
 from finetune_api.methods import Lora
 from finetune_api.trained_weights import lora_patterns
 from finetune_trainer.adapters.identity import Named
 from finetune_trainer.adapters.narrow import narrow
+from finetune_trainer.chosen_layers import chosen_layers
 from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.model import linear_layers
 from finetune_trainer.results import copy_tokenizer
@@ -32,15 +32,7 @@ def adapted_layers(hf: PreTrainedModel, lora: Lora) -> list[str]:
         raise InvalidConfigurationError(
             f"spec.method: {type(hf).__name__} has no linear layers in its blocks for lora to stand beside"
         )
-    patterns = lora_patterns(lora)
-    idle = [stated for stated, pattern in patterns.items() if not _matching([pattern], layers)]
-    if problem := matching_none(idle, "this model", layers):
-        raise InvalidConfigurationError(f"spec.lora.targetModules: {problem}")
-    return _matching(list(patterns.values()), layers)
-
-
-def _matching(patterns: Sequence[str], layers: Sequence[str]) -> list[str]:
-    return [name for name in layers if any(re.search(pattern, name) for pattern in patterns)]
+    return chosen_layers(layers, lora_patterns(lora), "spec.lora.targetModules")
 
 
 def adapt(hf: PreTrainedModel, lora: Lora, *, r: int, alpha: int, base: Named) -> PeftModel:

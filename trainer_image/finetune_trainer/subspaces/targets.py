@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from finetune_api.guide.layers import matching_none
 from finetune_api.trained_weights import Factored, unfrozen_rank
+from finetune_trainer.chosen_layers import chosen_layers
 from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.model import linear_layers
 
@@ -64,15 +64,12 @@ def find_targets(hf: PreTrainedModel, patterns: Sequence[str], ratio: float) -> 
         raise InvalidConfigurationError(
             f"spec.method: {type(hf).__name__} has no linear layers in its blocks for osft to decompose"
         )
-    idle = [pattern for pattern in patterns if not any(re.search(pattern, name) for name in layers)]
-    if problem := matching_none(idle, "this model", layers):
-        raise InvalidConfigurationError(f"spec.osft.targetPatterns: {problem}")
+    searched = {pattern: pattern for pattern in patterns or ("",)}
     found = []
-    for name, weight in layers.items():
-        if not patterns or any(re.search(pattern, name) for pattern in patterns):
-            rows, columns = weight.shape
-            unfrozen = unfrozen_rank(rows, columns, ratio)
-            found.append(Target(f"{name}.weight", weight, Factored(rows, columns, unfrozen, count=1)))
+    for name in chosen_layers(layers, searched, "spec.osft.targetPatterns"):
+        rows, columns = layers[name].shape
+        unfrozen = unfrozen_rank(rows, columns, ratio)
+        found.append(Target(f"{name}.weight", layers[name], Factored(rows, columns, unfrozen, count=1)))
     return found
 
 
