@@ -40,5 +40,5 @@ def configuration(
             },
         }
     )
-    locations = Locations(model=str(model), train=str(data), storage=str(storage))
+    locations = Locations(model=str(model), data={"train": [str(data)]}, storage=str(storage))
     return run_config(job, locations, None)

@@ -16,12 +16,13 @@ LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "finetune-operator"
 
 # Attempts count from 1. What comes before them, the preparation of the data, and what comes after them, the merging of
-# the adapter, stand in Reports as:
+# the adapter and the upload of the result, stand in Reports as:
 PREPARATION = 0
 MERGING = -1
+PUBLISHING = -2
+_JOB_SUFFIXES = {PREPARATION: "prepare", MERGING: "merge", PUBLISHING: "publish"}
 # Labels begin with a letter or a digit.
-_MERGING_LABEL = "merge"
-_JOB_SUFFIXES = {PREPARATION: "prepare", MERGING: "merge"}
+_LABELS = {number: _JOB_SUFFIXES[number] for number in (MERGING, PUBLISHING)}
 
 # The container that trains; its termination message is the authority on how an attempt ended.
 TRAINER_CONTAINER = "trainer"
@@ -41,8 +42,9 @@ TOKEN_AUDIENCE = GROUP
 TOKEN_DIR = f"/var/run/secrets/{GROUP}"
 TOKEN_FILE = "token"
 MODEL_MOUNT = "/volumes/model"
-TRAIN_MOUNT = "/volumes/train"
+DATA_MOUNT = "/volumes/data"
 STORAGE_MOUNT = "/volumes/storage"
+CREDENTIALS_DIR = "/var/run/credentials"
 TERMINATION_LOG = "/dev/termination-log"
 
 # Under a job's directory on its storage claim. Users find these in status, so they are part of the contract.
@@ -52,16 +54,31 @@ CHECKPOINTS_DIR = "checkpoints"
 RESUME_DIR = "resume"
 LOGS_DIR = "logs"
 METRICS_FILE = "metrics.jsonl"
+EVALUATIONS_FILE = "evaluations.jsonl"
+INPUTS_FILE = "inputs.json"
+MANIFEST_FILE = "finetunejob.yaml"
+MODEL_CARD_FILE = "README.md"
 REPORT_FILE = "report.json"
 TENSORBOARD_DIR = "tensorboard"
 RUN_IDENTITY_FILE = "run.json"
 # Beside the directories of the jobs: what was prepared for one serves the others. No job can have a name like this.
 PREPARED_DATA_DIR = ".prepared-data"
 DECOMPOSITIONS_DIR = ".decompositions"
+DOWNLOADS_DIR = ".downloads"
 
 
 # A model's directory has at least one of these.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+
+
+def data_mount(name: str) -> str:
+    """Where the volume of a data set (train, validation, or a set's name) appears inside a pod."""
+    return f"{DATA_MOUNT}/{name}"
+
+
+def credentials_dir(name: str) -> str:
+    """Where the Secret of an input (model, or a data set's name), or of the upload (publish), appears inside a pod."""
+    return f"{CREDENTIALS_DIR}/{name}"
 
 
 def report_path(namespace: str, name: str) -> str:
@@ -70,19 +87,20 @@ def report_path(namespace: str, name: str) -> str:
 
 
 def attempt_label(attempt: int) -> str:
-    """What the label LABEL_ATTEMPT says of an attempt, of the preparation, or of the merging."""
-    return _MERGING_LABEL if attempt == MERGING else str(attempt)
+    """What the label LABEL_ATTEMPT says of an attempt, or of a step that is none."""
+    return _LABELS.get(attempt, str(attempt))
 
 
 def labelled_attempt(label: str) -> int | None:
     """What a label LABEL_ATTEMPT speaks of; None for one that `attempt_label` never makes."""
-    if label == _MERGING_LABEL:
-        return MERGING
+    named = next((number for number, known in _LABELS.items() if known == label), None)
+    if named is not None:
+        return named
     return int(label) if label.isdecimal() else None
 
 
 def attempt_job_name(name: str, attempt: int) -> str:
-    """The batch/v1 Job of one attempt, of the preparation, or of the merging."""
+    """The batch/v1 Job of one attempt, or of a step that is none."""
     return f"{name}-{_JOB_SUFFIXES.get(attempt, attempt)}"
 
 

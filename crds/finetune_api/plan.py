@@ -113,7 +113,7 @@ def _by_gravity(findings: Iterable[Finding]) -> list[Finding]:
 
 def model_by_name(spec: FineTuneJobSpec) -> ModelFacts | None:
     """A model of the size that its name tells, if it does."""
-    name = spec.model.volume.path
+    name = spec.model.label
     size = named_size(name)
     return None if size is None else ModelFacts(typical(size), guessed_from=name)
 

@@ -8,12 +8,17 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field
 
+from finetune_api.evaluation import MAX_SETS
 from finetune_api.failure import cause_of
+from finetune_api.inputs import MAX_INPUTS, Input
 from finetune_api.model import ApiModel, FiniteFloat
+from finetune_api.publication import Published
+from finetune_api.scores import EvaluationStatus
 from finetune_api.status import (
     MAX_LISTED_CHECKPOINTS,
     Checkpoint,
     DatasetStatus,
+    EvaluationData,
     LogTail,
     Message,
     Output,
@@ -36,11 +41,14 @@ class Stage(StrEnum):
     """What the trainer is doing."""
 
     STARTING = "Starting"
+    DOWNLOADING = "Downloading"
     PREPARING = "Preparing"
     LOADING = "Loading"
     TRAINING = "Training"
+    EVALUATING = "Evaluating"
     SAVING = "Saving"
     MERGING = "Merging"
+    PUBLISHING = "Publishing"
     FINISHED = "Finished"
     FAILED = "Failed"
 
@@ -78,6 +86,17 @@ class Preparation(ApiModel):
     """Rows read."""
     percent: int
     """Share of the file that is read."""
+
+
+class Transfer(ApiModel):
+    """How far a download or an upload has come."""
+
+    of: Annotated[str, Field(max_length=256)]
+    """What is transferred."""
+    bytes: int
+    """Bytes that are there."""
+    total_bytes: int
+    """Bytes in all."""
 
 
 class StepSeconds(ApiModel):
@@ -160,6 +179,8 @@ class Report(ApiModel):
     """Step of the checkpoint that this attempt went on from."""
     preparation: Preparation | None = None
     """How far the preparation of the data has come, while it goes on."""
+    transfer: Transfer | None = None
+    """How far a download or an upload has come, while it goes on."""
     metrics: Metrics | None = None
     """Measurements of the last step."""
     initial_loss: FiniteFloat = None
@@ -170,12 +191,20 @@ class Report(ApiModel):
     """What is trained, in numbers."""
     dataset: DatasetStatus | None = None
     """What was found in the training data."""
+    inputs: Annotated[list[Input], Field(max_length=MAX_INPUTS)] = []
+    """What model and data were when the run began."""
+    evaluation_data: Annotated[list[EvaluationData], Field(max_length=MAX_SETS + 1)] = []
+    """What was found in the data that are evaluated on."""
+    evaluation: EvaluationStatus | None = None
+    """What the evaluations have shown."""
     subspaces: Subspaces | None = None
     """What osft trains of the model."""
     checkpoints: Annotated[list[Checkpoint], Field(max_length=MAX_LISTED_CHECKPOINTS)] = []
     """Complete checkpoints, oldest first."""
     output: Output | None = None
     """The result."""
+    published: Published | None = None
+    """Where it was uploaded to."""
     failure: Failure | None = None
     """Why the attempt ended without one."""
 
@@ -197,7 +226,7 @@ class Report(ApiModel):
 
         What does not fit is left out, the least needed first: the oldest checkpoints, reasons and warnings of the plan,
         subspaces, plan and dataset (the operator has had them from earlier Reports, if it had any), the last details of
-        a failure, the beginning of the log, then even what only a multi-byte script makes so long.
+        a failure, the beginning of the log, inputs, evaluations, then even what only a multi-byte script makes so long.
         """
         lean: Report | None = self
         while lean is not None and len((text := lean.to_json()).encode()) > MAX_TERMINATION_BYTES:
@@ -223,6 +252,12 @@ class Report(ApiModel):
             changes = {"failure": failure.model_copy(update={"log": _second_half(failure.log)})}
         elif self.checkpoints:
             changes = {"checkpoints": []}
+        elif self.inputs or self.evaluation_data:
+            changes = {"inputs": [], "evaluation_data": []}
+        elif self.evaluation and self.evaluation.latest:
+            changes = {"evaluation": self.evaluation.model_copy(update={"latest": None, "best": None})}
+        elif self.evaluation:
+            changes = {"evaluation": None}
         elif failure and failure.message:
             shorter = failure.message[: len(failure.message) // 2]
             changes = {"failure": failure.model_copy(update={"message": shorter})}

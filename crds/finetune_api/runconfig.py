@@ -1,27 +1,35 @@
 """The RunConfig: everything a training pod needs to know, the same for every pod and attempt of a job."""
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from types import MappingProxyType
+from typing import Annotated
 
 from pydantic import Field
 
 from finetune_api import names
+from finetune_api.evaluation import TRAIN, VALIDATION, Evaluation, Generate
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.methods import Lora, Method, Osft
 from finetune_api.model import ApiModel
 from finetune_api.recipe import Recipe
-from finetune_api.sources import Columns, VolumeSource
+from finetune_api.sources import Columns, Dataset, DataSource, ModelSource, VolumeSource
 from finetune_api.spec import Checkpoints, FineTuneJob
 
 
 class Locations(ApiModel):
-    """Where a process finds and leaves things, as absolute paths of its own file system."""
+    """Where a process finds and leaves things, as absolute paths of its own file system.
+
+    Of what is downloaded, the operator knows no more than the directory of all downloads; which file or directory in it
+    is meant, the preparation has written down in names.INPUTS_FILE.
+    """
 
     model: str
     """Directory of the base model."""
-    train: str
-    """File of the training data."""
+    data: dict[str, list[str]]
+    """Files of every data set, in the order in which they are read."""
     storage: str
     """This job's own directory; made if it is missing."""
 
@@ -35,16 +43,26 @@ class Locations(ApiModel):
         """Directory of decomposed weight matrices, which jobs with directories side by side share."""
         return str(PurePosixPath(self.storage).parent / names.DECOMPOSITIONS_DIR)
 
+    @property
+    def downloads(self) -> str:
+        """Directory of what was downloaded, which jobs with directories side by side share."""
+        return str(PurePosixPath(self.storage).parent / names.DOWNLOADS_DIR)
 
-class Origins(ApiModel):
-    """The same things as the spec names them: what messages to people and paths in the status speak of."""
 
-    model: VolumeSource
-    """Claim and path of the base model."""
-    train: VolumeSource
-    """Claim and path of the training data."""
-    storage: VolumeSource
-    """Claim and path of this job's own directory."""
+@dataclass(frozen=True)
+class DataSet:
+    """Data that come from somewhere."""
+
+    name: str
+    """train, validation, or that of an evaluation set."""
+    source: DataSource
+    """Where from."""
+    columns: Columns
+    """Names of the data's columns."""
+    field: str
+    """What the spec calls it."""
+    generate: Generate | None = None
+    """How answers are compared, where they are."""
 
 
 class RunConfig(ApiModel):
@@ -62,16 +80,18 @@ class RunConfig(ApiModel):
     """Knobs of method osft."""
     lora: Lora | None = None
     """Knobs of method lora."""
-    columns: Columns
-    """Names of the data's columns."""
-    invalid_rows: Literal["Fail", "Drop"]
-    """What becomes of rows that cannot be trained on."""
-    prepared: str | None = None
-    """Digest of the data that were prepared beforehand; None where this process is to prepare them."""
+    model: ModelSource
+    """The base model, in the words of the spec."""
+    dataset: Dataset
+    """The data, likewise."""
+    evaluation: Evaluation
+    """How the model is judged."""
+    storage: VolumeSource
+    """Claim and path of this job's own directory: what messages to people and paths in the status speak of."""
+    prepared: dict[str, str] = {}
+    """Digests of the data that were prepared beforehand, by name; this process is to prepare the others."""
     locations: Locations
     """Where things are."""
-    origins: Origins
-    """What the spec calls them."""
     hyperparameters: Hyperparameters
     """As stated in the spec; what is open is chosen once the data is known."""
     checkpoints: Checkpoints
@@ -86,6 +106,19 @@ class RunConfig(ApiModel):
     """Time between SIGTERM and SIGKILL."""
     report_url: str | None = None
     """Where Reports are posted; None where nobody listens."""
+
+    @property
+    def data_sets(self) -> dict[str, DataSet]:
+        """Every data set that comes from somewhere, by its name, that to train on first."""
+        dataset = self.dataset
+        found = {TRAIN: DataSet(TRAIN, dataset.train, dataset.columns, f"spec.dataset.{TRAIN}")}
+        if dataset.validation is not None:
+            field = f"spec.dataset.{VALIDATION}"
+            found[VALIDATION] = DataSet(VALIDATION, dataset.validation, dataset.columns, field)
+        for one in self.evaluation.sets:
+            field = f"spec.evaluation.sets[{one.name}]"
+            found[one.name] = DataSet(one.name, one, one.columns, field, one.generate)
+        return found
 
     @property
     def use_gpu(self) -> bool:
@@ -127,9 +160,13 @@ class RunConfig(ApiModel):
 
 
 def run_config(
-    job: FineTuneJob, locations: Locations, report_url: str | None, *, prepared: str | None = None
+    job: FineTuneJob,
+    locations: Locations,
+    report_url: str | None,
+    *,
+    prepared: Mapping[str, str] = MappingProxyType({}),
 ) -> RunConfig:
-    """The RunConfig of a job whose volumes appear at `locations`, and whose data were `prepared` under this digest.
+    """The RunConfig of a job whose volumes appear at `locations`, and whose data were `prepared` under these digests.
 
     Only settings that decide the result are in it, and the grace period that applies when the pods are made.
     """
@@ -141,15 +178,12 @@ def run_config(
         method=job.spec.method,
         osft=job.spec.osft,
         lora=job.spec.lora,
-        columns=job.spec.dataset.columns,
-        invalid_rows=job.spec.dataset.invalid_rows,
-        prepared=prepared,
+        model=job.spec.model,
+        dataset=job.spec.dataset,
+        evaluation=job.spec.evaluation,
+        storage=VolumeSource(claim_name=job.spec.storage.claim_name, path=job.storage_path),
+        prepared=dict(prepared),
         locations=locations,
-        origins=Origins(
-            model=job.spec.model.volume,
-            train=job.spec.dataset.train.volume,
-            storage=VolumeSource(claim_name=job.spec.storage.claim_name, path=job.storage_path),
-        ),
         hyperparameters=job.spec.hyperparameters,
         checkpoints=job.spec.checkpoints,
         nodes=resources.nodes,

@@ -1,12 +1,37 @@
 """Where models, data and results lie, and how data are read."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from finetune_api.model import Rule, SpecModel
-from finetune_api.scalars import ClaimName, VolumePath
+from finetune_api.scalars import SUBDOMAIN, ClaimName, VolumePath
+from finetune_api.secrets import SecretKeyReference, SecretReference
+
+HubRepo = Annotated[
+    str,
+    Field(
+        max_length=193,
+        pattern=r"^[a-zA-Z0-9][-._a-zA-Z0-9]*/[a-zA-Z0-9][-._a-zA-Z0-9]*$",
+        examples=["Qwen/Qwen2.5-1.5B-Instruct"],
+    ),
+]
+_REVISION = r"^[-._/a-zA-Z0-9]+$"
+_URI = r"^(s3|gs|az)://[^\s?#]+/[^\s?#]+$"
+
+ConfigMapName = Annotated[str, Field(min_length=1, max_length=253, pattern=f"^{SUBDOMAIN}$")]
+
+
+def exactly_one(*fields: str) -> Rule:
+    """One of these fields is stated, and no other."""
+    stated = ", ".join(f"has(self.{field})" for field in fields)
+    attributes = [re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", field) for field in fields]
+    return Rule(
+        cel=f"[{stated}].filter(stated, stated).size() == 1",
+        message=f"exactly one of {', '.join(fields[:-1])} and {fields[-1]} is needed: set one, and remove the others",
+        holds=lambda source: sum(getattr(source, name) is not None for name in attributes) == 1,
+    )
 
 
 class VolumeSource(SpecModel):
@@ -17,12 +42,70 @@ class VolumeSource(SpecModel):
     path: VolumePath
     """Path inside the volume, relative to its root."""
 
+    def __str__(self) -> str:
+        """It in the words of the spec."""
+        return f'"{self.path}" on claim "{self.claim_name}"'
+
+
+class HubSource(SpecModel):
+    """A repository of the Hugging Face Hub, or of a mirror that the administrator has set."""
+
+    repo: HubRepo
+    """Owner and name."""
+    revision: Annotated[str, Field(min_length=1, max_length=255, pattern=_REVISION)] = "main"
+    """Commit, branch or tag. What it stands for when the job begins is recorded, and stays, in status.inputs."""
+    token_secret_ref: SecretKeyReference | None = None
+    """Token for a repository that is not public."""
+
+    def __str__(self) -> str:
+        """It in the words of the spec."""
+        return f'Hugging Face repository "{self.repo}" at "{self.revision}"'
+
+
+class ImageSource(SpecModel):
+    """An OCI image or artifact whose files are the model, mounted as a volume where the cluster can do that."""
+
+    reference: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\s]+$")]
+    """Image as its registry has it. A digest (name@sha256:…) is the only one that cannot change."""
+    path: VolumePath = "."
+    """Directory inside of it."""
+
 
 class ModelSource(SpecModel):
-    """Where the base model comes from."""
+    """Where the base model comes from: exactly one of volume, huggingFace and image."""
 
-    volume: VolumeSource
+    volume: VolumeSource | None = None
     """A directory in Hugging Face format: config.json, safetensors and the tokenizer with its chat template."""
+    hugging_face: HubSource | None = None
+    """A repository in the same format. It is downloaded to the storage claim once, for all jobs that store there."""
+    image: ImageSource | None = None
+    """The same directory in an image."""
+
+    rules = (exactly_one("volume", "huggingFace", "image"),)
+
+    @property
+    def is_downloaded(self) -> bool:
+        """Whether it comes over the network, in the preparation."""
+        return self.hugging_face is not None
+
+    @property
+    def label(self) -> str:
+        """Its name, for people; may tell its size."""
+        if self.volume is not None:
+            return self.volume.path
+        if self.hugging_face is not None:
+            return self.hugging_face.repo
+        assert self.image is not None
+        return self.image.reference
+
+    def __str__(self) -> str:
+        """It in the words of the spec."""
+        if self.volume is not None:
+            return str(self.volume)
+        if self.hugging_face is not None:
+            return str(self.hugging_face)
+        assert self.image is not None
+        return f'"{self.image.path}" in image "{self.image.reference}"'
 
 
 # What the name of a file of data may end in: it tells how to read it.
@@ -30,20 +113,100 @@ DATA_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 _TELLS_FORMAT = rf"(?i)({'|'.join(map(re.escape, DATA_SUFFIXES))})$"
 
 
-class DataSource(SpecModel):
-    """Where a data set comes from."""
-
-    volume: VolumeSource
-    """A file whose name ends in .jsonl, .json, .parquet or .csv."""
-
-    rules = (
-        Rule(
-            cel=f"self.volume.path.matches(r'{_TELLS_FORMAT}')",
-            message="volume.path must end in .jsonl, .json, .parquet or .csv, which tells how to read the file: "
-            "rename or convert it, and set its new path",
-            holds=lambda source: re.search(_TELLS_FORMAT, source.volume.path) is not None,
-        ),
+def _tells_format(field: str, attribute: str) -> Rule:
+    return Rule(
+        cel=f"self.{field}.matches(r'{_TELLS_FORMAT}')",
+        message=f"{field} must end in .jsonl, .json, .parquet or .csv, which tells how to read the file: "
+        f"rename or convert it, and set its new {field}",
+        holds=lambda source: re.search(_TELLS_FORMAT, getattr(source, attribute)) is not None,
     )
+
+
+class DataFile(VolumeSource):
+    """A file on a PersistentVolumeClaim of the job's namespace."""
+
+    rules = (_tells_format("path", "path"),)
+
+
+class HubData(HubSource):
+    """Files of a data set of the Hugging Face Hub."""
+
+    path: VolumePath
+    """File in the repository, or several that are read one after the other: data/train-*.parquet."""
+
+    rules = (_tells_format("path", "path"),)
+
+    def __str__(self) -> str:
+        """It in the words of the spec."""
+        return f'"{self.path}" in {super().__str__()}'
+
+
+class ObjectStore(SpecModel):
+    """An object, or all below a prefix, in S3, Google Cloud Storage or Azure Blob Storage."""
+
+    uri: Annotated[str, Field(max_length=1024, pattern=_URI, examples=["s3://bucket/data/train.jsonl"])]
+    """s3://bucket/key, gs://bucket/key or az://container/key."""
+    credentials_secret_ref: SecretReference | None = None
+    """Secret with what the store's own client reads from its environment; see docs/sources.md. Without it the pod's
+    own identity is used, if it has one."""
+
+    @property
+    def protocol(self) -> str:
+        """s3, gs or az."""
+        return self.uri.partition("://")[0]
+
+    def __str__(self) -> str:
+        """It in the words of the spec."""
+        return f'"{self.uri}"'
+
+
+class StoredData(ObjectStore):
+    """Objects that are data."""
+
+    rules = (_tells_format("uri", "uri"),)
+
+
+class ConfigMapSource(SpecModel):
+    """A key of a ConfigMap of the job's namespace."""
+
+    name: ConfigMapName
+    """Name of the ConfigMap."""
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+    """Key whose value is the file."""
+
+    rules = (_tells_format("key", "key"),)
+
+    def __str__(self) -> str:
+        """It in the words of the spec."""
+        return f'"{self.key}" of ConfigMap "{self.name}"'
+
+
+class DataSource(SpecModel):
+    """Where a data set comes from: exactly one of volume, huggingFace, objectStore and configMap.
+
+    The name of the file ends in .jsonl, .json, .parquet or .csv.
+    """
+
+    volume: DataFile | None = None
+    """A file on a claim."""
+    hugging_face: HubData | None = None
+    """Files of a repository, downloaded to the storage claim."""
+    object_store: StoredData | None = None
+    """Objects, downloaded to the storage claim. The uri may have *, for several that are read one after the other."""
+    config_map: ConfigMapSource | None = None
+    """A few rows that are kept with the job."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("volume", "huggingFace", "objectStore", "configMap"),)
+
+    @property
+    def is_downloaded(self) -> bool:
+        """Whether it comes over the network, in the preparation."""
+        return self.hugging_face is not None or self.object_store is not None
+
+    def __str__(self) -> str:
+        """It in the words of the spec."""
+        one = self.volume or self.hugging_face or self.object_store or self.config_map
+        return str(one)
 
 
 Column = Annotated[str, Field(min_length=1, max_length=128)]
@@ -101,10 +264,15 @@ class Columns(SpecModel):
 
 
 class Dataset(SpecModel):
-    """The data to train on."""
+    """The data to train on, and those to tell by whether training helps."""
 
     train: DataSource
     """Training data. Loss is taken on what the assistant says."""
+    validation: DataSource | None = None
+    """Data of the same kind that are not trained on. Their loss tells when to stop."""
+    validation_split: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """In the place of such data: the share of the training data that is held back. Equal samples stay together, and
+    the same hyperparameters.seed holds the same samples back."""
     columns: Columns = Columns()
     """Names of columns where they are not the usual ones."""
     invalid_rows: Literal["Fail", "Drop"] = "Fail"
@@ -112,6 +280,19 @@ class Dataset(SpecModel):
     """
     prepare: Literal["Job", "Inline"] = "Job"
     """Job: a pod without GPUs prepares the data before any other is made. Inline: the training pods do."""
+
+    rules = (
+        Rule(
+            cel="!has(self.validation) || !has(self.validationSplit)",
+            message="validation and validationSplit exclude one another: remove one of them",
+            holds=lambda dataset: dataset.validation is None or dataset.validation_split is None,
+        ),
+    )
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether some data tell how well training generalises."""
+        return self.validation is not None or self.validation_split is not None
 
 
 class Storage(SpecModel):

@@ -4,11 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from finetune_api.evaluation import TRAIN, VALIDATION, Evaluation
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.methods import Lora, Method, Osft
 from finetune_api.model import ApiModel, Rule, SpecModel
+from finetune_api.publish import Publish
 from finetune_api.resources import Resources
-from finetune_api.sources import Dataset, ModelSource, Storage
+from finetune_api.sources import Dataset, DataSource, ModelSource, Storage
 from finetune_api.tracking import Tracking
 
 # Job and pod names are built from it (<name>-<attempt>-<index>) and must stay within 63 characters.
@@ -27,6 +29,10 @@ class Checkpoints(SpecModel):
     """Save that state when the newest one is so many minutes old: what an accident may cost."""
     keep_last: Annotated[int, Field(ge=1, le=100)] = 2
     """How many of those states are kept, the newest ones; all go when the result is complete."""
+    keep_best: bool = True
+    """Keep the weights of the lowest validation loss, too, where there are validation data."""
+    deliver_best: bool = False
+    """Make those the output, and not the ones after the last step; needs validation data."""
     full_state_at_epoch: bool = False
     """Keep weights and optimizer state in FP32 at the end of every epoch, to go on training from any of them. Large."""
 
@@ -57,7 +63,20 @@ FIXED = (
     "hyperparameters",
     "osft",
     "lora",
+    "evaluation",
     "storage",
+)
+
+
+_VALIDATED = "has(self.dataset.validation) || has(self.dataset.validationSplit)"
+_OVER_THE_NETWORK = "has({0}.huggingFace) || has({0}.objectStore)"
+_DOWNLOADS = " || ".join(
+    (
+        "has(self.model.huggingFace)",
+        _OVER_THE_NETWORK.format("self.dataset.train"),
+        f"has(self.dataset.validation) && ({_OVER_THE_NETWORK.format('self.dataset.validation')})",
+        f"has(self.evaluation.sets) && self.evaluation.sets.exists(one, {_OVER_THE_NETWORK.format('one')})",
+    )
 )
 
 
@@ -77,10 +96,14 @@ class FineTuneJobSpec(SpecModel):
     """Knobs of method osft."""
     lora: Lora | None = None
     """Knobs of method lora."""
+    evaluation: Evaluation = Evaluation()
+    """How the model is judged before, while and after it is trained."""
     checkpoints: Checkpoints = Checkpoints()
     """What is kept along the way. May change at any time, from the next attempt on."""
     storage: Storage
     """Where results are written."""
+    publish: Publish | None = None
+    """Where to upload the result once the job has succeeded. May change at any time, after that too."""
     resources: Resources = Resources()
     """Pods, GPUs, CPU and memory. Once training has begun, they may change while the job is suspended."""
     failure_policy: FailurePolicy = FailurePolicy()
@@ -93,6 +116,39 @@ class FineTuneJobSpec(SpecModel):
     """Time after which a finished job's Jobs, pods and the like are removed; the FineTuneJob and its volume stay."""
 
     rules = (
+        Rule(
+            cel=f"!has(self.evaluation.earlyStopping) || {_VALIDATED}",
+            message="evaluation.earlyStopping needs validation data: set dataset.validation or "
+            "dataset.validationSplit, or remove it",
+            holds=lambda spec: spec.evaluation.early_stopping is None or spec.dataset.is_validated,
+        ),
+        Rule(
+            cel=f"!self.checkpoints.deliverBest || {_VALIDATED}",
+            message="checkpoints.deliverBest needs validation data: set dataset.validation or "
+            "dataset.validationSplit, or remove it",
+            holds=lambda spec: not spec.checkpoints.deliver_best or spec.dataset.is_validated,
+        ),
+        Rule(
+            cel="!self.checkpoints.deliverBest || self.checkpoints.keepBest",
+            message="checkpoints.deliverBest delivers what keepBest keeps: set keepBest: true, or remove deliverBest",
+            holds=lambda spec: not spec.checkpoints.deliver_best or spec.checkpoints.keep_best,
+        ),
+        Rule(
+            cel="!has(self.hyperparameters.pretraining) || !has(self.evaluation.sets) || "
+            "!self.evaluation.sets.exists(one, has(one.generate))",
+            message="evaluation.sets: generate needs conversations, and with hyperparameters.pretraining the data are "
+            "documents: remove one of them",
+            holds=lambda spec: (
+                spec.hyperparameters.pretraining is None
+                or all(one.generate is None for one in spec.evaluation.sets)
+            ),
+        ),
+        Rule(
+            cel=f"self.dataset.prepare == 'Job' || !({_DOWNLOADS})",
+            message="dataset.prepare: Inline has pods with GPUs wait for downloads: set prepare: Job for huggingFace "
+            "and objectStore",
+            holds=lambda spec: spec.dataset.prepare == "Job" or not spec.has_downloads,
+        ),
         Rule(
             cel="!has(self.osft) || self.method == 'osft'",
             message="osft holds knobs of method osft: remove it, or set method: osft",
@@ -125,6 +181,18 @@ class FineTuneJobSpec(SpecModel):
             ),
         ),
     )
+
+    @property
+    def data_sources(self) -> dict[str, DataSource]:
+        """Every data set that the spec names, by its name."""
+        dataset = self.dataset
+        own = {TRAIN: dataset.train} | ({VALIDATION: dataset.validation} if dataset.validation else {})
+        return own | {one.name: one for one in self.evaluation.sets}
+
+    @property
+    def has_downloads(self) -> bool:
+        """Whether something comes over the network, in the preparation."""
+        return self.model.is_downloaded or any(one.is_downloaded for one in self.data_sources.values())
 
 
 class ObjectMeta(ApiModel, extra="ignore"):

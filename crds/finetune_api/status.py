@@ -7,7 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from finetune_api.evaluation import MAX_SETS
+from finetune_api.inputs import MAX_INPUTS, Input
 from finetune_api.model import ApiModel, FiniteFloat
+from finetune_api.publication import Publication
+from finetune_api.scores import EvaluationStatus
 
 # Long runs make many: the newest are listed, all of them lie on the volume.
 MAX_LISTED_CHECKPOINTS = 50
@@ -243,6 +247,8 @@ class DatasetStatus(ApiModel):
     """Tokens of the longest sample trained on."""
     lengths: Lengths | None = None
     """How long the samples are."""
+    duplicates: int | None = None
+    """Samples that are equal to an earlier one of the same data."""
     digest: Annotated[str, Field(max_length=128)]
     """Digest of data, tokenizer and settings; names the prepared data on the volume."""
     path: Annotated[str, Field(max_length=1024)] | None = None
@@ -253,6 +259,25 @@ class DatasetStatus(ApiModel):
         """What is not trained on, for people: '3 too long, 2 invalid'; empty where everything is."""
         counts = {"too long": self.dropped, "invalid": self.invalid, "empty": self.empty or 0}
         return ", ".join(f"{count:,} {why}" for why, count in counts.items() if count)
+
+
+class EvaluationData(ApiModel):
+    """What was found in data that are evaluated on."""
+
+    name: Annotated[str, Field(max_length=32)]
+    """validation, or the name of the set."""
+    samples: int
+    """Samples that are evaluated on."""
+    dropped: int = 0
+    """Samples left out because they are longer than maxSeqLen."""
+    invalid: int = 0
+    """Rows left out because they cannot be read as samples (dataset.invalidRows: Drop)."""
+    loss_tokens: int
+    """Tokens that loss is taken on."""
+    in_training: int = 0
+    """Samples that are equal to one that is trained on. What is learnt by heart is no measure."""
+    digest: Annotated[str, Field(max_length=128)] | None = None
+    """As that of status.dataset; absent for samples that were held back from the training data."""
 
 
 class DecomposedMatrices(ApiModel):
@@ -339,6 +364,10 @@ class Checkpoint(ApiModel):
     """Size of all its files."""
     time: datetime
     """When it was complete."""
+    validation_loss: FiniteFloat = None
+    """Loss on the validation data at that step, if it was evaluated."""
+    best: bool | None = None
+    """True for the weights of the lowest validation loss."""
 
 
 def newest_state(found: Iterable[Checkpoint]) -> int:
@@ -414,11 +443,20 @@ class FineTuneJobStatus(ApiModel):
     phase: Phase | None = None
     """Where the job stands."""
     conditions: Annotated[list[Condition], Field(max_length=16, json_schema_extra=_list_map("type"))] = []
-    """Accepted, Prepared, Progressing, Succeeded, Suspended, and Ready, Reconciling, Stalled as kstatus reads them."""
+    """Accepted, Prepared, Progressing, Succeeded, Suspended, Published, and Ready, Reconciling, Stalled as kstatus
+    reads them."""
     plan: Plan | None = None
     """What is trained, in numbers."""
     dataset: DatasetStatus | None = None
     """What was found in the training data."""
+    inputs: Annotated[list[Input], Field(max_length=MAX_INPUTS, json_schema_extra=_list_map("name"))] = []
+    """What model and data were when the job began."""
+    evaluation_data: Annotated[
+        list[EvaluationData], Field(max_length=MAX_SETS + 1, json_schema_extra=_list_map("name"))
+    ] = []
+    """What was found in the data that are evaluated on."""
+    evaluation: EvaluationStatus | None = None
+    """What the evaluations have shown."""
     subspaces: Subspaces | None = None
     """What osft trains of the model; absent for other methods."""
     progress: Progress | None = None
@@ -440,6 +478,8 @@ class FineTuneJobStatus(ApiModel):
     """Seconds for which the job was suspended since it began, a suspension that lasts not counted."""
     output: Output | None = None
     """The result."""
+    publication: Publication | None = None
+    """The upload of the result."""
     start_time: datetime | None = None
     """When the preparation of the data began, or else the first attempt. From then on the spec is fixed."""
     completion_time: datetime | None = None

@@ -1,11 +1,7 @@
 """Where measurements go besides the job's own storage, and which variables lead there."""
 
-from typing import Annotated
-
-from pydantic import Field
-
 from finetune_api.model import SpecModel
-from finetune_api.scalars import SUBDOMAIN
+from finetune_api.secrets import SecretReference
 
 # The variables that each service's own client reads. Without the first there is nothing to talk to, or no way in.
 # Only these are taken from a Secret: one that could set any variable could make a training pod run anything.
@@ -17,13 +13,6 @@ MLFLOW_VARIABLES = (
     "MLFLOW_EXPERIMENT_NAME",
 )
 WANDB_VARIABLES = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT")
-
-
-class SecretReference(SpecModel):
-    """A Secret of the job's namespace."""
-
-    name: Annotated[str, Field(min_length=1, max_length=253, pattern=f"^{SUBDOMAIN}$", examples=["mlflow"])]
-    """Name of the Secret."""
 
 
 class Mlflow(SpecModel):

@@ -6,7 +6,7 @@ from typing import Any
 from finetune_api import names
 from finetune_api.runconfig import RunConfig
 from finetune_api.spec import FineTuneJob
-from finetune_operator import tracking
+from finetune_operator import tracking, volumes
 
 Manifest = dict[str, Any]
 
@@ -94,7 +94,7 @@ def _pod(
 
     `scratch` has directories that go with the pod besides /tmp: their paths and kinds, by name.
     """
-    claim_volumes, claim_mounts = _claims(job, reads_data=reads_data)
+    input_volumes, input_mounts = volumes.mounted(job, reads_data=reads_data)
     directories = (scratch or {}) | {"tmp": ("/tmp", {})}
     return {
         "restartPolicy": "Never",
@@ -126,7 +126,7 @@ def _pod(
                     {"name": "config", "mountPath": names.RUN_CONFIG_DIR, "readOnly": True},
                     {"name": "token", "mountPath": names.TOKEN_DIR, "readOnly": True},
                     *({"name": name, "mountPath": path} for name, (path, _) in directories.items()),
-                    *claim_mounts,
+                    *input_mounts,
                 ],
             }
         ],
@@ -134,7 +134,7 @@ def _pod(
             {"name": "config", "configMap": {"name": config_map}},
             {"name": "token", "projected": {"sources": [{"serviceAccountToken": _token()}]}},
             *({"name": name, "emptyDir": kind} for name, (_, kind) in directories.items()),
-            *claim_volumes,
+            *input_volumes,
         ],
     }
 
@@ -198,34 +198,3 @@ def _token() -> Manifest:
         "expirationSeconds": TOKEN_LIFETIME_SECONDS,
         "path": names.TOKEN_FILE,
     }
-
-
-def _claims(job: FineTuneJob, *, reads_data: bool) -> tuple[list[Manifest], list[Manifest]]:
-    """One volume per claim, however many parts of the job lie on it, and the mounts of all parts.
-
-    A claim that nothing is written to is attached read-only: others may use it at the same time.
-    """
-    spec = job.spec
-    storage = spec.storage.claim_name
-    parts = [
-        ("storage", storage, names.STORAGE_MOUNT),
-        ("model", spec.model.volume.claim_name, names.MODEL_MOUNT),
-    ]
-    if reads_data:
-        parts.append(("train", spec.dataset.train.volume.claim_name, names.TRAIN_MOUNT))
-    volume_names: dict[str, str] = {}
-    mounts: list[Manifest] = []
-    for part, claim, path in parts:
-        volume = volume_names.setdefault(claim, part)
-        mount: Manifest = {"name": volume, "mountPath": path}
-        mounts.append(mount if part == "storage" else mount | {"readOnly": True})
-    volumes: list[Manifest] = []
-    for claim, volume in volume_names.items():
-        source: Manifest = {"claimName": claim}
-        volumes.append(
-            {
-                "name": volume,
-                "persistentVolumeClaim": source if claim == storage else source | {"readOnly": True},
-            }
-        )
-    return volumes, mounts

@@ -1,16 +1,19 @@
 """Pure: what the preparation of the data has found. How its pod comes to its end is told in single_pod.py."""
 
+from finetune_api.evaluation import TRAIN
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import progress, single_pod
 from finetune_operator.observed import GangJob
 from finetune_operator.outcome import Situation
 
 
-def digest(situation: Situation) -> str | None:
-    """What the gang finds the prepared data by; None where it prepares them itself."""
-    dataset = situation.status.dataset
-    beforehand = situation.job.spec.dataset.prepare == "Job"
-    return dataset.digest if dataset is not None and beforehand else None
+def digests(situation: Situation) -> dict[str, str]:
+    """What the gang finds the prepared data by, by their names; it prepares the others itself."""
+    status = situation.status
+    if situation.job.spec.dataset.prepare == "Inline":
+        return {}
+    found = {TRAIN: status.dataset.digest} if status.dataset is not None else {}
+    return found | {data.name: data.digest for data in status.evaluation_data if data.digest is not None}
 
 
 def findings(situation: Situation, job: GangJob) -> FineTuneJobStatus:

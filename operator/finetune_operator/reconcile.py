@@ -168,7 +168,7 @@ def _merge(situation: Situation, installation: Installation) -> Outcome:
     manifests = workload.merging(
         situation.job,
         installation,
-        prepared=preparation.digest(situation),
+        prepared=preparation.digests(situation),
         memory=plan.merge_memory if plan is not None else None,
     )
     return single_pod.take(situation, steps.MERGING, manifests, partial(merging.succeeded, situation))
@@ -190,7 +190,7 @@ def _train(situation: Situation, installation: Installation) -> Outcome:
         situation.job,
         attempt.number,
         installation,
-        prepared=preparation.digest(situation),
+        prepared=preparation.digests(situation),
         avoid=workload.avoided(status.attempts),
     )
     if gang is None and not seen:

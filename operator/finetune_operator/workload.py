@@ -1,15 +1,15 @@
 """Pure: the Kubernetes objects of the preparation, of one attempt, and of the merging."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune_api import names
 from finetune_api.failure import CAUSES, ExitCode, Recovery
-from finetune_api.runconfig import Locations, RunConfig, run_config
+from finetune_api.runconfig import RunConfig, run_config
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import Attempt
-from finetune_operator import pods
+from finetune_operator import pods, volumes
 from finetune_operator.pods import Manifest
 
 # A cluster that runs short of nodes should forget about old errors.
@@ -36,13 +36,13 @@ def avoided(attempts: Sequence[Attempt]) -> tuple[str, ...]:
 
 def preparation(job: FineTuneJob, installation: Installation) -> tuple[Manifest, ...]:
     """Everything that the preparation of the data needs, in the order in which to apply it."""
-    config, config_map = _configuration(job, installation, prepared=None)
+    config, config_map = _configuration(job, installation, prepared={})
     pod = pods.preparation(job, installation.trainer_image, config, config_map["metadata"]["name"])
     return config_map, _single_pod_job(job, names.PREPARATION, pod)
 
 
 def merging(
-    job: FineTuneJob, installation: Installation, *, prepared: str | None, memory: int | None
+    job: FineTuneJob, installation: Installation, *, prepared: Mapping[str, str], memory: int | None
 ) -> tuple[Manifest, ...]:
     """Everything that the merging of the adapter needs, in the order in which to apply it.
 
@@ -58,13 +58,13 @@ def attempt(
     number: int,
     installation: Installation,
     *,
-    prepared: str | None,
+    prepared: Mapping[str, str],
     avoid: Sequence[str] = (),
 ) -> tuple[Manifest, ...]:
     """Everything that an attempt needs, in the order in which to apply it.
 
-    The Job comes last: where it exists, all that its pods need existed before. `prepared` is the digest of data that
-    were prepared beforehand; no pod comes to a node of `avoid`.
+    The Job comes last: where it exists, all that its pods need existed before. `prepared` has the digests of data
+    that were prepared beforehand; no pod comes to a node of `avoid`.
     """
     config, config_map = _configuration(job, installation, prepared=prepared)
     pod = pods.member(
@@ -74,19 +74,11 @@ def attempt(
 
 
 def _configuration(
-    job: FineTuneJob, installation: Installation, *, prepared: str | None
+    job: FineTuneJob, installation: Installation, *, prepared: Mapping[str, str]
 ) -> tuple[RunConfig, Manifest]:
     url = installation.report_url.rstrip("/") + names.report_path(job.metadata.namespace, job.metadata.name)
-    config = run_config(job, _locations(job), url, prepared=prepared)
+    config = run_config(job, volumes.locations(job), url, prepared=prepared)
     return config, _config_map(job, config, installation.report_ca)
-
-
-def _locations(job: FineTuneJob) -> Locations:
-    return Locations(
-        model=f"{names.MODEL_MOUNT}/{job.spec.model.volume.path}",
-        train=f"{names.TRAIN_MOUNT}/{job.spec.dataset.train.volume.path}",
-        storage=f"{names.STORAGE_MOUNT}/{job.storage_path}",
-    )
 
 
 def labels(job_name: str, number: int | None = None) -> dict[str, str]:

@@ -180,7 +180,7 @@ def test_what_the_api_server_takes_for_an_integer_by_mistake_is_refused_by_the_o
 def test_the_pods_of_whatever_is_taken_are_taken_too(api_server: ApiServer, wire: Wire) -> None:
     job, problems = validation.read(wire | {"metadata": {"name": "demo", "namespace": "default", "uid": "u"}})
     assert job is not None, problems
-    gang = workload.attempt(job, 1, INSTALLATION, prepared="digest")
+    gang = workload.attempt(job, 1, INSTALLATION, prepared={"train": "digest"})
     for made in (*workload.preparation(job, INSTALLATION), *gang):
         group = "/api/v1" if made["apiVersion"] == "v1" else f"/apis/{made['apiVersion']}"
         plural = made["kind"].lower().removesuffix("y") + ("ies" if made["kind"].endswith("y") else "s")

@@ -52,7 +52,9 @@ def config(
             },
         }
     )
-    locations = Locations(model=str(base / "model"), train=str(base / data), storage=str(base / name))
+    locations = Locations(
+        model=str(base / "model"), data={"train": [str(base / data)]}, storage=str(base / name)
+    )
     return run_config(job, locations, None)
 
 

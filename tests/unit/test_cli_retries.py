@@ -17,7 +17,7 @@ def spec(*, preparation: bool) -> dict[str, object]:
     made = (
         workload.preparation(job, INSTALLATION)
         if preparation
-        else workload.attempt(job, 1, INSTALLATION, prepared=None)
+        else workload.attempt(job, 1, INSTALLATION, prepared={})
     )
     found: dict[str, object] = made[-1]["spec"]
     return found

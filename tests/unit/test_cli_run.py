@@ -68,7 +68,7 @@ def test_paths_lie_in_the_folders_of_their_claims(tmp_path: Path) -> None:
     found = claims.folders(shared, [f"models={tmp_path}", f"data={tmp_path / 'made'}"])
     where = claims.locations(shared, found)
     assert where.model == f"{tmp_path}/tiny"
-    assert where.train == f"{tmp_path}/made/train.jsonl"
+    assert where.data == {"train": [f"{tmp_path}/made/train.jsonl"]}
     assert where.storage == f"{tmp_path}/made/results/demo"
     assert (tmp_path / "made").is_dir()
 

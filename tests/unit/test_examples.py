@@ -29,7 +29,7 @@ def studied(path: Path, *, exactly: bool) -> Study:
     spec = job.spec
     if not exactly:
         return study(spec)
-    config = CONFIGS[spec.model.volume.path]
+    config = CONFIGS[spec.model.label]
     architecture = from_config(json.loads((ROOT / "tests" / "configs" / f"{config}.json").read_text()))
     return study(spec, ModelFacts(architecture))
 

@@ -163,11 +163,11 @@ def run_config(world: World) -> RunConfig:
 def test_the_gang_is_told_which_data_to_open_at_every_attempt() -> None:
     world = World()
     world.turn()
-    assert run_config(world).prepared is None
+    assert run_config(world).prepared == {}
     world.prepare()
     world.turn()
     first = run_config(world)
-    assert first.prepared == DATASET.digest
+    assert first.prepared == {"train": DATASET.digest}
     world.turn()
     world.run_pods()
     world.post(report())
@@ -186,9 +186,9 @@ def test_the_gang_is_told_which_data_to_open_at_every_attempt() -> None:
 def test_a_gang_that_prepares_for_itself_is_told_of_no_data() -> None:
     world = World(spec={"dataset": INLINE})
     world.turn()
-    assert run_config(world).prepared is None
+    assert run_config(world).prepared == {}
     world.status = world.status.model_copy(update={"dataset": DATASET})
-    assert run_config(world).prepared is None
+    assert run_config(world).prepared == {}
 
 
 def test_the_completed_pod_is_in_nobody_s_way_and_stays() -> None:

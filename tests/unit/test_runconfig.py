@@ -4,7 +4,7 @@ from finetune_api.runconfig import Locations, RunConfig, run_config
 from finetune_api.spec import FineTuneJob
 from unit.test_spec import manifest
 
-LOCATIONS = Locations(model="/m", train="/t.jsonl", storage="/s")
+LOCATIONS = Locations(model="/m", data={"train": ["/t.jsonl"]}, storage="/s")
 
 
 def config(**spec: object) -> RunConfig:

@@ -55,7 +55,7 @@ def test_the_pods_that_train_get_them_and_the_one_that_prepares_does_not() -> No
     job = FineTuneJob.model_validate(wire)
     wanted = {entry["name"] for entry in environment(job.spec)}
     for objects, expected in (
-        (attempt(job, 1, INSTALLATION, prepared=None), wanted),
+        (attempt(job, 1, INSTALLATION, prepared={}), wanted),
         (preparation(job, INSTALLATION), set()),
     ):
         [container] = objects[-1]["spec"]["template"]["spec"]["containers"]

@@ -20,7 +20,7 @@ def objects(
     number: int = 1, installation: Installation = INSTALLATION, **spec: Any
 ) -> dict[str, dict[str, Any]]:
     """The manifests, by kind."""
-    return {found["kind"]: found for found in attempt(job(**spec), number, installation, prepared=None)}
+    return {found["kind"]: found for found in attempt(job(**spec), number, installation, prepared={})}
 
 
 def pod_spec(**spec: Any) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def environment(**spec: Any) -> dict[str, Any]:
 
 
 def test_the_job_comes_last_so_that_its_pods_find_everything() -> None:
-    assert [found["kind"] for found in attempt(job(), 1, INSTALLATION, prepared=None)][-1] == "Job"
+    assert [found["kind"] for found in attempt(job(), 1, INSTALLATION, prepared={})][-1] == "Job"
 
 
 def test_everything_is_owned_and_labelled() -> None:
@@ -154,7 +154,7 @@ def test_the_run_config_is_what_the_trainer_reads() -> None:
     assert found["data"]["ca.crt"] == "CA\n"
     config = RunConfig.model_validate_json(found["data"]["run.json"])
     assert config.locations.model == "/volumes/model/tiny"
-    assert config.locations.train == "/volumes/train/train.jsonl"
+    assert config.locations.data == {"train": ["/volumes/data/train/train.jsonl"]}
     assert config.locations.storage == "/volumes/storage/demo"
     assert config.report_url == "https://operator.example:8443/v1/namespaces/team/finetunejobs/demo/report"
     assert config.uid == "uid-1"
@@ -222,9 +222,9 @@ def claims(**spec: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 def test_claims_that_are_only_read_are_attached_read_only() -> None:
     volumes, mounts = claims()
     assert volumes[mounts["/volumes/model"]["name"]] == {"claimName": "models", "readOnly": True}
-    assert volumes[mounts["/volumes/train"]["name"]] == {"claimName": "data", "readOnly": True}
+    assert volumes[mounts["/volumes/data/train"]["name"]] == {"claimName": "data", "readOnly": True}
     assert volumes[mounts["/volumes/storage"]["name"]] == {"claimName": "runs"}
-    assert mounts["/volumes/model"]["readOnly"] is mounts["/volumes/train"]["readOnly"] is True
+    assert mounts["/volumes/model"]["readOnly"] is mounts["/volumes/data/train"]["readOnly"] is True
     assert "readOnly" not in mounts["/volumes/storage"]
 
 
@@ -273,7 +273,7 @@ def test_the_preparation_is_attempt_0_and_has_nothing_of_a_gang() -> None:
 
 def test_it_knows_the_gang_that_it_plans_for() -> None:
     config = RunConfig.model_validate_json(prepare_objects(resources=GPUS)["ConfigMap"]["data"]["run.json"])
-    assert (config.world_size, config.use_gpu, config.prepared) == (16, True, None)
+    assert (config.world_size, config.use_gpu, config.prepared) == (16, True, {})
 
 
 def test_its_job_tries_again_what_may_go_well_the_next_time() -> None:
@@ -313,8 +313,8 @@ def test_its_pod_is_as_restricted_as_the_gang_s_and_sees_the_same_claims() -> No
 
 
 def test_the_gang_is_told_what_was_prepared_for_it() -> None:
-    [config_map, *_] = attempt(job(), 1, INSTALLATION, prepared="abc")
-    assert RunConfig.model_validate_json(config_map["data"]["run.json"]).prepared == "abc"
+    [config_map, *_] = attempt(job(), 1, INSTALLATION, prepared={"train": "abc"})
+    assert RunConfig.model_validate_json(config_map["data"]["run.json"]).prepared == {"train": "abc"}
     assert config_map["metadata"]["name"] != prepare_objects()["ConfigMap"]["metadata"]["name"]
 
 
@@ -323,14 +323,14 @@ def test_the_gang_is_told_what_was_prepared_for_it() -> None:
 
 def merge_objects(memory: int | None = None, **spec: Any) -> dict[str, dict[str, Any]]:
     """Its manifests, by kind."""
-    objects = merging(job(**MERGES, **spec), INSTALLATION, prepared="abc", memory=memory)
+    objects = merging(job(**MERGES, **spec), INSTALLATION, prepared={"train": "abc"}, memory=memory)
     return {found["kind"]: found for found in objects}
 
 
 def test_the_merging_is_one_more_pod_that_is_told_what_the_gang_was() -> None:
     found, [gang_config, *_] = (
         merge_objects(memory=12345),
-        attempt(job(**MERGES), 1, INSTALLATION, prepared="abc"),
+        attempt(job(**MERGES), 1, INSTALLATION, prepared={"train": "abc"}),
     )
     assert found["ConfigMap"] == gang_config
     assert found["Job"]["metadata"]["name"] == "demo-merge"

@@ -47,7 +47,7 @@ def check(config: RunConfig, *, node: int) -> None:
 
 def check_storage(config: RunConfig, *, node: int) -> None:
     """Make sure that the storage is writable and this run's own. Raises a TrainerError."""
-    origin = described(config.origins.storage, Path(config.locations.storage))
+    origin = described(config.storage, Path(config.locations.storage))
     where = f"spec.storage: cannot write to {origin}"
     try:
         storage.claim(config, node=node)
@@ -61,14 +61,15 @@ def check_inputs(config: RunConfig, *, weights: bool = True) -> None:
     Raises a TrainerError that names the field of the spec.
     """
     check_base(config, weights=weights)
-    train = Path(config.locations.train)
-    check_data(train, f"spec.dataset.train: {described(config.origins.train, train)}")
+    for name, data in config.data_sets.items():
+        for file in map(Path, config.locations.data[name]):
+            check_data(file, f"{data.field}: {described(data.source, file)}")
 
 
 def check_base(config: RunConfig, *, weights: bool) -> None:
     """Make sure that the base model is there and can be read. Raises a TrainerError that names the field."""
     model = Path(config.locations.model)
-    check_model(model, f"spec.model: {described(config.origins.model, model)}", weights=weights)
+    check_model(model, f"spec.model: {described(config.model, model)}", weights=weights)
 
 
 def check_model(directory: Path, origin: str, *, weights: bool) -> None:

@@ -54,7 +54,7 @@ def _adapter(config: RunConfig, storage: Storage) -> Manifest:
     """The run's adapter, complete. Raises InvalidConfigurationError if there is none."""
     manifest = commit.read(storage.output, uid=storage.uid)
     if manifest is None or manifest.facts["format"] != "adapter":
-        where = described(config.origins.storage, storage.root)
+        where = described(config.storage, storage.root)
         raise InvalidConfigurationError(
             f"spec.storage: the directory {where} has no complete adapter in {names.OUTPUT_DIR}. {_RESTORE}"
         )
@@ -66,7 +66,7 @@ def _make(config: RunConfig, storage: Storage, adapter: Manifest, reporter: Repo
     base = Path(config.locations.model)
     if not commit.intact(storage.output, adapter.files, reporter.tick):
         raise InvalidConfigurationError(
-            f"spec.storage: the adapter in {names.OUTPUT_DIR} of {described(config.origins.storage, storage.root)} is "
+            f"spec.storage: the adapter in {names.OUTPUT_DIR} of {described(config.storage, storage.root)} is "
             f"damaged: a file has not the content that it had when it was complete. {_RESTORE}"
         )
     if fingerprint(base) != adapter.facts["base"]:

@@ -37,7 +37,7 @@ class Storage:
     @classmethod
     def of(cls, config: RunConfig) -> "Storage":
         """The storage of a run."""
-        return cls(Path(config.locations.storage), config.origins.storage.path, config.uid)
+        return cls(Path(config.locations.storage), config.storage.path, config.uid)
 
     @property
     def output(self) -> Path:
@@ -132,7 +132,7 @@ def claim(config: RunConfig, *, node: int) -> None:
     root = Path(config.locations.storage)
     identity = root / names.RUN_IDENTITY_FILE
     remedy = "Set another spec.storage.path, or remove the directory if its content is no longer needed."
-    where = f"spec.storage: the directory {described(config.origins.storage, root)}"
+    where = f"spec.storage: the directory {described(config.storage, root)}"
     if identity.exists():
         owner = _read(identity)
         if owner.get("uid") != config.uid:

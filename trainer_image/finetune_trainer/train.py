@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from finetune_api.evaluation import TRAIN
 from finetune_api.report import Preparation, Stage
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import commit, progress_bars
@@ -121,9 +122,10 @@ def _prepared(config: RunConfig, gang: Gang, length: int, reporter: Reporter) ->
     """The data that were prepared beforehand; where there are none, rank 0 prepares them."""
 
     def digest() -> str:
-        if config.prepared is not None:
-            if open_prepared(config, config.prepared):
-                return config.prepared
+        beforehand = config.prepared.get(TRAIN)
+        if beforehand is not None:
+            if open_prepared(config, beforehand):
+                return beforehand
             _log.warning(
                 "the data that were prepared for this run are gone or damaged; they are prepared anew"
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api import names
+from finetune_api.evaluation import TRAIN
 from finetune_api.facts import DataFacts
 from finetune_api.measured import Measured
 from finetune_api.runconfig import Locations, run_config
@@ -54,7 +55,7 @@ def measured_facts(job: FineTuneJob, model: Path, file: Path) -> DataFacts:
     assert command is not None
     job = job.model_copy(update={"metadata": job.metadata.model_copy(update={"uid": run_uid(job)})})
     with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
-        places = Locations(model=str(model.absolute()), train=str(file.absolute()), storage=scratch)
+        places = Locations(model=str(model.absolute()), data={TRAIN: [str(file.absolute())]}, storage=scratch)
         config = Path(scratch) / names.RUN_CONFIG_FILE
         config.write_text(run_config(job, places, None).to_json())
         done = subprocess.run(

@@ -61,7 +61,7 @@ class PlanView:
         method: str = recipe.method
         if lora.is_quantized:
             method += f" in {4 if lora.load_in_4bit else 8} bits"
-        model = self.job.spec.model.volume.path
+        model = self.job.spec.model.label
         if (known := self.study.model) is not None:
             source = "by its name" if known.is_guess else "by its config.json"
             model += f" ({billions(known.architecture.parameters)} weights, {source})"

@@ -47,7 +47,7 @@ def render(
 def _objects(job: FineTuneJob) -> Sequence[dict[str, Any]]:
     job = job.model_copy(update={"metadata": job.metadata.model_copy(update={"uid": UID})})
     beforehand = job.spec.dataset.prepare == "Job"
-    prepared = DIGEST if beforehand else None
+    prepared = dict.fromkeys(job.spec.data_sources, DIGEST) if beforehand else {}
     objects = list(workload.preparation(job, INSTALLATION)) if beforehand else []
     objects += workload.attempt(job, 1, INSTALLATION, prepared=prepared)
     if steps.merges(job):

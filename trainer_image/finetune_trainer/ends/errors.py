@@ -7,7 +7,6 @@ from pathlib import Path
 
 from finetune_api.failure import ExitCode
 from finetune_api.report import Failure
-from finetune_api.sources import VolumeSource
 
 
 class KnownEnd(BaseException):
@@ -113,6 +112,6 @@ def of_system(error: OSError, what: str) -> TrainerError:
     return TrainerError(message)
 
 
-def described(source: VolumeSource, here: Path) -> str:
-    """A source in the words of the spec, and where it appears to this process."""
-    return f'"{source.path}" on claim "{source.claim_name}" (here "{here}")'
+def described(source: object, here: Path) -> str:
+    """A source (see finetune_api.sources) in the words of the spec, and where it appears to this process."""
+    return f'{source} (here "{here}")'

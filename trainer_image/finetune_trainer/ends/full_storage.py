@@ -22,7 +22,7 @@ def said(error: BaseException, config: RunConfig | None) -> str | None:
         return None
     where = "the storage volume"
     if config is not None:
-        where = f"spec.storage: {described(config.origins.storage, Path(config.locations.storage))}"
+        where = f"spec.storage: {described(config.storage, Path(config.locations.storage))}"
     reason = f" ({words})" if words else ""
     return f"{where} is full{reason}; what was complete on it is still there. Free or enlarge the claim."
 

@@ -112,7 +112,7 @@ def _directory(config: RunConfig, digest: str) -> Path:
 def _located(prepared: Prepared, config: RunConfig) -> Prepared:
     """With the path on the claim, which the directory itself does not know."""
     here = PurePosixPath(config.locations.prepared)
-    on_claim = PurePosixPath(config.origins.storage.path).parent / here.name
+    on_claim = PurePosixPath(config.storage.path).parent / here.name
     path = str(on_claim / prepared.status.digest[:16])
     return Prepared(prepared.samples, prepared.status.model_copy(update={"path": path}))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from finetune_api.evaluation import TRAIN
 from finetune_api.hyperparameters import Pretraining
 from finetune_api.runconfig import RunConfig
 from finetune_api.sources import Columns
@@ -39,14 +40,15 @@ class Task:
     @classmethod
     def of(cls, config: RunConfig, context_length: int) -> Self:
         """The data of a run. Where the spec sets no limit, the limit is what the model reads at a time."""
-        stated = config.hyperparameters
+        stated, data = config.hyperparameters, config.data_sets[TRAIN]
+        train = Path(config.locations.data[TRAIN][0])
         return cls(
             model=Path(config.locations.model),
-            train=Path(config.locations.train),
-            origin=f"spec.dataset.train: {described(config.origins.train, Path(config.locations.train))}",
+            train=train,
+            origin=f"{data.field}: {described(data.source, train)}",
             limit=stated.max_seq_len or context_length,
-            columns=config.columns,
-            drop_invalid=config.invalid_rows == "Drop",
+            columns=data.columns,
+            drop_invalid=config.dataset.invalid_rows == "Drop",
             unmask_messages=stated.unmask_messages,
             pretraining=stated.pretraining,
         )

@@ -49,11 +49,10 @@ class Run:
     @classmethod
     def of(cls, config: RunConfig, plan: Plan, storage: Storage, attempt: int) -> "Run":
         """The run of a RunConfig."""
-        origins = config.origins
         facts = {
             "method": config.method,
-            "model": f"{origins.model.claim_name}/{origins.model.path}",
-            "data": f"{origins.train.claim_name}/{origins.train.path}",
+            "model": str(config.model),
+            "data": str(config.dataset.train),
             "hyperparameters": config.hyperparameters.to_wire(),
             config.method: getattr(config, config.method, None) and getattr(config, config.method).to_wire(),
             "plan": plan.to_wire(),

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from finetune_api.evaluation import TRAIN
 from finetune_api.runconfig import Locations
 from finetune_api.spec import FineTuneJob
 from finetune_operator.cli.errors import CommandError
@@ -36,10 +37,15 @@ def folders(job: FineTuneJob, mappings: Iterable[str]) -> dict[str, Path]:
 
 def locations(job: FineTuneJob, found: dict[str, Path]) -> Locations:
     """Where the trainer's processes find and leave things."""
-    model, train = job.spec.model.volume, job.spec.dataset.train.volume
+    model = job.spec.model.volume
+    assert model is not None
     return Locations(
         model=str(found[model.claim_name] / model.path),
-        train=str(found[train.claim_name] / train.path),
+        data={
+            name: [str(found[source.volume.claim_name] / source.volume.path)]
+            for name, source in job.spec.data_sources.items()
+            if source.volume is not None
+        },
         storage=str(found[job.spec.storage.claim_name] / job.storage_path),
     )
 
@@ -47,12 +53,14 @@ def locations(job: FineTuneJob, found: dict[str, Path]) -> Locations:
 def _needed(job: FineTuneJob) -> dict[str, list[str]]:
     """The claims of a job, and what each is for."""
     uses: dict[str, list[str]] = {}
-    for claim, use in (
-        (job.spec.model.volume.claim_name, "the base model"),
-        (job.spec.dataset.train.volume.claim_name, "the training data"),
-        (job.spec.storage.claim_name, "the results"),
-    ):
-        uses.setdefault(claim, []).append(use)
+    model = job.spec.model.volume
+    if model is not None:
+        uses.setdefault(model.claim_name, []).append("the base model")
+    for name, source in job.spec.data_sources.items():
+        if source.volume is not None:
+            use = "the training data" if name == TRAIN else f"the {name} data"
+            uses.setdefault(source.volume.claim_name, []).append(use)
+    uses.setdefault(job.spec.storage.claim_name, []).append("the results")
     return uses
 
 

@@ -1,0 +1,147 @@
+"""What evaluations have shown, as status, and what follows from it. Pure."""
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Self
+
+from pydantic import Field
+
+from finetune_api.evaluation import VALIDATION, EarlyStopping
+from finetune_api.model import ApiModel, FiniteFloat
+
+MAX_SUMMARY_LENGTH = 1024
+
+
+class SetScore(ApiModel):
+    """How the model does on one data set."""
+
+    name: Annotated[str, Field(max_length=32)]
+    """validation, or the set's name."""
+    loss: FiniteFloat = None
+    """Mean loss per token, over all tokens that loss is taken on."""
+    perplexity: FiniteFloat = None
+    """exp(loss)."""
+    token_accuracy: FiniteFloat = None
+    """Share of those tokens that the model finds most probable."""
+    answered: FiniteFloat = None
+    """Share of generated answers that match their references; absent where none are generated."""
+    tokens: int
+    """Tokens that loss is taken on."""
+    change: FiniteFloat = None
+    """Loss, less that of the baseline; absent without one."""
+
+    @classmethod
+    def of(
+        cls, name: str, *, loss_sum: float, correct: int, tokens: int, answered: float | None = None
+    ) -> Self:
+        """The score of a set, of the sum of its tokens' losses and the number of those that were guessed."""
+        loss = loss_sum / tokens if tokens else math.nan
+        return cls(
+            name=name,
+            loss=loss,
+            # Beyond that it has no meaning, and no room in a double.
+            perplexity=math.exp(loss) if loss < 700 else math.inf,
+            token_accuracy=correct / tokens if tokens else math.nan,
+            answered=answered,
+            tokens=tokens,
+        )
+
+
+class Evaluated(ApiModel):
+    """One evaluation of the model."""
+
+    step: int
+    """Optimizer steps done; 0 is the base model."""
+    epoch: FiniteFloat = None
+    """Epochs done, with their fraction."""
+    time: datetime
+    """When it was done."""
+    sets: Annotated[
+        list[SetScore],
+        Field(
+            max_length=17,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ]
+    """Every data set."""
+
+    @property
+    def validation_loss(self) -> float | None:
+        """Loss on the validation data; None without any, or where it is not finite."""
+        return next((score.loss for score in self.sets if score.name == VALIDATION), None)
+
+
+class EvaluationStatus(ApiModel):
+    """What the evaluations have shown."""
+
+    validation_loss: FiniteFloat = None
+    """The latest loss on the validation data."""
+    summary: Annotated[str, Field(max_length=MAX_SUMMARY_LENGTH)] | None = None
+    """From the baseline to the latest one, in words."""
+    stopped_early: Annotated[str, Field(max_length=512)] | None = None
+    """Why training ended before its last step, if it did."""
+    baseline: Evaluated | None = None
+    """The base model."""
+    latest: Evaluated | None = None
+    """The latest evaluation."""
+    best: Evaluated | None = None
+    """The one of the lowest validation loss; absent without validation data."""
+    final: Evaluated | None = None
+    """The model that is the output."""
+
+
+def with_changes(evaluated: Evaluated, baseline: Evaluated | None) -> Evaluated:
+    """An evaluation with the change of every set since the baseline."""
+    before = {score.name: score.loss for score in baseline.sets} if baseline else {}
+    return evaluated.model_copy(
+        update={"sets": [_with_change(score, before.get(score.name)) for score in evaluated.sets]}
+    )
+
+
+def _with_change(score: SetScore, before: float | None) -> SetScore:
+    change = None if score.loss is None or before is None else score.loss - before
+    return score.model_copy(update={"change": change})
+
+
+def best(history: Sequence[Evaluated]) -> Evaluated | None:
+    """The evaluation of the lowest validation loss, the first of equals, after at least one step.
+
+    The baseline is no checkpoint: however good it is, it is not what a run can lead to.
+    """
+    known = [one for one in history if one.step > 0 and one.validation_loss is not None]
+    return min(known, key=lambda one: (one.validation_loss, one.step), default=None)
+
+
+def since_improvement(history: Sequence[Evaluated], rule: EarlyStopping) -> int:
+    """Evaluations since the validation loss last fell by more than minDelta below what was the best one until then.
+
+    The baseline counts as the first best one: training that only ever makes a model worse has no improvement. A loss
+    that is not finite is none.
+    """
+    lowest, since = math.inf, 0
+    for one in history:
+        loss = one.validation_loss
+        if loss is not None and loss < lowest - rule.min_delta:
+            lowest, since = loss, 0
+        elif one.step > 0:
+            since += 1
+    return since
+
+
+def summary(baseline: Evaluated | None, latest: Evaluated | None) -> str | None:
+    """What changed, in words: 'validation loss 2.31 → 1.87; general 2.05 → 2.07'."""
+    if latest is None:
+        return None
+    before = {score.name: score.loss for score in baseline.sets} if baseline else {}
+    words = [
+        _words(score, before.get(score.name) if latest.step > 0 else None)
+        for score in latest.sets
+        if score.loss is not None
+    ]
+    return "; ".join(words)[:MAX_SUMMARY_LENGTH] or None
+
+
+def _words(score: SetScore, before: float | None) -> str:
+    name = f"{VALIDATION} loss" if score.name == VALIDATION else score.name
+    return f"{name} {score.loss:.4g}" if before is None else f"{name} {before:.4g} → {score.loss:.4g}"
