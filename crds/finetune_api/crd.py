@@ -21,6 +21,7 @@ COLUMNS = [
     _column("Progress", "string", ".status.progress.summary"),
     _column("Epoch", "number", ".status.progress.epoch"),
     _column("Loss", "number", ".status.progress.loss"),
+    _column("Validation", "number", ".status.evaluation.validationLoss"),
     _column("ETA", "string", ".status.progress.remaining"),
     _column("Restarts", "integer", ".status.restarts"),
     _column("Age", "date", ".metadata.creationTimestamp"),

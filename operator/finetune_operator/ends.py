@@ -8,7 +8,7 @@ from finetune_api import names
 from finetune_api.failure import PodEnd, Recovery, Verdict, judge
 from finetune_api.report import Failure, Report
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase
-from finetune_operator import advice, budget, progress, steps
+from finetune_operator import advice, budget, evaluation, progress, steps
 from finetune_operator.conditions import Standing
 from finetune_operator.heard import final_report
 from finetune_operator.launch import about_to_create
@@ -33,6 +33,8 @@ def succeeded(
     output = told.output if told is not None else None
     claim = situation.job.spec.storage.claim_name
     message = f"the {output.format} is in {output.path} on claim {claim}" if output else "all pods ended well"
+    if (changed := evaluation.outcome(status.evaluation)) is not None:
+        message = f"{message}; {changed}"
     attempt = ended(status, now, reason=steps.COMPLETED, message=message, exit_code=0)
     status = status.model_copy(
         update={

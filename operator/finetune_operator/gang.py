@@ -21,6 +21,7 @@ STAGES = {
     Stage.PREPARING: (Phase.PREPARING, "Preparing", "the data are being prepared"),
     Stage.LOADING: (Phase.RUNNING, "Loading", "the model is being loaded"),
     Stage.TRAINING: (Phase.RUNNING, "Training", "training"),
+    Stage.EVALUATING: (Phase.RUNNING, "Evaluating", "the model is being evaluated"),
     # Not worth a status write of its own: a saved checkpoint is.
     Stage.SAVING: (Phase.RUNNING, "Training", "training"),
     # Told by a pod that is alone: its phase is that of its step.

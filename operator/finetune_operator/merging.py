@@ -2,7 +2,7 @@
 
 from finetune_api import names
 from finetune_api.status import Phase
-from finetune_operator import single_pod
+from finetune_operator import evaluation, single_pod
 from finetune_operator.conditions import Standing
 from finetune_operator.observed import GangJob
 from finetune_operator.outcome import Outcome, Situation, write
@@ -24,4 +24,6 @@ def succeeded(situation: Situation, job: GangJob) -> Outcome:
         f"the merged model is in {directory}/{names.MERGED_DIR}, and the adapter in {directory}/{names.OUTPUT_DIR}, "
         f"on claim {claim}"
     )
+    if (changed := evaluation.outcome(status.evaluation)) is not None:
+        message = f"{message}; {changed}"
     return write(situation.subject, status, Standing.SUCCEEDED, COMPLETED, message, situation.now)

@@ -1,6 +1,5 @@
 """Pure: what a Report says, as fields of the status."""
 
-import math
 from datetime import datetime, timedelta
 
 from finetune_api.report import Report, Stage
@@ -12,6 +11,8 @@ from finetune_api.status import (
     Progress,
     Subspaces,
 )
+from finetune_operator.evaluation import with_evaluation
+from finetune_operator.rounding import rounded, significant
 
 
 def with_report(
@@ -41,6 +42,7 @@ def with_report(
         update={
             "progress": progressed,
             "subspaces": _readable(report.subspaces) or status.subspaces,
+            "evaluation": with_evaluation(status.evaluation, report, final=final),
             "checkpoints": _unique(checkpoints)[-MAX_LISTED_CHECKPOINTS:],
             "attempts": _with_resumption(status.attempts, report),
         }
@@ -55,7 +57,13 @@ def with_findings(status: FineTuneJobStatus, report: Report, *, final: bool = Fa
     cut_short = final and plan is not None and not plan.chosen and not plan.warnings
     if cut_short and status.plan is not None and status.plan.total_steps is not None:
         plan = status.plan
-    return status.model_copy(update={"plan": plan, "dataset": report.dataset or status.dataset})
+    return status.model_copy(
+        update={
+            "plan": plan,
+            "dataset": report.dataset or status.dataset,
+            "evaluation_data": report.evaluation_data or status.evaluation_data,
+        }
+    )
 
 
 def progress(
@@ -75,15 +83,15 @@ def progress(
     return Progress(
         step=step,
         total_steps=total_steps,
-        epoch=_rounded(metrics.epoch, decimals=2) if metrics else None,
+        epoch=rounded(metrics.epoch, decimals=2) if metrics else None,
         percent=percent(step, total_steps),
-        summary=summary(step, total_steps),
-        loss=_significant(metrics.loss) if metrics else None,
-        initial_loss=_significant(initial_loss),
-        learning_rate=_significant(metrics.learning_rate) if metrics else None,
-        grad_norm=_significant(metrics.grad_norm) if metrics else None,
-        tokens_per_second=_rounded(metrics.tokens_per_second, decimals=1) if metrics else None,
-        mfu=_rounded(metrics.mfu, decimals=3) if metrics else None,
+        summary=summary(step, total_steps, stopped_early=_stopped_early(report)),
+        loss=significant(metrics.loss) if metrics else None,
+        initial_loss=significant(initial_loss),
+        learning_rate=significant(metrics.learning_rate) if metrics else None,
+        grad_norm=significant(metrics.grad_norm) if metrics else None,
+        tokens_per_second=rounded(metrics.tokens_per_second, decimals=1) if metrics else None,
+        mfu=rounded(metrics.mfu, decimals=3) if metrics else None,
         samples_seen=metrics.samples_seen if metrics else None,
         peak_memory=metrics.peak_memory if metrics else None,
         estimated_finish=finish,
@@ -117,10 +125,12 @@ def percent(step: int, total_steps: int | None) -> int | None:
     return min(100, 100 * step // total_steps) if total_steps else None
 
 
-def summary(step: int, total_steps: int | None) -> str:
+def summary(step: int, total_steps: int | None, *, stopped_early: bool = False) -> str:
     """Steps done, for people: '12/36 (33%)'."""
     if not total_steps:
         return str(step)
+    if stopped_early:
+        return f"{step}/{total_steps} (stopped early)"
     return f"{step}/{total_steps} ({percent(step, total_steps)}%)"
 
 
@@ -135,12 +145,16 @@ def duration(seconds: float) -> str:
     return "".join(f"{count}{unit}" for count, unit in parts[:2] if count) or "0s"
 
 
+def _stopped_early(report: Report) -> bool:
+    return report.evaluation is not None and report.evaluation.stopped_early is not None
+
+
 def _readable(subspaces: Subspaces | None) -> Subspaces | None:
     if subspaces is None:
         return None
     changes = {
-        "trainable_share": _rounded(subspaces.trainable_share, decimals=4),
-        "leak": _significant(subspaces.leak, digits=2),
+        "trainable_share": rounded(subspaces.trainable_share, decimals=4),
+        "leak": significant(subspaces.leak, digits=2),
     }
     return subspaces.model_copy(update=changes)
 
@@ -181,13 +195,3 @@ def _with_resumption(attempts: list[Attempt], report: Report) -> list[Attempt]:
     if earlier and resumed > known:
         earlier[-1] = earlier[-1].model_copy(update={"last_step": resumed})
     return [*earlier, newest.model_copy(update={"resumed_from_step": resumed})]
-
-
-def _rounded(value: float | None, *, decimals: int) -> float | None:
-    return None if value is None else round(value, decimals)
-
-
-def _significant(value: float | None, digits: int = 5) -> float | None:
-    if value is None or value == 0:
-        return value
-    return round(value, digits - 1 - math.floor(math.log10(abs(value))))

@@ -7,7 +7,7 @@ from finetune_api import guide
 from finetune_api.failure import CAUSES, ExitCode
 from finetune_api.precedents import BUDGET_FIELD, HALVED
 from finetune_api.status import FineTuneJobStatus, Phase
-from finetune_operator import conditions
+from finetune_operator import conditions, evaluation
 
 NAME_CONFLICT = "NameConflict"
 REFUSED = "Refused"
@@ -34,6 +34,7 @@ def events(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Event, ...]:
         *_acceptance(old, new),
         *_preparation(old, new),
         *_continuation(old, new),
+        *_evaluation(old, new),
         *_checkpoints(old, new),
         *_smaller_budget(old, new),
         *_advice(old, new),
@@ -73,6 +74,17 @@ def _continuation(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]
         for attempt in new.attempts
         if attempt.resumed_from_step is not None and attempt.number not in known
     ]
+
+
+def _evaluation(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
+    found = [
+        Event(word, sentence, "Warning" if word == evaluation.NOT_IMPROVED else "Normal")
+        for word, sentence in evaluation.news(old.evaluation, new.evaluation)
+    ]
+    before, after = (known.evaluation.stopped_early if known.evaluation else None for known in (old, new))
+    if after is not None and before is None:
+        found.append(Event("StoppedEarly", after))
+    return found
 
 
 def _checkpoints(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:

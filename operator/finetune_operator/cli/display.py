@@ -36,11 +36,17 @@ def news(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[tuple[str, 
         yield new.phase.value, ready.message
 
 
-def details(progress: api.Progress, subspaces: api.Subspaces | None = None) -> str:
+def details(
+    progress: api.Progress,
+    subspaces: api.Subspaces | None = None,
+    validation_loss: float | None = None,
+) -> str:
     """The numbers beside the bar."""
     parts = [progress.summary]
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
+    if validation_loss is not None:
+        parts.append(f"validation {validation_loss:.4f}")
     if progress.tokens_per_second is not None:
         parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
     if progress.remaining is not None:
@@ -50,6 +56,11 @@ def details(progress: api.Progress, subspaces: api.Subspaces | None = None) -> s
     if subspaces is not None and subspaces.leak is not None:
         parts.append(f"leak {subspaces.leak:.1e}")
     return "  ".join(part for part in parts if part)
+
+
+def _details(status: FineTuneJobStatus, progress: api.Progress) -> str:
+    validation_loss = status.evaluation.validation_loss if status.evaluation else None
+    return details(progress, status.subspaces, validation_loss)
 
 
 def is_decomposing(status: FineTuneJobStatus) -> bool:
@@ -93,7 +104,7 @@ class Display:
         if is_decomposing(status) or status.phase is Phase.MERGING:
             self._show_words(status)
         elif status.progress is not None:
-            self._show_progress(status.progress, status.subspaces)
+            self._show_progress(status.progress, _details(status, status.progress))
         elif status.phase is Phase.PREPARING:
             self._show_words(status)
         self._known = status
@@ -119,16 +130,16 @@ class Display:
             self._plain_time = now
             self.say("Progress", ready.message)
 
-    def _show_progress(self, progress: api.Progress, subspaces: api.Subspaces | None) -> None:
+    def _show_progress(self, progress: api.Progress, description: str) -> None:
         self._bar.update(
             self._task,
             total=progress.total_steps,
             completed=progress.step,
-            description=details(progress, subspaces),
+            description=description,
         )
         if self._console.is_terminal or progress.step == self._plain_step:
             return
         now = time.monotonic()
         if now - self._plain_time >= PLAIN_PROGRESS_SECONDS or progress.step == progress.total_steps:
             self._plain_step, self._plain_time = progress.step, now
-            self.say("Progress", details(progress, subspaces))
+            self.say("Progress", description)
