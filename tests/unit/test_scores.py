@@ -77,3 +77,8 @@ def test_a_summary_leaves_out_what_is_not_known() -> None:
     assert summary(None, after) == "validation loss 4"
     assert summary(before, before) == "validation loss 5"
     assert summary(before, None) is None
+
+
+def test_a_baseline_that_is_not_finite_is_no_failed_try() -> None:
+    assert since_improvement(history(baseline=None), EarlyStopping()) == 0
+    assert since_improvement(history(None, 4.0, baseline=None), EarlyStopping()) == 0
