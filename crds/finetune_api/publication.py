@@ -26,9 +26,13 @@ class Publication(ApiModel):
 
     target: Annotated[str, Field(max_length=1024)]
     """What spec.publish named when it was begun; where that changes, it begins anew."""
+    digest: Annotated[str, Field(max_length=64)]
+    """Of all that spec.publish said then: as long as the result is not there, any change of it begins anew."""
     tries: int = 0
     """Pods that tried, each with retries of its own, and failed."""
     last_try: datetime | None = None
     """When the last of them failed."""
+    next_try: datetime | None = None
+    """When it is tried again; absent while it is under way, and where it was given up."""
     published: Published | None = None
     """What is there now."""

@@ -1,5 +1,7 @@
 """Where a result goes besides the job's own storage."""
 
+import hashlib
+
 from finetune_api.model import SpecModel
 from finetune_api.secrets import SecretKeyReference
 from finetune_api.sources import HubRepo, ObjectStore, exactly_one
@@ -37,3 +39,8 @@ class Publish(SpecModel):
             return self.object_store.uri.rstrip("/")
         assert self.hugging_face is not None
         return self.hugging_face.repo
+
+    @property
+    def digest(self) -> str:
+        """What tells one such request from another, credentials included, in hexadecimal."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]

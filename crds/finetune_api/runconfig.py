@@ -14,6 +14,7 @@ from finetune_api.evaluation import TRAIN, VALIDATION, Evaluation, Generate
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.methods import Lora, Method, Osft
 from finetune_api.model import ApiModel
+from finetune_api.publish import Publish
 from finetune_api.recipe import Recipe
 from finetune_api.sources import Columns, Dataset, DataSource, ModelSource, VolumeSource
 from finetune_api.spec import Checkpoints, FineTuneJob
@@ -86,6 +87,8 @@ class RunConfig(ApiModel):
     """The data, likewise."""
     evaluation: Evaluation
     """How the model is judged."""
+    publish: Publish | None = None
+    """Where the result is uploaded to; told to the process that does it, and to no other."""
     storage: VolumeSource
     """Claim and path of this job's own directory: what messages to people and paths in the status speak of."""
     prepared: dict[str, str] = {}
@@ -165,9 +168,11 @@ def run_config(
     report_url: str | None,
     *,
     prepared: Mapping[str, str] = MappingProxyType({}),
+    publishes: bool = False,
 ) -> RunConfig:
     """The RunConfig of a job whose volumes appear at `locations`, and whose data were `prepared` under these digests.
 
+    `publishes`: it is for the process that uploads the result. To the others, spec.publish may change as it likes.
     Only settings that decide the result are in it, and the grace period that applies when the pods are made.
     """
     resources = job.spec.resources
@@ -181,6 +186,7 @@ def run_config(
         model=job.spec.model,
         dataset=job.spec.dataset,
         evaluation=job.spec.evaluation,
+        publish=job.spec.publish if publishes else None,
         storage=VolumeSource(claim_name=job.spec.storage.claim_name, path=job.storage_path),
         prepared=dict(prepared),
         locations=locations,
