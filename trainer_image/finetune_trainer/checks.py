@@ -15,6 +15,7 @@ from finetune_trainer.ends.errors import (
     described,
     of_system,
 )
+from finetune_trainer.sources import record
 
 # Weights as pickle has them, by the names that libraries give them.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -24,9 +25,12 @@ _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def load(file: Path) -> RunConfig:
-    """Read a RunConfig. Raises InvalidConfigurationError with every field that is wrong."""
+    """Read a RunConfig, with the paths of what was downloaded (see sources.record).
+
+    Raises InvalidConfigurationError with every field that is wrong.
+    """
     try:
-        return RunConfig.model_validate_json(file.read_bytes())
+        config = RunConfig.model_validate_json(file.read_bytes())
     except OSError as error:
         raise InvalidConfigurationError(
             f"cannot read the run configuration {file}: {error.strerror}"
@@ -34,6 +38,11 @@ def load(file: Path) -> RunConfig:
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
         raise InvalidConfigurationError(f"run configuration {file}: {'; '.join(faults)}") from None
+    try:
+        return record.located(config)
+    except OSError as error:
+        where = described(config.storage, Path(config.locations.storage))
+        raise of_system(error, f"spec.storage: cannot read {names.INPUTS_FILE} in {where}") from None
 
 
 def check(config: RunConfig, *, node: int) -> None:
