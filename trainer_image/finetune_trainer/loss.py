@@ -1,9 +1,10 @@
-"""Token cross-entropy that never holds the logits of more than a chunk of tokens.
+"""What is made of logits, token cross-entropy above all, without ever holding those of more than a chunk of tokens.
 
 A vocabulary of 150,000 makes the logits of 16,384 tokens 10 GB in fp32. The gradient of each chunk is computed
 together with its loss, in the place of its logits; only tokens that loss is taken on get logits at all.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,12 +46,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             torch.zeros_like(each, dtype=torch.float32) if each is not None and needed else None
             for each, needed in zip((weight, bias), ctx.needs_input_grad[3:], strict=True)
         )
-        chunk = LOSS_CHUNK[hidden.element_size()]
-        # One for all chunks: memory that is given back in between is not always found again.
-        buffer = hidden.new_empty(min(chunk, len(hidden)), len(weight), dtype=torch.float32)
-        for start in range(0, len(hidden), chunk):
-            part = slice(start, start + chunk)
-            loss, towards = _of_chunk(hidden[part], targets[part], head, buffer)
+        for part, logits in _chunks(hidden, head):
+            loss, towards = _differentiate(logits, targets[part], head)
             total += loss
             narrow = towards.to(weight.dtype)
             torch.mm(narrow, weight, out=gradient[part])
@@ -75,32 +72,45 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return hidden, None, None, weight, bias
 
 
-def _of_chunk(hidden: Tensor, targets: Tensor, head: Head, buffer: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of a chunk, and its gradient towards what the linear layer puts out, which lies in `buffer`."""
-    logits = buffer[: len(hidden)]
-    _multiply(hidden, head.weight.t(), out=logits)
-    if head.bias is not None:
-        logits += head.bias
-    if head.scale != 1:
-        logits *= head.scale
-    slope = None
-    if head.cap is not None:
-        logits.div_(head.cap).tanh_()
-        slope = 1 - logits.square()
-        logits *= head.cap
-    # The softmax, and then its gradient, take the place of the logits.
-    targets = targets[:, None]
-    logits -= logits.amax(1, keepdim=True)
-    of_targets = logits.gather(1, targets)
-    sums = logits.exp_().sum(1, keepdim=True)
-    loss = (sums.log() - of_targets).sum()
+def _chunks(hidden: Tensor, head: Head) -> Iterator[tuple[slice, Tensor]]:
+    """Chunks of tokens and their logits, each in the place of those before."""
+    chunk = LOSS_CHUNK[hidden.element_size()]
+    # One for all chunks: memory that is given back in between is not always found again.
+    buffer = hidden.new_empty(min(chunk, len(hidden)), len(head.weight), dtype=torch.float32)
+    for start in range(0, len(hidden), chunk):
+        part = slice(start, start + chunk)
+        logits = buffer[: len(hidden[part])]
+        _multiply(hidden[part], head.weight.t(), out=logits)
+        if head.bias is not None:
+            logits += head.bias
+        if head.scale != 1:
+            logits *= head.scale
+        if head.cap is not None:
+            logits.div_(head.cap).tanh_().mul_(head.cap)
+        yield part, logits
+
+
+def _differentiate(logits: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    """The loss of a chunk, and its gradient towards what the linear layer puts out, in the place of the logits."""
+    slope = None if head.cap is None else (logits / head.cap).square_().neg_().add_(1)
+    losses, sums = _exponentiate(logits, targets)
+    # The softmax, and then its gradient.
     logits /= sums
-    logits.scatter_add_(1, targets, torch.full_like(of_targets, -1))
+    targets = targets[:, None]
+    logits.scatter_add_(1, targets, torch.full_like(targets, -1, dtype=logits.dtype))
     if slope is not None:
         logits *= slope
     if head.scale != 1:
         logits *= head.scale
-    return loss, logits
+    return losses.sum(), logits
+
+
+def _exponentiate(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of each token, [n, 1], and the sum of its row, [n, 1], once exponentials took the place of logits."""
+    logits -= logits.amax(1, keepdim=True)
+    of_targets = logits.gather(1, targets[:, None])
+    sums = logits.exp_().sum(1, keepdim=True)
+    return sums.log() - of_targets, sums
 
 
 def _multiply(left: Tensor, right: Tensor, *, out: Tensor) -> None:
@@ -127,3 +137,19 @@ def summed_cross_entropy(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     """
     total: Tensor = _ChunkedCrossEntropy.apply(hidden, targets, head, head.weight, head.bias)
     return total
+
+
+def loss_and_hits(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
+    """That sum, and of how many tokens the target has the largest logit: [2], in fp64, without gradients."""
+    totals = hidden.new_zeros(2, dtype=torch.float64)
+    for part, logits in _chunks(hidden, head):
+        totals[1] += (logits.argmax(1) == targets[part]).sum()
+        losses, _ = _exponentiate(logits, targets[part])
+        totals[0] += losses.sum(dtype=torch.float64)
+    return totals
+
+
+def most_probable(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
+    """The tokens of the largest logits, [tokens], without gradients; `targets` do not matter."""
+    found = [logits.argmax(1) for _, logits in _chunks(hidden, head)]
+    return torch.cat(found) if found else hidden.new_empty(0, dtype=torch.int64)

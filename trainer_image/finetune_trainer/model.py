@@ -1,7 +1,7 @@
 """Loading a base model, proving that it can be trained as we train, dividing it among processes."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,12 @@ from finetune_trainer.loss import Head, summed_cross_entropy
 _TOLERANCE = 1e-4
 
 
+# What is wanted of hidden states [n, width]: it gets them, the tokens that follow [n], and the head.
+Measure = Callable[[Tensor, Tensor, Head], Tensor]
+
+
 class TrainableModel(nn.Module):
-    """A causal language model that returns the summed loss of packed samples."""
+    """A causal language model that returns the summed loss of packed samples, or what else is wanted of them."""
 
     def __init__(self, hf: PreTrainedModel) -> None:
         super().__init__()
@@ -38,15 +42,17 @@ class TrainableModel(nn.Module):
         boundaries: Tensor,
         predicting: Tensor,
         targets: Tensor,
+        measure: Measure = summed_cross_entropy,
     ) -> Tensor:
-        """Sum of the cross-entropy at the positions `predicting` against `targets`; see inputs.Inputs.
+        """The `measure` of the hidden states at the positions `predicting` against `targets`; see inputs.Inputs.
 
-        input_ids, position_ids: [1, tokens]. boundaries: [samples + 1]. predicting, targets: [n].
+        input_ids, position_ids: [1, tokens]. boundaries: [samples + 1]. predicting, targets: [n]. Whatever is wanted
+        of the model goes through here: this is the call for which FSDP gathers its weights.
         """
         hidden, head = self.hidden(input_ids, position_ids, sample_lengths, boundaries), self.head()
         # Of a model that is split, neither the last block nor the head need be where the data are.
         predicting, targets = predicting.to(hidden.device), targets.to(head.weight.device)
-        return summed_cross_entropy(hidden[0, predicting].to(head.weight.device), targets, head)
+        return measure(hidden[0, predicting].to(head.weight.device), targets, head)
 
     def hidden(
         self, input_ids: Tensor, position_ids: Tensor, sample_lengths: Sequence[int], boundaries: Tensor
