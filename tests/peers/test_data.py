@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from finetune_trainer.prepare.arrow import Prepared
+from finetune_trainer.prepare.data_sets import prepare_all
 from finetune_trainer.prepare.encode import MASKED
-from finetune_trainer.prepare.pipeline import prepare
 from styles import BY_NAME, save_style
 from trainer.gangs import config
 
@@ -59,7 +59,7 @@ def test_conversations_of_a_file(base: Path) -> None:
         for length in range(1, 60, 3)
     ]
     write(base / "train.jsonl", rows)
-    ours = prepare(config(base, maxSeqLen=LIMIT), LIMIT, lambda _: None)
+    ours = prepare_all(config(base, maxSeqLen=LIMIT), LIMIT, lambda _: None).train
     data_process.process_data(
         str(base / "train.jsonl"), str(base / "theirs"), LIMIT, str(base / "model"), num_cpu_procs=1
     )
@@ -83,7 +83,7 @@ def test_blocks_of_documents(base: Path, package: Any, documents: list[str]) -> 
     """The same blocks, with the same padding and labels, but for the first token of each document: it follows from
     nothing, least of all from the end of the document before, so ours take no loss on it."""
     write(base / "train.jsonl", [{"document": document} for document in documents])
-    ours = prepare(config(base, pretraining={"blockSize": BLOCK}), BLOCK, lambda _: None)
+    ours = prepare_all(config(base, pretraining={"blockSize": BLOCK}), BLOCK, lambda _: None).train
     data_process.process_documents_for_pretraining(
         str(base / "train.jsonl"), str(base / "theirs"), str(base / "model"), num_cpu_procs=1
     )
@@ -105,7 +105,7 @@ def test_blocks_of_documents(base: Path, package: Any, documents: list[str]) -> 
 def test_a_document_of_blanks_is_empty(base: Path) -> None:
     """There is nothing to learn from it; theirs leave out documents without any character only."""
     write(base / "train.jsonl", [{"document": " \n "}, {"document": "hello " * 9}])
-    ours = prepare(config(base, pretraining={"blockSize": BLOCK}), BLOCK, lambda _: None)
+    ours = prepare_all(config(base, pretraining={"blockSize": BLOCK}), BLOCK, lambda _: None).train
     data_process.process_documents_for_pretraining(
         str(base / "train.jsonl"), str(base / "theirs"), str(base / "model"), num_cpu_procs=1
     )

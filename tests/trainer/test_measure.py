@@ -14,7 +14,7 @@ from finetune_api.failure import ExitCode
 from finetune_api.measured import Measured
 from finetune_trainer.batches import Schedule
 from finetune_trainer.packing import pack
-from finetune_trainer.prepare.pipeline import prepare
+from finetune_trainer.prepare.data_sets import prepare_all
 from tiny import save_chat_data, save_tiny_model
 from trainer.gangs import config
 from world import manifest
@@ -38,7 +38,7 @@ def test_it_finds_what_training_finds_and_leaves_nothing_behind(tmp_path: Path) 
     assert sorted(tmp_path.rglob("*")) == before
     measured = Measured.model_validate(json.loads(done.stdout))
 
-    prepared = prepare(run, 256, lambda _: None)
+    prepared = prepare_all(run, 256, lambda _: None).train
     # What is measured is not kept.
     assert measured.dataset == prepared.status.model_copy(update={"path": None})
     assert (measured.dataset.samples, measured.dataset.dropped) == (50, 2)

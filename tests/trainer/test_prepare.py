@@ -16,7 +16,7 @@ from finetune_api.sources import Columns
 from finetune_trainer.ends.errors import InvalidDataError
 from finetune_trainer.prepare import pipeline
 from finetune_trainer.prepare.arrow import Prepared
-from finetune_trainer.prepare.pipeline import open_prepared
+from finetune_trainer.prepare.data_sets import open_all, prepare_all
 from tiny import conversation, save_tiny_model
 from trainer.gangs import config
 
@@ -41,12 +41,17 @@ def job(base: Path, model: Path, rows: Sequence[Any], name: str = "run", **hyper
     return made.model_copy(update={"locations": made.locations.model_copy(update={"model": str(model)})})
 
 
+def changed(run: RunConfig, **dataset: Any) -> RunConfig:
+    """The same with other fields of spec.dataset."""
+    return run.model_copy(update={"dataset": run.dataset.model_copy(update=dataset)})
+
+
 def dropping(run: RunConfig) -> RunConfig:
-    return run.model_copy(update={"invalid_rows": "Drop"})
+    return changed(run, invalid_rows="Drop")
 
 
 def prepare(run: RunConfig, told: list[Preparation] | None = None) -> Prepared:
-    return pipeline.prepare(run, CONTEXT, (told if told is not None else []).append)
+    return prepare_all(run, CONTEXT, (told if told is not None else []).append).train
 
 
 def directories(run: RunConfig) -> list[Path]:
@@ -167,7 +172,7 @@ def test_whatever_changes_the_outcome_has_a_place_of_its_own(tmp_path: Path, mod
     (other / "tokenizer_config.json").write_text((model / "tokenizer_config.json").read_text() + "\n")
     prepare(run)
     prepare(dropping(run))
-    prepare(run.model_copy(update={"columns": Columns(messages="messages")}))
+    prepare(changed(run, columns=Columns(messages="messages")))
     prepare(run.model_copy(update={"locations": run.locations.model_copy(update={"model": str(other)})}))
     for hyperparameters in ({"maxSeqLen": 99}, {"unmaskMessages": True}):
         prepare(job(tmp_path, model, rows, **hyperparameters))
@@ -192,14 +197,15 @@ def test_a_gang_opens_what_was_prepared_for_it_unless_it_is_gone(tmp_path: Path,
     made = prepare(run)
     # Without a look at the data, which may be large.
     (tmp_path / "train.jsonl").unlink()
-    opened = open_prepared(run, made.status.digest)
+    digest = made.status.digest
+    opened = open_all(run, {"train": digest})
     assert opened is not None
-    assert opened.status == made.status
-    assert open_prepared(run, "0" * 64) is None
+    assert opened.train.status == made.status
+    assert open_all(run, {"train": "0" * 64}) is None
     # Another digest that begins alike.
-    assert open_prepared(run, made.status.digest[:16] + "0" * 48) is None
+    assert open_all(run, {"train": digest[:16] + "0" * 48}) is None
     next(directories(run)[0].glob("*.arrow")).write_bytes(b"")
-    assert open_prepared(run, made.status.digest) is None
+    assert open_all(run, {"train": digest}) is None
 
 
 def test_invalid_rows_are_all_counted_and_the_first_ones_named(tmp_path: Path, model: Path) -> None:

@@ -45,7 +45,7 @@ def _prepare(options: Options) -> DatasetStatus:
     stated = options.hyperparameters
     task = Task(
         model=options.model,
-        train=options.data,
+        files=(options.data,),
         origin=str(options.data),
         limit=stated.max_seq_len or context_length(options.model, stated),
         columns=options.columns,

@@ -5,6 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from finetune_api.evaluation import TRAIN
 from finetune_api.failure import ExitCode
 from finetune_trainer import checks
 from finetune_trainer.ends.errors import TrainerError
@@ -24,7 +25,7 @@ def measure(file: Path) -> int:
         config = checks.load(file)
         checks.check_inputs(config, weights=False)
         length = context_length(Path(config.locations.model), config.hyperparameters)
-        task = Task.of(config, length)
+        task = Task.of(config, TRAIN, length)
         with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
             target = Path(scratch) / "data"
             prepared = build(

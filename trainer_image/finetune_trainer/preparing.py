@@ -37,7 +37,7 @@ def _prepare(config: RunConfig, storage: Storage, reporter: Reporter) -> None:
     reporter.stage(Stage.PREPARING)
     # Reading data takes libraries that a wrong path need not wait for.
     from finetune_trainer.planning import context_length, gather, make_plan
-    from finetune_trainer.prepare.pipeline import prepare
+    from finetune_trainer.prepare.data_sets import prepare_all
 
     shown = Shown()
 
@@ -46,10 +46,16 @@ def _prepare(config: RunConfig, storage: Storage, reporter: Reporter) -> None:
         shown(done)
 
     length = context_length(Path(config.locations.model), config.hyperparameters)
-    prepared = prepare(config, length, progress)
-    plan = make_plan(gather(config, prepared, length, reporter.tick, storage=storage))
+    data = prepare_all(config, length, progress)
+    plan = make_plan(gather(config, data.train, length, reporter.tick, storage=storage))
     _log.info("%d steps of %d samples", plan.total_steps, plan.effective_batch_size)
-    reporter.stage(Stage.FINISHED, preparation=None, dataset=prepared.status, plan=plan)
+    reporter.stage(
+        Stage.FINISHED,
+        preparation=None,
+        dataset=data.train.status,
+        evaluation_data=data.evaluation_data,
+        plan=plan,
+    )
 
 
 class Shown:

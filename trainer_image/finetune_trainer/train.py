@@ -3,7 +3,6 @@
 import logging
 from pathlib import Path
 
-from finetune_api.evaluation import TRAIN
 from finetune_api.report import Preparation, Stage
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import commit, progress_bars
@@ -15,8 +14,7 @@ from finetune_trainer.loop import Loop
 from finetune_trainer.methods import method_of
 from finetune_trainer.model import load_config
 from finetune_trainer.planning import ExactPlan, Planner, context_length
-from finetune_trainer.prepare.arrow import Prepared
-from finetune_trainer.prepare.pipeline import open_prepared, prepare
+from finetune_trainer.prepare.data_sets import PreparedData, open_all, prepare_all
 from finetune_trainer.reports import history
 from finetune_trainer.reports.post import Poster
 from finetune_trainer.reports.reporter import Reporter
@@ -68,7 +66,8 @@ def _take_part(
         for parent in (storage.root, storage.checkpoints, storage.resume):
             commit.remove_incomplete(parent)
     length = context_length(base, config.hyperparameters)
-    prepared = _prepared(config, gang, length, reporter)
+    data = _prepared(config, gang, length, reporter)
+    prepared = data.train
 
     method = method_of(config)
     planner = Planner(
@@ -81,7 +80,13 @@ def _take_part(
     )
     planned = gang.on_first(lambda: lasting(planner.plan(), reporter.report.plan).model_dump_json())
     plan = ExactPlan.model_validate_json(planned)
-    reporter.stage(Stage.LOADING, preparation=None, dataset=prepared.status, plan=plan)
+    reporter.stage(
+        Stage.LOADING,
+        preparation=None,
+        dataset=prepared.status,
+        evaluation_data=data.evaluation_data,
+        plan=plan,
+    )
     trained = method.parametrize(config, model_config, gang, plan, reporter)
     checkpoints = Checkpoints(
         storage,
@@ -118,24 +123,14 @@ def _take_part(
     gang.leave()
 
 
-def _prepared(config: RunConfig, gang: Gang, length: int, reporter: Reporter) -> Prepared:
+def _prepared(config: RunConfig, gang: Gang, length: int, reporter: Reporter) -> PreparedData:
     """The data that were prepared beforehand; where there are none, rank 0 prepares them."""
 
-    def digest() -> str:
-        beforehand = config.prepared.get(TRAIN)
-        if beforehand is not None:
-            if open_prepared(config, beforehand):
-                return beforehand
-            _log.warning(
-                "the data that were prepared for this run are gone or damaged; they are prepared anew"
-            )
+    def progress(done: Preparation) -> None:
+        reporter.tick(preparation=done)
 
-        def progress(done: Preparation) -> None:
-            reporter.tick(preparation=done)
-
-        return prepare(config, length, progress).status.digest
-
-    found = open_prepared(config, gang.on_first(digest))
+    digests = gang.on_first(lambda: prepare_all(config, length, progress).digests)
+    found = open_all(config, digests)
     if found is None:
         raise FileNotFoundError(
             f"the prepared data in {config.locations.prepared} cannot be seen from this node"

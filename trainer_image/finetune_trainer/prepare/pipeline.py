@@ -1,4 +1,4 @@
-"""Training data, read, validated, rendered, masked, tokenised and measured once, then kept for all who train on it."""
+"""Data, read, validated, rendered, masked, tokenised and measured once, then kept for all who train on it."""
 
 import logging
 import shutil
@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
 from finetune_api.report import MAX_DETAILS, Preparation
-from finetune_api.runconfig import RunConfig
 from finetune_api.status import DatasetStatus, Lengths
 from finetune_trainer import commit
 from finetune_trainer.ends.errors import InvalidDataError
@@ -41,26 +40,6 @@ _WORTH_OTHER_PROCESSES = 8 << 20
 _FAULTS_IN_MESSAGE = 3
 
 Progress = Callable[[Preparation], None]
-
-
-def prepare(config: RunConfig, context_length: int, progress: Progress) -> Prepared:
-    """Prepare a run's training data, unless that has been done already: by an earlier attempt, or by another job.
-
-    Samples longer than maxSeqLen (if it is not stated: than the model's context) are left out and counted.
-    `progress` is called all along. Raises InvalidDataError with the rows that cannot be trained on.
-    """
-    task = Task.of(config, context_length)
-    digest = task.digest(lambda: progress(Preparation(rows=0, percent=0)))
-    # What an earlier attempt did not finish will not be finished.
-    commit.remove_incomplete(Path(config.locations.prepared), config.uid)
-    found = build(task, digest, _directory(config, digest), writer=config.uid, progress=progress)
-    return _located(found, config)
-
-
-def open_prepared(config: RunConfig, digest: str) -> Prepared | None:
-    """Open what was prepared for a run beforehand, without reading the data again; None if it is gone."""
-    found = load(_directory(config, digest))
-    return _located(found, config) if found and found.status.digest == digest else None
 
 
 def load(directory: Path) -> Prepared | None:
@@ -103,18 +82,6 @@ def _status(directory: Path) -> DatasetStatus | None:
         return DatasetStatus.model_validate_json((directory / _STATS).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValidationError):
         return None
-
-
-def _directory(config: RunConfig, digest: str) -> Path:
-    return Path(config.locations.prepared) / digest[:16]
-
-
-def _located(prepared: Prepared, config: RunConfig) -> Prepared:
-    """With the path on the claim, which the directory itself does not know."""
-    here = PurePosixPath(config.locations.prepared)
-    on_claim = PurePosixPath(config.storage.path).parent / here.name
-    path = str(on_claim / prepared.status.digest[:16])
-    return Prepared(prepared.samples, prepared.status.model_copy(update={"path": path}))
 
 
 @dataclass
@@ -171,10 +138,10 @@ def _percentiles(lengths: Ids) -> Lengths:
 
 def _write(task: Task, digest: str, directory: Path, progress: Progress) -> tuple[DatasetStatus, Preparation]:
     """Fill a directory. Raises InvalidDataError."""
-    size = task.train.stat().st_size
+    size = sum(file.stat().st_size for file in task.files)
     processes = available_processes() if size >= _WORTH_OTHER_PROCESSES else 1
     counts = _Counts()
-    chunks = _chunks(read.rows(task.train, task.origin))
+    chunks = _chunks(read.all_rows(task.files, task.origin))
     done = Preparation(rows=0, percent=0)
     with SampleWriter(directory, fingerprint=digest[:16]) as writer:
         for part, end in _parts(task, chunks, processes, counts):

@@ -1,14 +1,15 @@
-"""Rows of a file, one by one: nothing is held in memory but what is being read.
+"""Rows of files, one by one: nothing is held in memory but what is being read.
 
 Lines and lists of JSON are told apart here and parsed by whoever takes them, for parsing costs more than reading. They
 are not left to a library that makes tables: in a table all rows have the same columns, "2026-01-01" becomes a date, and
 one damaged row takes a whole file with it.
 """
 
+import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -39,7 +40,7 @@ class RawRow(NamedTuple):
     value: bytes | Mapping[str, Any]
     """JSON that is still to be parsed, or the row itself."""
     end: int
-    """Bytes of the file up to here; 0 where that is not known."""
+    """Bytes of the file up to here, and of those before it; without its own where they are not known."""
 
 
 def rows(file: Path, origin: str) -> Iterator[RawRow]:
@@ -58,6 +59,23 @@ def rows(file: Path, origin: str) -> Iterator[RawRow]:
         yield from reader(file)
     except _DamagedError as error:
         raise InvalidDataError(f"{origin}: {error}") from error.__cause__
+
+
+def all_rows(files: Sequence[Path], origin: str) -> Iterator[RawRow]:
+    """The rows of files, one behind the other, as if they were one; where there are several, places name the file.
+
+    Raises what `rows` does.
+    """
+    if len(files) == 1:
+        yield from rows(files[0], origin)
+        return
+    base = os.path.commonpath([file.parent for file in files])
+    before = 0
+    for file in files:
+        name = file.relative_to(base)
+        for row in rows(file, f"{origin}: {name}"):
+            yield RawRow(f"{row.place} of {name}", row.value, before + row.end)
+        before += file.stat().st_size
 
 
 def parse(raw: RawRow) -> Mapping[str, Any]:

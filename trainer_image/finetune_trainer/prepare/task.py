@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from finetune_api.evaluation import TRAIN
 from finetune_api.hyperparameters import Pretraining
 from finetune_api.runconfig import RunConfig
 from finetune_api.sources import Columns
@@ -16,7 +16,7 @@ from finetune_trainer.ends.errors import described
 from finetune_trainer.prepare.tokenizer import FILES as TOKENIZER_FILES
 
 # Changes whenever the same data would be prepared differently.
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Task:
 
     model: Path
     """Directory with the tokenizer."""
-    train: Path
+    files: tuple[Path, ...]
+    """Where the data are, in the order in which they are read."""
     origin: str
     """What messages call the data."""
     limit: int
@@ -38,14 +39,14 @@ class Task:
     """Documents, not conversations."""
 
     @classmethod
-    def of(cls, config: RunConfig, context_length: int) -> Self:
-        """The data of a run. Where the spec sets no limit, the limit is what the model reads at a time."""
-        stated, data = config.hyperparameters, config.data_sets[TRAIN]
-        train = Path(config.locations.data[TRAIN][0])
+    def of(cls, config: RunConfig, name: str, context_length: int) -> Self:
+        """A data set of a run. Where the spec sets no limit, the limit is what the model reads at a time."""
+        stated, data = config.hyperparameters, config.data_sets[name]
+        files = tuple(map(Path, config.locations.data[name]))
         return cls(
             model=Path(config.locations.model),
-            train=train,
-            origin=f"{data.field}: {described(data.source, train)}",
+            files=files,
+            origin=f"{data.field}: {described(data.source, _place(files))}",
             limit=stated.max_seq_len or context_length,
             columns=data.columns,
             drop_invalid=config.dataset.invalid_rows == "Drop",
@@ -69,6 +70,11 @@ class Task:
                 str(file.relative_to(self.model)): commit.sha256(file, tick) for file in model_files
             },
             # The name tells no more than how to read the file.
-            "data": [self.train.suffix, commit.sha256(self.train, tick)],
+            "data": [[file.suffix, commit.sha256(file, tick)] for file in self.files],
         }
         return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+
+
+def _place(files: Sequence[Path]) -> Path:
+    """Where files are: the one that there is, or the directory that has them all."""
+    return files[0] if len(files) == 1 else Path(os.path.commonpath([file.parent for file in files]))
