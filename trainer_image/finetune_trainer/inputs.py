@@ -43,7 +43,7 @@ def assemble(samples: Samples, members: Iterable[int]) -> Inputs:
 
 
 def continuing(texts: Sequence[Ids]) -> Inputs:
-    """What predicts the token that follows each text, in main memory; one token, and nothing, where there is no text."""
+    """What predicts the token that follows each text, in main memory; one token alone where there is no text."""
     last = _boundaries(texts)[1:] - 1
     return _in_a_row(texts or [np.zeros(1, np.int32)], last.astype(np.int64), np.empty(0, np.int32))
 

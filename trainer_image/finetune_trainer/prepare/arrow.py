@@ -5,7 +5,7 @@ process that library's import, and gives samples without a copy.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from finetune_api.status import DatasetStatus
 from finetune_trainer.prepare.encode import Encoded
+from finetune_trainer.prepare.questions import Question
 
 _DATA = "data-00000-of-00001.arrow"
 _LENGTHS = "lengths.npy"
@@ -180,6 +181,8 @@ class Prepared:
 
     samples: Samples
     status: DatasetStatus
+    questions: Sequence[Question] = ()
+    """What is answered, where answers are compared."""
 
 
 def _joined(arrays: Iterable[npt.ArrayLike]) -> Ids:

@@ -61,6 +61,13 @@ class ChatTokenizer:
         self._ready: Callable[[Message], Message] = _as_it_is
         self._find_ends()
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that may end a turn."""
+        found = self.tokenizer.convert_tokens_to_ids(self._ends)
+        assert isinstance(found, list)
+        return frozenset(found)
+
     def encode(self, conversations: Sequence[Conversation], *, unmask: bool) -> list[Encoded | str]:
         """Token ids and labels of conversations, or why one cannot be trained on.
 

@@ -1,0 +1,1 @@
+"""How a model does on data that it is not trained on."""
