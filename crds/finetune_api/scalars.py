@@ -22,6 +22,7 @@ def _inside_volume(path: str) -> str:
     return path
 
 
+MAX_PATH_LENGTH = 512
 # A name as Kubernetes has them: labels of lower-case letters, digits and inner dashes, with dots between them.
 SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 
@@ -30,7 +31,7 @@ VolumePath = Annotated[
     str,
     Field(
         min_length=1,
-        max_length=512,
+        max_length=MAX_PATH_LENGTH,
         # The same rule as _inside_volume, for the API server: RE2 has no look-ahead, so CEL says it.
         json_schema_extra=cel(
             "!self.startsWith('/') && !self.split('/').exists(part, part == '..') "

@@ -15,7 +15,8 @@ UNFREEZE_RANK_RATIO = 0.5
 # Guide, "Rank and alpha": where to start, and how many times r alpha is.
 LORA_R = 16
 ALPHA_PER_RANK = 2
-LAYER_GROUPS = {"allLinear": "", "attention": "attn|attention"}
+ALL_LINEAR = "allLinear"
+LAYER_GROUPS = {ALL_LINEAR: "", "attention": "attn|attention"}
 """What stands for several layers in lora.targetModules, and the part of their names that is meant."""
 
 
@@ -107,7 +108,7 @@ def lora_patterns(lora: Lora) -> dict[str, str]:
 
     `q_proj`, say, means a layer of that name, or any whose full name ends with it after a dot.
     """
-    stated = lora.target_modules or ["allLinear"]
+    stated = lora.target_modules or [ALL_LINEAR]
     return {each: LAYER_GROUPS.get(each, rf"(^|\.)({each})$") for each in stated}
 
 
