@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from finetune_api import reproduce
 from finetune_api.facts import DataFacts
 from finetune_api.inputs import Input
-from finetune_api.plan import study
+from finetune_api.plan import plan, study
 from finetune_api.precedents import HALVED, Precedents, TokenBudget
 from finetune_api.recipe import Recipe
 from finetune_api.reproduce import Repetition, UnsettledError
 from finetune_api.runconfig import Locations, run_config
+from finetune_api.sources import DataSource, ModelSource
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus, Lengths, Plan
 from finetune_operator import validation
-from unit.test_plan import model, plan
+from unit.test_plan import model
 from world import manifest
 
 DATA = DataFacts(samples=2_000, lengths=Lengths(p50=300, p95=900, p99=1200, max=1500))
@@ -102,6 +103,16 @@ def test_it_plans_the_same_and_leaves_nothing_to_choose(
 
 
 @pytest.mark.parametrize(
+    ("stated", "r", "alpha", "layers"),
+    [({}, 16, 32, ["allLinear"]), ({"r": 8}, 8, 16, ["allLinear"]), ({"alpha": 7}, 16, 7, ["allLinear"])],
+)
+def test_adapters_are_stated_in_full(stated: dict[str, int], r: int, alpha: int, layers: list[str]) -> None:
+    _, again = repeated(job(method="lora", lora=stated))
+    assert again.spec.lora is not None
+    assert (again.spec.lora.r, again.spec.lora.alpha, again.spec.lora.target_modules) == (r, alpha, layers)
+
+
+@pytest.mark.parametrize(
     "spec",
     [
         {"hyperparameters": {"seed": 7, "warmupSteps": 3}, "resources": GPUS},
@@ -145,7 +156,7 @@ def test_every_repository_is_pinned_to_its_commit() -> None:
         for number, name in enumerate(("model", "train", "validation", "general"))
     }
     made, again = repeated(run, found=inputs(**commits))
-    sources = {"model": again.spec.model, **again.spec.data_sources}
+    sources: dict[str, ModelSource | DataSource] = {"model": again.spec.model, **again.spec.data_sources}
     assert {
         name: found.hugging_face and found.hugging_face.revision for name, found in sources.items()
     } == commits
