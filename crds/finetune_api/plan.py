@@ -298,8 +298,10 @@ def _of_model(
     sizes = checkpoint_sizes(recipe, architecture)
     keep = recipe.checkpoints
     epochs = recipe.hyperparameters.num_epochs or 0
-    # The result, the models of the epochs, and the states for restarts: a new one is complete before the oldest goes.
-    storage = sizes.weights * (1 + epochs * keep.every_epoch) + (1 + keep.keep_last) * sizes.resume
+    # The result, the models of the epochs and the best ones, and the states for restarts: a new one is complete before
+    # the oldest goes.
+    models = 1 + epochs * keep.every_epoch + recipe.best_kept
+    storage = sizes.weights * models + (1 + keep.keep_last) * sizes.resume
     storage += sizes.full_state * epochs * keep.full_state_at_epoch + sizes.decompositions + sizes.merged
     parts = MemoryParts(**{name: getattr(need, name) for name in MemoryParts.model_fields})
     return {

@@ -1,7 +1,8 @@
 """What a plan depends on: the same for whoever plans, from a spec or in the middle of a run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from finetune_api.evaluation import Evaluation
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.methods import Lora, Method, Osft
 from finetune_api.spec import Checkpoints, FineTuneJobSpec
@@ -24,6 +25,9 @@ class Recipe:
     """0: one process per node, on its CPU."""
     gpu_memory: int | None = None
     """Bytes of one GPU, as far as stated."""
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    is_validated: bool = False
+    """Whether there are validation data."""
 
     @classmethod
     def of_spec(cls, spec: FineTuneJobSpec) -> "Recipe":
@@ -38,7 +42,23 @@ class Recipe:
             nodes=resources.nodes,
             gpus_per_node=resources.gpus_per_node,
             gpu_memory=resources.gpu_memory_bytes,
+            evaluation=spec.evaluation,
+            is_validated=spec.dataset.is_validated,
         )
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether there is anything to judge the model by."""
+        return self.is_validated or bool(self.evaluation.sets)
+
+    @property
+    def best_kept(self) -> int:
+        """How many models are kept along the way, at most, only because they were the best ones.
+
+        Beside the best of all, that which was the best when the newest state was saved: a restart goes back there.
+        """
+        kept_anyhow = self.checkpoints.every_epoch and self.evaluation.every_steps is None
+        return 2 if self.is_validated and self.checkpoints.keep_best and not kept_anyhow else 0
 
     @property
     def on_gpu(self) -> bool:

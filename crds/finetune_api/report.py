@@ -13,7 +13,7 @@ from finetune_api.failure import cause_of
 from finetune_api.inputs import MAX_INPUTS, Input
 from finetune_api.model import ApiModel, FiniteFloat
 from finetune_api.publication import Published
-from finetune_api.scores import EvaluationStatus
+from finetune_api.scores import Evaluated, EvaluationStatus
 from finetune_api.status import (
     MAX_LISTED_CHECKPOINTS,
     Checkpoint,
@@ -164,6 +164,23 @@ class StepRecord(Metrics):
     def metrics(self) -> Metrics:
         """What a Report says of the step."""
         return Metrics.model_validate(self.model_dump(exclude={"attempt", "time"}))
+
+
+class EvaluationRecord(Evaluated):
+    """A line of names.EVALUATIONS_FILE: an evaluation, and in which attempt it was made."""
+
+    attempt: int
+    """Attempt that evaluated."""
+
+    @classmethod
+    def of(cls, evaluated: Evaluated, attempt: int) -> Self:
+        """The line of an evaluation."""
+        return cls(attempt=attempt, **evaluated.model_dump())
+
+    @property
+    def evaluated(self) -> Evaluated:
+        """What a Report says of it."""
+        return Evaluated.model_validate(self.model_dump(exclude={"attempt"}))
 
 
 class Report(ApiModel):

@@ -150,6 +150,8 @@ class RunConfig(ApiModel):
             nodes=self.nodes,
             gpus_per_node=self.gpus_per_node,
             gpu_memory=self.gpu_memory,
+            evaluation=self.evaluation,
+            is_validated=self.dataset.is_validated,
         )
 
     def to_json(self) -> str:

@@ -113,6 +113,44 @@ def best(history: Sequence[Evaluated]) -> Evaluated | None:
     return min(known, key=lambda one: (one.validation_loss, one.step), default=None)
 
 
+def status_of(
+    history: Sequence[Evaluated], *, stopped_early: str | None = None, final_step: int | None = None
+) -> EvaluationStatus | None:
+    """All that a history shows; None of one without an evaluation. `final_step` is that of the output, once it is."""
+    if not history:
+        return None
+    latest = history[-1]
+    return EvaluationStatus(
+        validation_loss=latest.validation_loss,
+        summary=summary(_at(history, 0), latest),
+        stopped_early=stopped_early,
+        baseline=_at(history, 0),
+        latest=latest,
+        best=best(history),
+        final=None if final_step is None else _at(history, final_step),
+    )
+
+
+def _at(history: Sequence[Evaluated], step: int) -> Evaluated | None:
+    return next((one for one in history if one.step == step), None)
+
+
+def why_to_stop(history: Sequence[Evaluated], rule: EarlyStopping) -> str | None:
+    """Why training is to end now by the rule, in words; None as long as it is to go on."""
+    since = since_improvement(history, rule)
+    if since < rule.patience:
+        return None
+    by = f" by more than {rule.min_delta:g}" if rule.min_delta else ""
+    said = f"no improvement of the {VALIDATION} loss{by} in {since} evaluation{'s' * (since != 1)}"
+    lowest, before = best(history), _at(history, 0)
+    known = [one for one in (before, lowest) if one is not None and one.validation_loss is not None]
+    if not known:
+        return f"{said}: it was never finite"
+    found = min(known, key=lambda one: (one.validation_loss, one.step))
+    when = f"at step {found.step}" if found.step else "before training"
+    return f"{said}: best {found.validation_loss:.4g} {when}"
+
+
 def since_improvement(history: Sequence[Evaluated], rule: EarlyStopping) -> int:
     """Evaluations since the validation loss last fell by more than minDelta below what was the best one until then.
 

@@ -47,7 +47,7 @@ def told(
 ) -> dict[str, str]:
     """What is said of a run with these losses, by the field that it is said of."""
     plan = Plan(learning_rate=learning_rate, num_epochs=3, world_size=1, steps_per_epoch=of_epoch)
-    found = guide.advise_on_steps(recipe("lora", lora=lora), plan, curve)
+    found = guide.advise_on_course(recipe("lora", lora=lora), plan, curve)
     return {finding.field: finding.message for finding in found}
 
 
@@ -174,5 +174,5 @@ def test_only_what_is_left_to_change_is_advised() -> None:
 
 def test_only_adapters_are_spoken_of_and_only_once_they_train() -> None:
     plan = Plan(learning_rate=1e-6, num_epochs=3, world_size=1, steps_per_epoch=PASS)
-    assert guide.advise_on_steps(recipe("sft"), plan, FLAT) == []
+    assert guide.advise_on_course(recipe("sft"), plan, FLAT) == []
     assert told([]) == {}

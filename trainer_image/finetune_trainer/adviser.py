@@ -1,12 +1,13 @@
-"""What the rule book says of the run by what its steps have shown, told in the plan and in the log."""
+"""What the rule book says of the run by what its steps and evaluations have shown, told in the plan and in the log."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from finetune_api import guide
 from finetune_api.guide import StepLoss
 from finetune_api.recipe import Recipe
 from finetune_api.report import Metrics
+from finetune_api.scores import Evaluated
 from finetune_api.status import Advice, Plan
 from finetune_trainer.planning import ExactPlan
 from finetune_trainer.reports.reporter import Reporter
@@ -17,11 +18,15 @@ _RULES = frozenset(rule.id for rule in guide.WHILE_TRAINING)
 
 
 class Adviser:
-    """Hears of every step, and asks the rules at the end of each epoch. For rank 0."""
+    """Hears of every step and evaluation, and asks the rules at the end of each epoch, and after each evaluation.
+
+    For rank 0.
+    """
 
     def __init__(self, recipe: Recipe, plan: ExactPlan, reporter: Reporter) -> None:
         self._recipe, self._plan, self._reporter = recipe, plan, reporter
         self._steps: list[StepLoss] = []
+        self._evaluations: list[Evaluated] = []
         self._said: list[Advice] = []
 
     def recall(self, before: Iterable[Metrics]) -> None:
@@ -36,13 +41,18 @@ class Adviser:
         if len(self._steps) % self._plan.steps_per_epoch == 0:
             self._say()
 
+    def judge(self, evaluations: Sequence[Evaluated]) -> None:
+        """Take note of all evaluations of the run so far, and say what there is to say."""
+        self._evaluations = list(evaluations)
+        self._say()
+
     def advised(self, plan: ExactPlan) -> ExactPlan:
         """A plan made anew, with what was said of the run."""
         self._plan = _with(plan, self._said)
         return self._plan
 
     def _say(self) -> None:
-        found = guide.advise_on_steps(self._recipe, self._plan, self._steps)
+        found = guide.advise_on_course(self._recipe, self._plan, self._steps, self._evaluations)
         said = [Advice(rule=each.rule, field=each.field, message=each.message) for each in found]
         known = {advice.rule for advice in self._said}
         for advice in said:

@@ -14,7 +14,7 @@ from finetune_api.precedents import TokenBudget
 from finetune_api.report import Failure, Report, Stage
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import checks, commit, precedents
-from finetune_trainer.checkpoints import shelf
+from finetune_trainer.checkpoints import best, shelf
 from finetune_trainer.ends import causes
 from finetune_trainer.ends.errors import TrainerError, of_system
 from finetune_trainer.ends.signals import Stop
@@ -41,8 +41,11 @@ def train(file: Path, stop: Stop) -> int:
                 # An attempt may have been killed right after its model was complete.
                 shelf.clear(storage)
                 _remove_incomplete(storage)
+                if config.checkpoints.keep_best:
+                    best.prune(storage)
             report = history.last_report(storage, attempt)
-            return end(report.model_copy(update={"stage": Stage.FINISHED, "output": finished}))
+            shown = {"checkpoints": history.checkpoints(storage), "evaluation": history.evaluation(storage)}
+            return end(report.model_copy(update={"stage": Stage.FINISHED, "output": finished, **shown}))
         checks.check(config, node=node)
         output = Output(storage.log(attempt, node))
     except (TrainerError, OSError) as error:

@@ -20,14 +20,17 @@ from finetune_trainer.distributed import Ballot, Gang
 from finetune_trainer.ends.errors import TerminatedError
 from finetune_trainer.ends.retreat import Retreat, SmallerBudgetError
 from finetune_trainer.ends.stopping import StopRequest
+from finetune_trainer.evaluating.evaluator import Evaluator
 from finetune_trainer.feed import Feed
+from finetune_trainer.judging.judge import Judge, Outlook
+from finetune_trainer.judging.timing import Timing
 from finetune_trainer.methods.parametrization import Parametrization
 from finetune_trainer.optimization import make_optimizer, make_scheduler
 from finetune_trainer.planning import ExactPlan, Planner, model_facts
-from finetune_trainer.prepare.arrow import Samples
+from finetune_trainer.prepare.data_sets import PreparedData
 from finetune_trainer.progress import Hardware, Progress
 from finetune_trainer.reports.reporter import Reporter
-from finetune_trainer.step import Stepper
+from finetune_trainer.step import Guard, Stepper
 from finetune_trainer.stopwatch import Stopwatch
 from finetune_trainer.throughput import peak_flops
 from finetune_trainer.trackers import Trackers
@@ -41,7 +44,9 @@ class Loop:
     attempt: int
     plan: ExactPlan
     planner: Planner
-    samples: Samples
+    data: PreparedData
+    context_length: int
+    """Of the model, in tokens."""
     gang: Gang
     trained: Parametrization
     checkpoints: Checkpoints
@@ -53,10 +58,11 @@ class Loop:
         stated = self.config.hyperparameters
         optimizer = make_optimizer(self.trained, stated, self.plan)
         self._state = State(self.trained, optimizer, make_scheduler(optimizer, stated, self.plan))
-        self._schedule = Schedule(len(self.samples), self.plan.effective_batch_size, stated.seed)
+        self._samples = self.data.train.samples
+        self._schedule = Schedule(len(self._samples), self.plan.effective_batch_size, stated.seed)
         self._adviser = Adviser(self.config.recipe, self.plan, self.reporter) if self.gang.is_first else None
         self._progress = Progress(
-            self.samples,
+            self._samples,
             self._schedule,
             self.plan.total_steps,
             self._hardware(),
@@ -66,11 +72,22 @@ class Loop:
             speaks=self.gang.is_first,
         )
         self._ballot = Ballot(self.gang)
+        self._judge = Judge(
+            Timing(self.config.evaluation, self.plan.steps_per_epoch, self.plan.total_steps),
+            self.config.evaluation.early_stopping,
+            self.config.checkpoints.keep_best,
+            self._evaluator(),
+            self.gang,
+            self.reporter,
+            self.trackers,
+            self._adviser,
+            self._progress.epoch,
+        )
         self._retreat = Retreat(self.gang, self.checkpoints, self._state, self.planner, self.plan)
         self._done = 0
 
     def run(self) -> None:
-        """Train to the end and write the result.
+        """Train to the end, which evaluations may bring forward, and write the result.
 
         Raises TerminatedError when some process of the gang was asked to stop; LossNotFiniteError.
         """
@@ -82,7 +99,11 @@ class Loop:
         with self._retreat:
             if not self._train(safekeeping):
                 self._leave(safekeeping)
-        safekeeping.result(self.plan.total_steps)
+        safekeeping.result(
+            self._done,
+            better=self._judge.ranked(self._done) if self.config.checkpoints.deliver_best else (),
+            stopped_early=self._judge.stopped_early,
+        )
 
     def _restore(self) -> None:
         restored = self.checkpoints.restore(self._state)
@@ -93,6 +114,7 @@ class Loop:
         self.reporter.stage(Stage.TRAINING, resumed_from_step=resumed)
         if self._adviser:
             self._adviser.recall(self.reporter.steps())
+        self._judge.recall()
 
     def _train(self, safekeeping: Safekeeping) -> bool:
         """Whether training came to its end; False when some process was asked to stop."""
@@ -108,15 +130,16 @@ class Loop:
             self.reporter.update(urgent=True, plan=self.plan)
 
     def _make_steps(self, safekeeping: Safekeeping) -> bool:
+        # The baseline, or what the attempt before did not get to.
+        outlook = self._evaluate(safekeeping)
+        if outlook is not Outlook.ON:
+            return outlook is Outlook.OVER
         stepper = self._stepper(safekeeping)
         with closing(self._feed()) as feed:
             stopwatch = Stopwatch(self.trained.model, self.gang, feed)
             stalled = self.checkpoints.stalled
             for step in feed:
-                position = self._progress.epoch(self._done), self.reporter.position
-                measured = stepper.make(
-                    step, stopwatch, partial(self._retreat.guarding, self._done, *position)
-                )
+                measured = stepper.make(step, stopwatch, self._guarding())
                 if measured is None:
                     return False
                 self._done += 1
@@ -126,9 +149,21 @@ class Loop:
                 self._progress.tell(step, measured, seconds, parts.model_copy(update={"checkpoint": held_up}))
                 if measured.stop and self._done < self.plan.total_steps:
                     return False
+                # First: the state is written while the model is evaluated.
                 safekeeping.after(self._done, overdue=measured.overdue)
+                outlook = self._evaluate(safekeeping)
+                if outlook is not Outlook.ON:
+                    return outlook is Outlook.OVER
                 stopwatch.start()
         return True
+
+    def _evaluate(self, safekeeping: Safekeeping) -> Outlook:
+        budget = self.plan.max_tokens_per_gpu
+        return self._judge.after(self._done, budget, self._guarding(), safekeeping)
+
+    def _guarding(self) -> Guard:
+        position = self._progress.epoch(self._done), self.reporter.position
+        return partial(self._retreat.guarding, self._done, *position)
 
     def _leave(self, safekeeping: Safekeeping) -> NoReturn:
         outcome = safekeeping.before_leaving(
@@ -154,7 +189,7 @@ class Loop:
         return Stepper(
             self.gang,
             self._state,
-            self.samples,
+            self._samples,
             self.config.hyperparameters,
             self.plan.accumulate_locally,
             self._ballot,
@@ -163,9 +198,22 @@ class Loop:
             tick=self.reporter.tick,
         )
 
+    def _evaluator(self) -> Evaluator | None:
+        if not self.data.evaluated:
+            return None
+        return Evaluator.of(
+            self.config,
+            self.gang,
+            self.trained.model,
+            self.data.evaluated,
+            context_length=self.context_length,
+            tick=self.reporter.tick,
+            asked_to_stop=lambda: self._ballot.ask(self.stop.requested),
+        )
+
     def _feed(self) -> Feed:
         return Feed(
-            self.samples,
+            self._samples,
             self._schedule,
             budget=self.plan.max_tokens_per_gpu,
             rank=self.gang.rank,

@@ -18,6 +18,7 @@ _CONTENTS = (
     names.CHECKPOINTS_DIR,
     names.RESUME_DIR,
     names.METRICS_FILE,
+    names.EVALUATIONS_FILE,
     names.REPORT_FILE,
 )
 
@@ -87,6 +88,11 @@ class Storage:
         return self.root / names.METRICS_FILE
 
     @property
+    def evaluations(self) -> Path:
+        """Scores of every evaluation, one per line."""
+        return self.root / names.EVALUATIONS_FILE
+
+    @property
     def report(self) -> Path:
         """The newest Report."""
         return self.root / names.REPORT_FILE
@@ -113,6 +119,10 @@ class Storage:
     def repeated_steps(self, attempt: int) -> Path:
         """Measurements of steps of one attempt that a later one did again."""
         return self._logs(attempt) / "repeated-steps.jsonl"
+
+    def repeated_evaluations(self, attempt: int) -> Path:
+        """Scores of evaluations of one attempt that came after the step from which a later one went on."""
+        return self._logs(attempt) / "repeated-evaluations.jsonl"
 
     def _logs(self, attempt: int) -> Path:
         return self.root / names.LOGS_DIR / f"attempt-{names.attempt_label(attempt)}"

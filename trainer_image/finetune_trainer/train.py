@@ -7,6 +7,7 @@ from finetune_api.report import Preparation, Stage
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import commit, progress_bars
 from finetune_trainer.adviser import lasting
+from finetune_trainer.checkpoints import best
 from finetune_trainer.checkpoints.checkpoint import Checkpoints
 from finetune_trainer.distributed import Gang
 from finetune_trainer.ends.stopping import StopRequest
@@ -104,7 +105,8 @@ def _take_part(
             attempt,
             plan,
             planner,
-            prepared.samples,
+            data,
+            length,
             gang,
             trained,
             checkpoints,
@@ -116,8 +118,14 @@ def _take_part(
         output = history.finished_output(storage)
         assert output is not None
         _log.info("the model is in %s", storage.output)
+        if config.checkpoints.keep_best:
+            best.prune(storage)
         reporter.stage(
-            Stage.FINISHED, output=output, checkpoints=history.checkpoints(storage), seconds_remaining=0
+            Stage.FINISHED,
+            output=output,
+            checkpoints=history.checkpoints(storage),
+            evaluation=history.evaluation(storage),
+            seconds_remaining=0,
         )
     reporter.close()
     gang.leave()

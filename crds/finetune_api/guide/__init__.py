@@ -6,7 +6,17 @@ The guide advises, it never rejects: what cannot be run is an error of the spec'
 from collections.abc import Callable, Sequence
 
 from finetune_api.facts import DataFacts, Finding, ModelFacts
-from finetune_api.guide import batches, general, hardware, learning_rates, lengths, lora, osft, underfitting
+from finetune_api.guide import (
+    batches,
+    general,
+    hardware,
+    learning_rates,
+    lengths,
+    lora,
+    osft,
+    overfitting,
+    underfitting,
+)
 from finetune_api.guide.case import Case
 from finetune_api.guide.choices import (
     Chosen,
@@ -21,6 +31,7 @@ from finetune_api.guide.choices import (
 from finetune_api.guide.guideline import Guideline
 from finetune_api.guide.loss_curve import StepLoss
 from finetune_api.recipe import Recipe
+from finetune_api.scores import Evaluated
 from finetune_api.status import Plan
 
 __all__ = [
@@ -30,7 +41,7 @@ __all__ = [
     "Chosen",
     "StepLoss",
     "advise",
-    "advise_on_steps",
+    "advise_on_course",
     "effective_batch_size",
     "learning_rate",
     "lora_alpha",
@@ -58,12 +69,13 @@ RULES: tuple[Guideline, ...] = (
     *osft.RULES,
     *lora.RULES,
     *underfitting.RULES,
+    *overfitting.RULES,
     *hardware.RULES,
     *general.RULES,
 )
 
 # Those of them that judge what a run has shown, and are asked again and again while it trains.
-WHILE_TRAINING: tuple[Guideline, ...] = underfitting.RULES
+WHILE_TRAINING: tuple[Guideline, ...] = (*underfitting.RULES, *overfitting.RULES)
 
 
 def advise(
@@ -81,7 +93,9 @@ def advise(
     return [finding for rule in RULES if (finding := rule(case)) is not None]
 
 
-def advise_on_steps(recipe: Recipe, plan: Plan, steps: Sequence[StepLoss]) -> list[Finding]:
+def advise_on_course(
+    recipe: Recipe, plan: Plan, steps: Sequence[StepLoss], evaluations: Sequence[Evaluated] = ()
+) -> list[Finding]:
     """What the rules have to say about a run that trains by a plan and has made these steps, from its first one on."""
-    case = Case(recipe, plan, model=None, data=None, steps=steps)
+    case = Case(recipe, plan, model=None, data=None, steps=steps, evaluations=evaluations)
     return [finding for rule in WHILE_TRAINING if (finding := rule(case)) is not None]

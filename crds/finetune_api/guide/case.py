@@ -9,6 +9,7 @@ from finetune_api.guide.choices import judging
 from finetune_api.guide.loss_curve import StepLoss
 from finetune_api.memory import Mode, estimated, leanest
 from finetune_api.recipe import Recipe
+from finetune_api.scores import Evaluated
 from finetune_api.status import Plan
 
 
@@ -24,6 +25,8 @@ class Case:
     """Changes after which the job fits its GPUs, the mildest first."""
     steps: Sequence[StepLoss] = ()
     """What the run has shown, from its first step on; nothing before it trains."""
+    evaluations: Sequence[Evaluated] = ()
+    """And what its evaluations have, in the order of their steps."""
 
     @property
     def parameters(self) -> int | None:

@@ -9,11 +9,20 @@ from finetune_api.guide.guideline import guideline
 _FIELD = "spec.model"
 
 
-@guideline("General advice", Severity.NOTE, _FIELD)
+@guideline("General advice", Severity.NOTE, "spec.evaluation")
 def baseline_evaluation(case: Case) -> str | None:
     """Evaluate the base model before training and the trained model after it: only the difference tells what training
-    did."""
-    return "evaluate the base model before training, and again afterwards: only the difference tells what training did"
+    did. A data set for the new skill and others for skills to keep show both what was learnt and what was forgotten."""
+    recipe = case.recipe
+    if not recipe.is_evaluated:
+        return (
+            "nothing is evaluated: how the model does before training and after it, on data that it is not trained on, "
+            "tells what training did. Set dataset.validation or dataset.validationSplit, and evaluation.sets for "
+            "skills to keep"
+        )
+    if not recipe.evaluation.baseline:
+        return "the model is not evaluated before training, so nobody knows what training did: remove baseline: false"
+    return None
 
 
 @guideline("General advice", Severity.NOTE, _FIELD)

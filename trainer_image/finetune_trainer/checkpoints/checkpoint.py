@@ -2,12 +2,13 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from finetune_api.status import Checkpoint
 from finetune_trainer import commit
-from finetune_trainer.checkpoints import shelf
+from finetune_trainer.checkpoints import best, shelf
 from finetune_trainer.checkpoints.restoring import Restored, Restorer
 from finetune_trainer.checkpoints.saving import StateWriter
 from finetune_trainer.checkpoints.shelf import Shelf, StateFacts
@@ -25,6 +26,8 @@ from finetune_trainer.distributed import Gang
 from finetune_trainer.reports import history
 from finetune_trainer.results import Result
 from finetune_trainer.storage import Storage
+
+T = TypeVar("T")
 
 # How often one who waits for the thread that saves looks whether that gets on.
 _POLL_SECONDS = 1.0
@@ -86,11 +89,19 @@ class Checkpoints:
         self.stalled = 0.0
         """Seconds for which saving has held up training."""
 
-    def save_weights(self, state: State, step: int, epoch: float) -> Checkpoint:
-        """Write what training has led to so far into the checkpoints."""
+    def save_weights(self, state: State, step: int, epoch: float, *, as_best: bool = False) -> Checkpoint:
+        """Write what training has led to so far into the checkpoints.
+
+        What is kept as the best alone goes when there is better (see `drop_former_best`).
+        """
         final = self.storage.weights_after(step)
         with self._stalling():
-            return self._save_result(state, final, step, epoch)
+            return self._save_result(state, final, step, epoch, best.AS_BEST if as_best else {})
+
+    def drop_former_best(self) -> None:
+        """Remove weights that were kept as the best ones alone, now that the best of all are complete."""
+        if self._gang.is_first:
+            best.prune(self.storage)
 
     def save_full_state(self, state: State, step: int, epoch: float, metrics_bytes: int) -> Checkpoint:
         """Write what training has led to and, beside it in fp32, all that changes in training; kept for good.
@@ -110,9 +121,34 @@ class Checkpoints:
             write = partial(result.write, weights)
             return self._wait(self._submit(final, state.tensors(), facts, write))
 
-    def save_output(self, state: State, step: int, epoch: float) -> None:
-        """Write the run's result, after which no state for restarts is needed."""
-        self._save_result(state, self.storage.output, step, epoch)
+    def save_output(self, state: State, step: int, epoch: float, *, stopped_early: str | None = None) -> None:
+        """Write the run's result, after which no state for restarts is needed; with why training ended early, if so."""
+        self._save_result(state, self.storage.output, step, epoch, best.facts_of(stopped_early))
+        self._clear()
+
+    def deliver(self, steps: Sequence[int], *, stopped_early: str | None) -> bool:
+        """Make the run's result of weights that were kept: of the first of these steps after which they are intact.
+
+        False, with nothing changed, where none are.
+        """
+
+        def deliver() -> bool:
+            for step in steps:
+                done = self._thread.submit(
+                    best.deliver, self.storage, step, best.facts_of(stopped_early), self._part_sealed
+                )
+                if self._finished(done, self.storage.output):
+                    return True
+            return False
+
+        # Every process settles what it has part in; what rank 0 then does takes none of the others.
+        self._settle()
+        delivered = self._gang.on_first(deliver)
+        if delivered:
+            self._clear()
+        return delivered
+
+    def _clear(self) -> None:
         if self._gang.is_first:
             shelf.clear(self.storage)
 
@@ -170,7 +206,10 @@ class Checkpoints:
             state
         )
 
-    def _save_result(self, state: State, final: Path, step: int, epoch: float) -> Checkpoint:
+    def _save_result(
+        self, state: State, final: Path, step: int, epoch: float, more: Mapping[str, Any]
+    ) -> Checkpoint:
+        """Write what training has led to; `more` is what else its manifest is to tell."""
         self._settle()
         result, weights = self._result(state)
 
@@ -179,6 +218,7 @@ class Checkpoints:
                 result.write(weights, directory)
                 files = commit.sealed(directory.iterdir(), self._part_sealed)
                 facts = {"step": step, "epoch": epoch, "format": result.format, "base": state.trained.base}
+                facts |= more
                 return commit.publish(final, uid=self.storage.uid, files=files, facts=facts)
 
         def write_it() -> str:
@@ -228,14 +268,18 @@ class Checkpoints:
             self._complete = self._wait(in_flight)
 
     def _wait(self, saving: _Saving) -> Checkpoint:
+        manifest = self._finished(saving.manifest, saving.final)
+        return history.checkpoint_of(self.storage, saving.final, manifest)
+
+    def _finished(self, work: Future[T], final: Path) -> T:
         """Wait for the thread. That more and more is written is a sign of life; the waiting itself is none."""
-        directory = commit.temporary(saving.final)
+        directory = commit.temporary(final)
         seen = None
-        while not wait([saving.manifest], _POLL_SECONDS).done:
+        while not wait([work], _POLL_SECONDS).done:
             if (written := (self._parts_sealed, commit.size(directory))) != seen:
                 seen = written
                 self._tick()
-        return history.checkpoint_of(self.storage, saving.final, saving.manifest.result())
+        return work.result()
 
     def _part_sealed(self) -> None:
         self._parts_sealed += 1

@@ -1,7 +1,8 @@
 """What one attempt saves, when, and what becomes of it when it has to go."""
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from finetune_api.report import Stage
@@ -12,6 +13,8 @@ from finetune_trainer.checkpoints.state import State
 from finetune_trainer.distributed import Gang
 from finetune_trainer.reports import history
 from finetune_trainer.reports.reporter import Reporter
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -87,10 +90,34 @@ class Safekeeping:
             self._list(self.checkpoints.finish())
         return f"the state after step {step} is saved" if step else "there is nothing to save before step 1"
 
-    def result(self, step: int) -> None:
-        """Save what training leads to."""
+    def keep_best(self, step: int) -> None:
+        """Keep the weights after so many steps, which are the best so far. Those that were may go then."""
+        # What is due anyway has been saved before.
+        due = self.cadence.due(step, overdue=False).weights
+        if due:
+            saved = []
+        else:
+            self.reporter.stage(Stage.SAVING)
+            saved = [self.checkpoints.save_weights(self.state, step, self.epoch(step), as_best=True)]
+        self.checkpoints.drop_former_best()
+        self.reporter.checkpoint(*saved)
+
+    def result(self, step: int, *, better: Sequence[int] = (), stopped_early: str | None = None) -> None:
+        """Save what training leads to: weights that were kept after one of the `better` steps, or those after the last.
+
+        `stopped_early` is why that step was the last one, if it should not have been.
+        """
         self.reporter.stage(Stage.SAVING)
-        self.checkpoints.save_output(self.state, step, self.epoch(step))
+        if better and self.checkpoints.deliver(better, stopped_early=stopped_early):
+            return
+        if better and self.gang.is_first:
+            _log.warning(
+                "no intact weights are left of step %d, which has the lowest validation loss, or of others that are "
+                "better than the last one: those after step %d are the output",
+                better[0],
+                step,
+            )
+        self.checkpoints.save_output(self.state, step, self.epoch(step), stopped_early=stopped_early)
 
     def _save_for_good(self, step: int, *, weights: bool, full_state: bool) -> None:
         epoch = self.epoch(step)

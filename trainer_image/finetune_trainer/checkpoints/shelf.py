@@ -93,14 +93,14 @@ class Shelf:
     def _prune(self) -> None:
         found = {step: path for path, step in _saved(self.storage).items()}
         for step in superseded(found, damaged=self._damaged, newest=self._newest, keep=self._keep_last):
-            _remove(found[step])
+            remove(found[step])
 
 
 def clear(storage: Storage) -> None:
     """Remove all states for restarts of a run, complete or not: once there is its result, nothing needs them."""
     commit.remove_incomplete(storage.resume)
     for path in _saved(storage):
-        _remove(path)
+        remove(path)
     # What somebody else left there stays.
     if storage.resume.exists() and not any(storage.resume.iterdir()):
         storage.resume.rmdir()
@@ -116,7 +116,8 @@ def _saved(storage: Storage) -> dict[Path, int]:
     return {path: step for path, step in found.items() if path == storage.state_after(step)}
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a complete directory that nobody needs any more, as far as the volume lets."""
     try:
         commit.remove(path)
     except OSError as error:

@@ -1,14 +1,17 @@
 """What earlier processes of this run left on the storage volume."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from finetune_api.report import Report, Stage
+from finetune_api.scores import Evaluated, EvaluationStatus, best, status_of
 from finetune_api.status import MAX_LISTED_CHECKPOINTS, Checkpoint, Merged, Output, newest_state
 from finetune_trainer import commit
 from finetune_trainer.commit import Manifest
+from finetune_trainer.reports import evaluations_file
 from finetune_trainer.reports.metrics_file import last_record
 from finetune_trainer.storage import Storage
 
@@ -43,15 +46,53 @@ def merged_facts(adapter: Manifest) -> dict[str, Any]:
     return {"adapter": {name: record.sha256 for name, record in adapter.files.items()}}
 
 
-def checkpoints(storage: Storage) -> list[Checkpoint]:
-    """The newest complete checkpoints, oldest first, as many as a Report lists."""
+def evaluations(storage: Storage) -> list[Evaluated]:
+    """The evaluations of the run, in the order of their steps."""
+    return [record.evaluated for record in evaluations_file.records(storage)]
+
+
+def evaluation(storage: Storage, *, up_to: int | None = None) -> EvaluationStatus | None:
+    """What the evaluations of the run have shown, and which one is that of its result, if it is complete.
+
+    Of a run without a result only those `up_to` a step count.
+    """
+    found = evaluations(storage)
+    if manifest := commit.read(storage.output, uid=storage.uid):
+        facts = manifest.facts
+        return status_of(found, stopped_early=facts.get("stoppedEarly"), final_step=facts.get("step"))
+    return status_of([one for one in found if up_to is None or one.step <= up_to])
+
+
+def listed(found: Sequence[Checkpoint], known: Sequence[Evaluated]) -> list[Checkpoint]:
+    """Checkpoints as a Report lists them, oldest first: the newest, and the best one; with what evaluations showed."""
+    losses = {one.step: one.validation_loss for one in known}
+    lowest = best(known)
+    marked = [
+        checkpoint.model_copy(
+            update={
+                "validation_loss": losses.get(checkpoint.step),
+                "best": True
+                if lowest and checkpoint.step == lowest.step and checkpoint.kind == "weights"
+                else None,
+            }
+        )
+        for checkpoint in sorted(found, key=lambda checkpoint: checkpoint.time)
+    ]
+    spare = max(0, len(marked) - MAX_LISTED_CHECKPOINTS)
+    best_ones = [checkpoint for checkpoint in marked[:spare] if checkpoint.best]
+    return [*best_ones, *marked[spare + len(best_ones) :]]
+
+
+def checkpoints(storage: Storage, *, up_to: int | None = None) -> list[Checkpoint]:
+    """The complete checkpoints that a Report lists. Evaluations count `up_to` a step."""
     found = [
         checkpoint_of(storage, path, manifest)
         for parent in (storage.checkpoints, storage.resume)
         for path in commit.visible(parent)
         if (manifest := commit.read(path, uid=storage.uid))
     ]
-    return sorted(found, key=lambda checkpoint: checkpoint.time)[-MAX_LISTED_CHECKPOINTS:]
+    known = [one for one in evaluations(storage) if up_to is None or one.step <= up_to]
+    return listed(found, known)
 
 
 def checkpoint_of(storage: Storage, path: Path, manifest: Manifest) -> Checkpoint:
@@ -93,11 +134,15 @@ def first_report(storage: Storage, attempt: int) -> Report:
         "resumed_from_step": None,
         "preparation": None,
         "seconds_remaining": None,
+        "evaluation": evaluation(storage),
         "checkpoints": checkpoints(storage),
         "failure": None,
     }
     if finished_output(storage) is None:
-        record = last_record(storage, up_to=newest_state(changes["checkpoints"]))
+        newest = newest_state(changes["checkpoints"])
+        changes["evaluation"] = evaluation(storage, up_to=newest)
+        changes["checkpoints"] = checkpoints(storage, up_to=newest)
+        record = last_record(storage, up_to=newest)
         changes["metrics"] = record and record.metrics
         changes["subspaces"] = None
     return kept.model_copy(update=changes)

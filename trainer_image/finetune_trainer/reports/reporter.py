@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from finetune_api.report import Metrics, Stage, StepRecord
-from finetune_api.status import MAX_LISTED_CHECKPOINTS, Checkpoint
-from finetune_trainer.reports import history
+from finetune_api.report import EvaluationRecord, Metrics, Stage, StepRecord
+from finetune_api.scores import Evaluated, EvaluationStatus
+from finetune_api.status import Checkpoint
+from finetune_trainer.reports import evaluations_file, history
 from finetune_trainer.reports.metrics_file import MetricsFile, last_record, records
 from finetune_trainer.reports.post import Poster
 from finetune_trainer.storage import Storage
@@ -50,8 +51,13 @@ class Reporter:
             return
         with self._lock:
             self._metrics.rewind(restored_step, metrics_bytes, attempt=self.report.attempt)
+            evaluations_file.rewind(self._storage, restored_step)
             record = last_record(self._storage)
-            changes: dict[str, Any] = {"metrics": record and record.metrics}
+            changes: dict[str, Any] = {
+                "metrics": record and record.metrics,
+                "evaluation": history.evaluation(self._storage),
+                "checkpoints": history.listed(self.report.checkpoints, self.evaluations()),
+            }
             if restored_step == 0:
                 changes["initial_loss"] = None
             self.report = self.report.model_copy(update=changes)
@@ -59,6 +65,34 @@ class Reporter:
     def steps(self) -> Iterator[Metrics]:
         """What all steps of the run have shown so far, as the metrics file has it; nothing where there is no file."""
         return iter(()) if self._silent else records(self._storage)
+
+    def evaluations(self) -> list[Evaluated]:
+        """All evaluations of the run so far, as their file has them; nothing where there is no file."""
+        return [] if self._silent else history.evaluations(self._storage)
+
+    def evaluated(self, evaluated: Evaluated) -> None:
+        """Take down an evaluation, for good, and tell what all of them show by now."""
+        if self._silent:
+            return
+        with self._lock:
+            evaluations_file.append(self._storage, EvaluationRecord.of(evaluated, self.report.attempt))
+            self.update(
+                urgent=True,
+                evaluation=history.evaluation(self._storage),
+                checkpoints=history.listed(self.report.checkpoints, self.evaluations()),
+            )
+
+    def stopped_early(self, why: str) -> None:
+        """Training has come to its end before its last step."""
+        if self._silent:
+            return
+        with self._lock:
+            shown = self.report.evaluation or EvaluationStatus()
+            self.update(
+                urgent=True,
+                evaluation=shown.model_copy(update={"stopped_early": why}),
+                seconds_remaining=0,
+            )
 
     def stage(self, stage: Stage, **changes: Any) -> None:
         """Enter another stage."""
@@ -89,18 +123,18 @@ class Reporter:
         if not self._silent and time.monotonic() - self._passed_on >= _TICK_SECONDS:
             self.update(**changes)
 
-    def checkpoint(self, saved: Checkpoint) -> None:
-        """List a complete checkpoint, and no longer the states that were removed for its sake."""
+    def checkpoint(self, *saved: Checkpoint) -> None:
+        """List complete checkpoints, and no longer what was removed for their sake."""
         if self._silent:
             return
         with self._lock:
+            new = {each.name for each in saved}
             kept = [
                 old
                 for old in self.report.checkpoints
-                if old.name != saved.name
-                and (old.kind != "resume" or (self._storage.root / old.name).exists())
+                if old.name not in new and (self._storage.root / old.name).exists()
             ]
-            self.update(urgent=True, checkpoints=[*kept, saved][-MAX_LISTED_CHECKPOINTS:])
+            self.update(urgent=True, checkpoints=history.listed([*kept, *saved], self.evaluations()))
 
     def close(self) -> None:
         """Deliver what is left."""

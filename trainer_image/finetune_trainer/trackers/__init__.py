@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from finetune_api.report import Metrics
+from finetune_api.scores import Evaluated
 from finetune_trainer.ends.errors import TerminatedError
 from finetune_trainer.trackers import mlflow, tensorboard, wandb
 from finetune_trainer.trackers.outbox import Outbox
@@ -25,10 +26,15 @@ class Trackers:
 
     def log(self, metrics: Metrics) -> None:
         """Pass a step's measurements on; never waits."""
-        if self.outboxes:
-            point = Point(metrics.step, time.time(), scalars(metrics))
-            for outbox in self.outboxes:
-                outbox.put(point)
+        self._put(Point(metrics.step, time.time(), scalars(metrics)))
+
+    def evaluated(self, evaluated: Evaluated) -> None:
+        """Pass an evaluation on; never waits."""
+        self._put(Point(evaluated.step, evaluated.time.timestamp(), scores(evaluated), follows_step=True))
+
+    def _put(self, point: Point) -> None:
+        for outbox in self.outboxes:
+            outbox.put(point)
 
     def close(self, ending: Ending) -> None:
         """Deliver what is left, as far as that is quickly done."""
@@ -73,3 +79,12 @@ def scalars(metrics: Metrics) -> dict[str, float]:
             f"train/{name}/{part}" if part else f"train/{name}": float(number) for part, number in parts
         }
     return values
+
+
+def scores(evaluated: Evaluated) -> dict[str, float]:
+    """Scores by the names under which charts show them: `eval/validation/loss`, `eval/general/token_accuracy`."""
+    return {
+        f"eval/{score.name}/{name}": float(value)
+        for score in evaluated.sets
+        for name, value in score.model_dump(exclude={"name", "tokens", "change"}, exclude_none=True).items()
+    }

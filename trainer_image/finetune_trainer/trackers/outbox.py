@@ -62,7 +62,7 @@ class Outbox:
             last = time.monotonic()
             try:
                 if not begun:
-                    self._tracker.begin(points[0].step)
+                    self._tracker.begin(points[0].first_step)
                     begun = True
                 self._tracker.log(points)
                 pause = self._interval

@@ -25,12 +25,19 @@ class Ending(Enum):
 
 @dataclass(frozen=True)
 class Point:
-    """Measurements of one step."""
+    """Measurements of one step, or of an evaluation after it."""
 
     step: int
     time: float
     """Seconds since 1970."""
     values: Mapping[str, float]
+    follows_step: bool = False
+    """Whether the step itself was measured before: it does not come again."""
+
+    @property
+    def first_step(self) -> int:
+        """The first step that is yet to be measured where this is the first point to come."""
+        return self.step + self.follows_step
 
 
 @dataclass(frozen=True)
