@@ -7,9 +7,10 @@ from pydantic import Field
 from finetune_api.model import Rule, SpecModel
 from finetune_api.sources import Columns, DataSource
 
-# What the data of spec.dataset are called beside the sets of spec.evaluation.
+# What the data of spec.dataset are called beside the sets of spec.evaluation, and the base model among all inputs.
 TRAIN = "train"
 VALIDATION = "validation"
+MODEL = "model"
 MAX_SETS = 16
 
 
@@ -38,9 +39,10 @@ class EvaluationSet(DataSource):
     rules = (
         *DataSource.rules,
         Rule(
-            cel=f"!(self.name in ['{TRAIN}', '{VALIDATION}'])",
-            message=f"name must not be {TRAIN} or {VALIDATION}, which are the data of spec.dataset: choose another",
-            holds=lambda found: found.name not in (TRAIN, VALIDATION),
+            cel=f"!(self.name in ['{TRAIN}', '{VALIDATION}', '{MODEL}'])",
+            message=f"name must not be {TRAIN}, {VALIDATION} or {MODEL}, which are other inputs of the job: choose "
+            "another",
+            holds=lambda found: found.name not in (TRAIN, VALIDATION, MODEL),
         ),
     )
 

@@ -7,8 +7,6 @@ from pydantic import Field
 from finetune_api.evaluation import MAX_SETS
 from finetune_api.model import ApiModel
 
-# The name of the base model among the inputs; data sets have their own.
-MODEL = "model"
 MAX_INPUTS = MAX_SETS + 3
 
 

@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from finetune_api import names
-from finetune_api.evaluation import TRAIN, VALIDATION, Evaluation
-from finetune_api.inputs import MODEL, Input
+from finetune_api.evaluation import MODEL, TRAIN, VALIDATION, Evaluation
+from finetune_api.inputs import Input
 from finetune_api.methods import Lora, Osft
 from finetune_api.plan import sample_length
 from finetune_api.recipe import Recipe

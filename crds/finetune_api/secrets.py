@@ -8,8 +8,15 @@ from finetune_api.model import SpecModel
 from finetune_api.scalars import SUBDOMAIN
 
 SecretName = Annotated[str, Field(min_length=1, max_length=253, pattern=f"^{SUBDOMAIN}$", examples=["hub"])]
-SecretKey = Annotated[
-    str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$", examples=["token"])
+# Of a Secret or a ConfigMap. It becomes the name of a file, so none is made of dots, or begins with two.
+ObjectKey = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=253,
+        pattern=r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$",
+        examples=["token"],
+    ),
 ]
 
 # What the credentials of an object store may be, by the names that each store's own client reads. Other keys of a
@@ -47,5 +54,5 @@ class SecretKeyReference(SpecModel):
 
     name: SecretName
     """Name of the Secret."""
-    key: SecretKey
+    key: ObjectKey
     """Key in it."""

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from finetune_api.model import Rule, SpecModel
 from finetune_api.scalars import SUBDOMAIN, ClaimName, VolumePath
-from finetune_api.secrets import SecretKeyReference, SecretReference
+from finetune_api.secrets import ObjectKey, SecretKeyReference, SecretReference
 
 HubRepo = Annotated[
     str,
@@ -171,7 +171,7 @@ class ConfigMapSource(SpecModel):
 
     name: ConfigMapName
     """Name of the ConfigMap."""
-    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+    key: ObjectKey
     """Key whose value is the file."""
 
     rules = (_tells_format("key", "key"),)

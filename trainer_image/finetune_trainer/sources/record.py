@@ -12,7 +12,8 @@ from typing import Self
 from pydantic import ValidationError
 
 from finetune_api import names
-from finetune_api.inputs import MODEL, Input
+from finetune_api.evaluation import MODEL
+from finetune_api.inputs import Input
 from finetune_api.model import ApiModel
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import commit
