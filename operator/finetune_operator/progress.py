@@ -77,6 +77,7 @@ def progress(
     if initial_loss is None and known is not None:
         initial_loss = known.initial_loss
     remaining = report.seconds_remaining
+    stopped_early = report.evaluation is not None and report.evaluation.stopped_early is not None
     finish = None
     if remaining is not None:
         finish = (received + timedelta(seconds=remaining)).replace(microsecond=0)
@@ -84,8 +85,8 @@ def progress(
         step=step,
         total_steps=total_steps,
         epoch=rounded(metrics.epoch, decimals=2) if metrics else None,
-        percent=percent(step, total_steps),
-        summary=summary(step, total_steps, stopped_early=_stopped_early(report)),
+        percent=100 if stopped_early else percent(step, total_steps),
+        summary=summary(step, total_steps, stopped_early=stopped_early),
         loss=significant(metrics.loss) if metrics else None,
         initial_loss=significant(initial_loss),
         learning_rate=significant(metrics.learning_rate) if metrics else None,
@@ -143,10 +144,6 @@ def duration(seconds: float) -> str:
         if count or parts:
             parts.append((count, unit))
     return "".join(f"{count}{unit}" for count, unit in parts[:2] if count) or "0s"
-
-
-def _stopped_early(report: Report) -> bool:
-    return report.evaluation is not None and report.evaluation.stopped_early is not None
 
 
 def _readable(subspaces: Subspaces | None) -> Subspaces | None:

@@ -2,11 +2,11 @@
 
 from datetime import UTC, datetime
 
-from finetune_api.report import Report, Stage
+from finetune_api.report import Metrics, Report, Stage
 from finetune_api.scores import Evaluated, EvaluationStatus, SetScore, with_changes
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.status import FineTuneJobStatus, Plan
 from finetune_operator.evaluation import outcome, with_evaluation
-from finetune_operator.progress import summary, with_report
+from finetune_operator.progress import with_report
 from finetune_operator.transitions import events
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -27,8 +27,12 @@ def of(latest: Evaluated, best: Evaluated | None = None, **more: object) -> Eval
     return EvaluationStatus.model_validate(found | more)
 
 
+PLAN = Plan(learning_rate=0.1, num_epochs=2, world_size=1, total_steps=36)
+
+
 def report(evaluation: EvaluationStatus | None) -> Report:
-    return Report(attempt=1, sequence=1, stage=Stage.TRAINING, evaluation=evaluation)
+    metrics = Metrics(step=20)
+    return Report(attempt=1, sequence=1, stage=Stage.TRAINING, metrics=metrics, evaluation=evaluation)
 
 
 def told(old: EvaluationStatus | None, new: EvaluationStatus | None) -> list[tuple[str, str, str]]:
@@ -91,7 +95,9 @@ def test_an_early_end_is_told_once_and_is_no_job_half_done() -> None:
     stopped = of(WORSE, GOOD, stopped_early=why)
     assert ("StoppedEarly", "Normal", why) in told(of(WORSE, GOOD), stopped)
     assert told(stopped, stopped) == []
-    assert summary(20, 36, stopped_early=True) == "20/36 (stopped early)"
+    found = with_report(FineTuneJobStatus(plan=PLAN), report(stopped), NOW).progress
+    assert found is not None
+    assert (found.percent, found.summary) == (100, "20/36 (stopped early)")
 
 
 def test_a_change_is_the_difference_from_the_baseline() -> None:
