@@ -62,6 +62,8 @@ async def run(
             trainer_image=settings.trainer_image,
             report_url=settings.report_url,
             report_ca=(settings.tls_dir / CA_FILE).read_text(),
+            hub_endpoint=settings.hub_endpoint,
+            hub_offline=settings.hub_offline,
         )
         controller = Controller(cluster, reports, installation, metrics)
         queue: WorkQueue[Key] = WorkQueue(controller.handle, workers=WORKERS)

@@ -1,6 +1,6 @@
 """Pure: the pods that a job's Jobs make: one that prepares the data, the gang that trains, and one that merges."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_api import names
@@ -19,8 +19,13 @@ TOKEN_LIFETIME_SECONDS = 3600
 PREPARATION_REQUESTS = {"cpu": "1", "memory": "2Gi"}
 
 
-def preparation(job: FineTuneJob, image: str, config: RunConfig, config_map: str) -> Manifest:
-    """The pod that prepares the data: no GPU, and nobody to talk to but the operator."""
+def preparation(
+    job: FineTuneJob, image: str, config: RunConfig, config_map: str, hub: Mapping[str, str]
+) -> Manifest:
+    """The pod that downloads what comes over the network, and prepares the data: no GPU.
+
+    It alone has the Secrets of the inputs; `hub` has the variables that tell where the Hugging Face Hub is.
+    """
     return _pod(
         job,
         config,
@@ -28,9 +33,10 @@ def preparation(job: FineTuneJob, image: str, config: RunConfig, config_map: str
         container={
             "image": image,
             "args": _command("prepare"),
-            "env": _environment(names.PREPARATION),
+            "env": [*_environment(names.PREPARATION), *_variables(hub)],
             "resources": {"requests": dict(PREPARATION_REQUESTS)},
         },
+        inputs=volumes.mounted(job, reads_data=True, downloads=True),
     )
 
 
@@ -53,7 +59,28 @@ def merging(
             "env": _environment(names.MERGING),
             "resources": {"requests": requests},
         },
-        reads_data=False,
+        inputs=volumes.mounted(job, reads_data=False),
+    )
+
+
+def publishing(
+    job: FineTuneJob, image: str, config: RunConfig, config_map: str, hub: Mapping[str, str]
+) -> Manifest:
+    """The pod that uploads the result: no GPU, no inputs; it alone has the Secret of who may write there.
+
+    `hub` has the variables that tell where the Hugging Face Hub is.
+    """
+    return _pod(
+        job,
+        config,
+        config_map,
+        container={
+            "image": image,
+            "args": _command("publish"),
+            "env": [*_environment(names.PUBLISHING), *_variables(hub)],
+            "resources": {"requests": dict(PREPARATION_REQUESTS)},
+        },
+        inputs=volumes.published(job),
     )
 
 
@@ -76,6 +103,7 @@ def member(
             "ports": [{"name": "rendezvous", "containerPort": names.MASTER_PORT}],
             "resources": _resources(job),
         },
+        inputs=volumes.mounted(job, reads_data=True),
         scratch={"shm": ("/dev/shm", _shared_memory(job))},
     )
     return pod | {"subdomain": names.service_name(job.metadata.name)} | _affinity(avoid)
@@ -87,14 +115,15 @@ def _pod(
     config_map: str,
     *,
     container: Manifest,
+    inputs: tuple[list[Manifest], list[Manifest]],
     scratch: dict[str, tuple[str, Manifest]] | None = None,
-    reads_data: bool = True,
 ) -> Manifest:
     """What all pods have in common, around what its container has of its own.
 
-    `scratch` has directories that go with the pod besides /tmp: their paths and kinds, by name.
+    `inputs` has volumes and mounts of what outlives the pod (see volumes.py); `scratch` has directories that go with
+    it besides /tmp: their paths and kinds, by name.
     """
-    input_volumes, input_mounts = volumes.mounted(job, reads_data=reads_data)
+    input_volumes, input_mounts = inputs
     directories = (scratch or {}) | {"tmp": ("/tmp", {})}
     return {
         "restartPolicy": "Never",
@@ -160,6 +189,10 @@ def _environment(attempt: int) -> list[Manifest]:
     ]
 
 
+def _variables(values: Mapping[str, str]) -> list[Manifest]:
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
 def _rendezvous(name: str, attempt: int, config: RunConfig) -> list[Manifest]:
     """torchrun's own variables, by which the pods of a gang find one another."""
     index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
@@ -170,7 +203,7 @@ def _rendezvous(name: str, attempt: int, config: RunConfig) -> list[Manifest]:
         "PET_MASTER_PORT": str(names.MASTER_PORT),
     }
     return [
-        *({"name": key, "value": value} for key, value in values.items()),
+        *_variables(values),
         {"name": "PET_NODE_RANK", "valueFrom": {"fieldRef": {"fieldPath": index}}},
     ]
 

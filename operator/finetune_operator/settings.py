@@ -27,6 +27,10 @@ class Settings:
     """Where the API server asks about FineTuneJobs, with the same certificate."""
     health_port: int
     log_level: str
+    hub_endpoint: str | None
+    """A mirror in the place of the Hugging Face Hub."""
+    hub_offline: bool
+    """Whether pods ask for nothing over the network there."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
@@ -46,6 +50,12 @@ class Settings:
                 return default
             return int(value)
 
+        def switch(name: str) -> bool:
+            value = environment.get(name, "").lower() or "false"
+            if value not in ("true", "false"):
+                faults.append(f"{name} must be true or false, not {value!r}")
+            return value == "true"
+
         settings = cls(
             trainer_image=text("FINETUNE_TRAINER_IMAGE"),
             report_url=text("FINETUNE_REPORT_URL"),
@@ -54,9 +64,14 @@ class Settings:
             webhook_port=port("FINETUNE_WEBHOOK_PORT", 9443),
             health_port=port("FINETUNE_HEALTH_PORT", 8080),
             log_level=text("FINETUNE_LOG_LEVEL", "INFO").upper(),
+            hub_endpoint=environment.get("FINETUNE_HUB_ENDPOINT") or None,
+            hub_offline=switch("FINETUNE_HUB_OFFLINE"),
         )
         if settings.report_url and not settings.report_url.startswith("https://"):
             faults.append(f"FINETUNE_REPORT_URL must start with https://, not be {settings.report_url!r}")
+        endpoint = settings.hub_endpoint
+        if endpoint is not None and not endpoint.startswith(("https://", "http://")):
+            faults.append(f"FINETUNE_HUB_ENDPOINT must start with https:// or http://, not be {endpoint!r}")
         if settings.log_level not in LOG_LEVELS:
             faults.append(
                 f"FINETUNE_LOG_LEVEL must be one of {', '.join(LOG_LEVELS)}, not {settings.log_level!r}"

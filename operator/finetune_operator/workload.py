@@ -1,4 +1,4 @@
-"""Pure: the Kubernetes objects of the preparation, of one attempt, and of the merging."""
+"""Pure: the Kubernetes objects of the preparation, of one attempt, of the merging and of the upload."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -25,6 +25,16 @@ class Installation:
     """Base URL of the report endpoint as pods reach it."""
     report_ca: str
     """PEM certificates that the endpoint's certificate is checked against."""
+    hub_endpoint: str | None = None
+    """A mirror in the place of the Hugging Face Hub."""
+    hub_offline: bool = False
+    """Whether nothing is asked for over the network there: what is downloaded already has to do."""
+
+    @property
+    def hub_environment(self) -> dict[str, str]:
+        """The same in the variables of Hugging Face's own libraries."""
+        endpoint = {} if self.hub_endpoint is None else {"HF_ENDPOINT": self.hub_endpoint}
+        return endpoint | ({"HF_HUB_OFFLINE": "1"} if self.hub_offline else {})
 
 
 def avoided(attempts: Sequence[Attempt]) -> tuple[str, ...]:
@@ -37,7 +47,8 @@ def avoided(attempts: Sequence[Attempt]) -> tuple[str, ...]:
 def preparation(job: FineTuneJob, installation: Installation) -> tuple[Manifest, ...]:
     """Everything that the preparation of the data needs, in the order in which to apply it."""
     config, config_map = _configuration(job, installation, prepared={})
-    pod = pods.preparation(job, installation.trainer_image, config, config_map["metadata"]["name"])
+    name, hub = config_map["metadata"]["name"], installation.hub_environment
+    pod = pods.preparation(job, installation.trainer_image, config, name, hub)
     return config_map, _single_pod_job(job, names.PREPARATION, pod)
 
 
@@ -51,6 +62,14 @@ def merging(
     config, config_map = _configuration(job, installation, prepared=prepared)
     pod = pods.merging(job, installation.trainer_image, config, config_map["metadata"]["name"], memory=memory)
     return config_map, _single_pod_job(job, names.MERGING, pod)
+
+
+def publishing(job: FineTuneJob, installation: Installation) -> tuple[Manifest, ...]:
+    """Everything that the upload of the result needs, in the order in which to apply it."""
+    config, config_map = _configuration(job, installation, prepared={}, publishes=True)
+    name, hub = config_map["metadata"]["name"], installation.hub_environment
+    pod = pods.publishing(job, installation.trainer_image, config, name, hub)
+    return config_map, _single_pod_job(job, names.PUBLISHING, pod)
 
 
 def attempt(
@@ -74,10 +93,10 @@ def attempt(
 
 
 def _configuration(
-    job: FineTuneJob, installation: Installation, *, prepared: Mapping[str, str]
+    job: FineTuneJob, installation: Installation, *, prepared: Mapping[str, str], publishes: bool = False
 ) -> tuple[RunConfig, Manifest]:
     url = installation.report_url.rstrip("/") + names.report_path(job.metadata.namespace, job.metadata.name)
-    config = run_config(job, volumes.locations(job), url, prepared=prepared)
+    config = run_config(job, volumes.locations(job), url, prepared=prepared, publishes=publishes)
     return config, _config_map(job, config, installation.report_ca)
 
 

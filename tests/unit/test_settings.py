@@ -22,6 +22,13 @@ def test_defaults(environment: dict[str, str]) -> None:
     settings = Settings.from_environment(environment)
     assert (settings.report_port, settings.webhook_port, settings.health_port) == (8443, 9443, 8080)
     assert settings.log_level == "INFO"
+    assert (settings.hub_endpoint, settings.hub_offline) == (None, False)
+
+
+def test_a_mirror_of_the_hub_and_a_cluster_without_a_way_out(environment: dict[str, str]) -> None:
+    stated = {"FINETUNE_HUB_ENDPOINT": "https://mirror.example/hf", "FINETUNE_HUB_OFFLINE": "true"}
+    settings = Settings.from_environment(environment | stated)
+    assert (settings.hub_endpoint, settings.hub_offline) == ("https://mirror.example/hf", True)
 
 
 def test_every_fault_is_named_at_once() -> None:
@@ -44,6 +51,8 @@ def test_every_fault_is_named_at_once() -> None:
         ("FINETUNE_REPORT_PORT", "0", "between 1 and 65535"),
         ("FINETUNE_WEBHOOK_PORT", "-1", "between 1 and 65535"),
         ("FINETUNE_HEALTH_PORT", "70000", "between 1 and 65535"),
+        ("FINETUNE_HUB_ENDPOINT", "mirror.example", "must start with https:// or http://"),
+        ("FINETUNE_HUB_OFFLINE", "yes", "must be true or false, not 'yes'"),
         ("FINETUNE_TLS_DIR", "/nowhere", "there is no file /nowhere/tls.crt"),
     ],
 )

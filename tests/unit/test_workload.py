@@ -1,12 +1,13 @@
 """The objects of an attempt."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from finetune_api.runconfig import RunConfig
 from finetune_api.spec import FineTuneJob
-from finetune_operator.workload import Installation, attempt, merging, preparation
+from finetune_operator.workload import Installation, attempt, merging, preparation, publishing
 from world import INSTALLATION, MERGES, manifest
 
 
@@ -238,6 +239,113 @@ def test_a_claim_that_serves_several_parts_is_one_volume() -> None:
     assert [mount.get("readOnly", False) for mount in mounts.values()] == [False, True, True]
 
 
+# Sources
+
+
+def inputs(pod: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The volumes of a pod that are none of its own, each without its name, by where it is mounted."""
+    volumes = {volume["name"]: {**volume, "name": None} for volume in pod["volumes"]}
+    assert len(volumes) == len(pod["volumes"])
+    assert all(len(name) <= 63 for name in volumes)
+    [trainer] = pod["containers"]
+    mounts = [
+        mount for mount in trainer["volumeMounts"] if mount["mountPath"].startswith(("/vol", "/var/run/c"))
+    ]
+    assert all(mount.get("readOnly", False) is (mount["mountPath"] != "/volumes/storage") for mount in mounts)
+    return {mount["mountPath"]: volumes[mount["name"]] for mount in mounts}
+
+
+SETS = [
+    {"name": "few", "configMap": {"name": "rows", "key": "few.jsonl"}},
+    {"name": "a" * 32, "objectStore": {"uri": "gs://b/a.jsonl", "credentialsSecretRef": {"name": "gcs"}}},
+    {"name": "open", "huggingFace": {"repo": "o/r", "path": "a.csv"}},
+]
+NETWORKED: dict[str, Any] = {
+    "model": {"huggingFace": {"repo": "org/model", "tokenSecretRef": {"name": "hub", "key": "hf-token"}}},
+    "dataset": {
+        "train": {"objectStore": {"uri": "s3://b/t.jsonl", "credentialsSecretRef": {"name": "s3"}}},
+        "validation": {"volume": {"claimName": "data", "path": "v.jsonl"}},
+    },
+    "evaluation": {"sets": SETS},
+}
+EVERYWHERE = {
+    "/volumes/storage": {"name": None, "persistentVolumeClaim": {"claimName": "runs"}},
+    "/volumes/data/validation": {
+        "name": None,
+        "persistentVolumeClaim": {"claimName": "data", "readOnly": True},
+    },
+    "/volumes/data/few": {
+        "name": None,
+        "configMap": {"name": "rows", "items": [{"key": "few.jsonl", "path": "few.jsonl"}]},
+    },
+}
+
+
+def test_only_the_pod_that_downloads_has_the_secrets_for_that() -> None:
+    hub = {
+        "secretName": "hub",
+        "items": [{"key": "hf-token", "path": "token"}],
+        "defaultMode": 0o440,
+    }
+    assert inputs(prepare_pod(**NETWORKED)) == EVERYWHERE | {
+        "/var/run/credentials/model": {"name": None, "secret": hub},
+        "/var/run/credentials/train": {"name": None, "secret": {"secretName": "s3", "defaultMode": 0o440}},
+        f"/var/run/credentials/{'a' * 32}": {
+            "name": None,
+            "secret": {"secretName": "gcs", "defaultMode": 0o440},
+        },
+    }
+    assert inputs(pod_spec(**NETWORKED)) == EVERYWHERE
+    [merges] = [
+        found for found in merging(job(**MERGES | NETWORKED), INSTALLATION, prepared={}, memory=None)[1:]
+    ]
+    assert set(inputs(merges["spec"]["template"]["spec"])) == {"/volumes/storage"}
+
+
+def test_what_is_downloaded_is_looked_for_on_the_storage_claim() -> None:
+    found = objects(**NETWORKED)["ConfigMap"]
+    locations = RunConfig.model_validate_json(found["data"]["run.json"]).locations
+    downloads = "/volumes/storage/.downloads"
+    assert locations.downloads == locations.model == downloads
+    assert locations.data == {
+        "train": [downloads],
+        "validation": ["/volumes/data/validation/v.jsonl"],
+        "few": ["/volumes/data/few/few.jsonl"],
+        "a" * 32: [downloads],
+        "open": [downloads],
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "directory"), [({}, "/volumes/model"), ({"path": "a/./b"}, "/volumes/model/a/b")]
+)
+def test_a_model_in_an_image_is_a_volume_of_every_pod(path: dict[str, str], directory: str) -> None:
+    model = {"image": {"reference": "registry.example/model@sha256:0", **path}}
+    for pod in (prepare_pod(model=model), pod_spec(model=model)):
+        assert inputs(pod)["/volumes/model"] == {
+            "name": None,
+            "image": {"reference": "registry.example/model@sha256:0"},
+        }
+    config = RunConfig.model_validate_json(objects(model=model)["ConfigMap"]["data"]["run.json"])
+    assert config.locations.model == directory
+
+
+def test_where_the_hub_is_is_told_to_those_who_talk_to_it() -> None:
+    mirrored = replace(INSTALLATION, hub_endpoint="https://mirror.example", hub_offline=True)
+    told = {"HF_ENDPOINT": "https://mirror.example", "HF_HUB_OFFLINE": "1"}
+    talking = job(**NETWORKED | MERGES, publish={"objectStore": {"uri": "s3://b/out"}})
+    for made, expected in (
+        (preparation(talking, mirrored), told),
+        (publishing(talking, mirrored), told),
+        (preparation(talking, INSTALLATION), {}),
+        (attempt(talking, 1, mirrored, prepared={}), {}),
+        (merging(talking, mirrored, prepared={}, memory=None), {}),
+    ):
+        [trainer] = made[-1]["spec"]["template"]["spec"]["containers"]
+        variables = {variable["name"]: variable.get("value") for variable in trainer["env"]}
+        assert {name: value for name, value in variables.items() if name.startswith("HF_")} == expected
+
+
 # The preparation
 
 
@@ -350,7 +458,7 @@ def test_it_tries_again_as_the_preparation_does_and_takes_no_data_with_it() -> N
     assert merges | {"template": None} == prepares | {"template": None}
     assert [volume["name"] for volume in prepares["template"]["spec"]["volumes"]] == [
         *(volume["name"] for volume in merges["template"]["spec"]["volumes"]),
-        "train",
+        "data-train",
     ]
 
 
