@@ -10,6 +10,7 @@ import pytest
 from deploy import deploy
 from e2e.jobs import manifest, save_inputs
 from e2e.namespace import Namespace
+from e2e.object_store import ObjectStore, object_store
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +24,13 @@ def namespace(operator: None) -> Iterator[Namespace]:
     """A namespace that enforces the Restricted Pod Security Standard, gone after the module's tests."""
     with _made() as namespace:
         yield namespace
+
+
+@pytest.fixture(scope="session")
+def store(operator: None) -> Iterator[ObjectStore]:
+    """An S3 server that pods can reach."""
+    with _made() as namespace, object_store(namespace) as store:
+        yield store
 
 
 @pytest.fixture(scope="session")

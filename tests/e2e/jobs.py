@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from deploy import ROOT
-from e2e.namespace import Namespace
+from e2e.namespace import PATIENCE, Namespace
 from tiny import save_chat_data, save_tiny_model
 
 
@@ -56,8 +56,21 @@ def save_inputs(namespace: Namespace, *, samples: int, overlong: int = 0) -> Non
 
 def status(namespace: Namespace, job: str) -> dict[str, Any]:
     """What the operator tells of a job."""
-    found: dict[str, Any] = namespace.get("finetunejob", job)["status"]
+    found: dict[str, Any] = namespace.get("finetunejob", job).get("status", {})
     return found
+
+
+def condition(found: dict[str, Any], type_: str) -> dict[str, Any]:
+    """What a status says under this type."""
+    one: dict[str, Any]
+    [one] = [condition for condition in found["conditions"] if condition["type"] == type_]
+    return one
+
+
+def events(namespace: Namespace, job: str) -> list[str]:
+    """Reasons of all events about a job."""
+    listed = namespace.get("events", "--field-selector", f"involvedObject.name={job}")["items"]
+    return [event["reason"] for event in listed]
 
 
 def step(namespace: Namespace, job: str) -> int:
@@ -91,3 +104,10 @@ def poll(what: Callable[[], bool], *, seconds: float) -> None:
     while not what():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(1)
+
+
+def wait_for_upload(namespace: Namespace, job: str, truth: str) -> None:
+    """Until the condition Published is so; a job has ended well before that."""
+    namespace.wait(job, "condition=Succeeded")
+    waiting = ("wait", f"finetunejob/{job}", f"--for=condition=Published={truth}", f"--timeout={PATIENCE}s")
+    assert "condition met" in namespace.kubectl(*waiting, check=False), namespace.told_of(job)

@@ -93,6 +93,11 @@ def secret(name: str, values: dict[str, str]) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values}
 
 
+def stored(key: str, credentials: str) -> dict[str, Any]:
+    """What is in the store, in the words of a spec; the Secret `credentials` tells how to get there."""
+    return {"objectStore": {"uri": f"s3://{BUCKET}/{key}", "credentialsSecretRef": {"name": credentials}}}
+
+
 def _trainer_image() -> str:
     """The image in which the installed operator has jobs run: it has a Python, and is on the node."""
     values = json.loads(
