@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from finetune_trainer import batches
 from finetune_trainer.batches import Schedule
+from finetune_trainer.splitmix import INCREMENT, finalized
 
 schedules = st.builds(
     Schedule, samples=st.integers(1, 200), batch_size=st.integers(1, 64), seed=st.integers(0, 2**31 - 1)
@@ -55,8 +56,8 @@ def test_epochs_differ_in_order_and_seeds_do_too() -> None:
 
 def test_the_generator_is_splitmix64() -> None:
     """The outputs that its authors' program prints for seed 0."""
-    states = np.arange(1, 5, dtype=np.uint64) * np.uint64(batches._INCREMENT)
-    assert [hex(output) for output in batches._finalized(states)] == [
+    states = np.arange(1, 5, dtype=np.uint64) * np.uint64(INCREMENT)
+    assert [hex(output) for output in finalized(states)] == [
         "0xe220a8397b1dcdaf",
         "0x6e789e6aa1b965f4",
         "0x6c45d188009454f",

@@ -11,12 +11,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-Indices = npt.NDArray[np.int64]
+from finetune_trainer.splitmix import INCREMENT, finalized
 
-# SplitMix64 (Steele, Lea, Flood 2014): its increment, and its finalizer's shifts and factors.
-_INCREMENT = 0x9E3779B97F4A7C15
-_FINALIZER = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
-_LAST_SHIFT = 31
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,23 +60,12 @@ class Schedule:
 def _permutation(samples: int, seed: int) -> Indices:
     """The numbers below `samples`, ordered by the outputs of SplitMix64.
 
-    A run that goes on with another version of numpy must not meet another order, and numpy keeps no promise for its
-    own generators' shuffles. SplitMix64 is a few integer operations. It is a bijection, so no two samples ever have
-    the same key, and every algorithm for sorting gives the same order.
+    It is a bijection, so no two samples ever have the same key, and every algorithm for sorting gives the same order.
     """
     keys = np.arange(1, samples + 1, dtype=np.uint64)
-    keys *= np.uint64(_INCREMENT)
+    keys *= np.uint64(INCREMENT)
     # Neighbouring seeds start far apart.
-    keys += _finalized(np.array([seed], np.uint64))
-    order = np.argsort(_finalized(keys))
+    keys += finalized(np.array([seed], np.uint64))
+    order = np.argsort(finalized(keys))
     order.setflags(write=False)
     return order
-
-
-def _finalized(states: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64's outputs in the place of its states; integers wrap around."""
-    for shift, factor in _FINALIZER:
-        states ^= states >> np.uint64(shift)
-        states *= np.uint64(factor)
-    states ^= states >> np.uint64(_LAST_SHIFT)
-    return states

@@ -1,17 +1,18 @@
 """A run's data, prepared and measured as for training, without training."""
 
+import dataclasses
 import logging
 import sys
 import tempfile
 from pathlib import Path
 
-from finetune_api.evaluation import TRAIN
+from finetune_api.evaluation import VALIDATION
 from finetune_api.failure import ExitCode
+from finetune_api.runconfig import RunConfig
 from finetune_trainer import checks
 from finetune_trainer.ends.errors import TrainerError
 from finetune_trainer.planning import context_length, gather
-from finetune_trainer.prepare.pipeline import build
-from finetune_trainer.prepare.task import Task
+from finetune_trainer.prepare.data_sets import prepare_all
 
 
 def measure(file: Path) -> int:
@@ -22,16 +23,14 @@ def measure(file: Path) -> int:
     # What the preparation logs of faulty rows stands in its error, too.
     logging.disable()
     try:
-        config = checks.load(file)
+        config = _with_what_is_here(checks.load(file))
         checks.check_inputs(config, weights=False)
         length = context_length(Path(config.locations.model), config.hyperparameters)
-        task = Task.of(config, TRAIN, length)
         with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
-            target = Path(scratch) / "data"
-            prepared = build(
-                task, task.digest(lambda: None), target, writer=config.uid, progress=lambda _: None
-            )
-            facts = gather(config, prepared, length, lambda: None)
+            prepared = prepare_all(_storing_in(scratch, config), length, lambda _: None).train
+            # It is gone in a moment.
+            status = prepared.status.model_copy(update={"path": None})
+            facts = gather(config, dataclasses.replace(prepared, status=status), length, lambda: None)
     except TrainerError as error:
         sys.stderr.write(f"finetune-trainer: {error}\n")
         for detail in error.details:
@@ -41,3 +40,18 @@ def measure(file: Path) -> int:
         return error.exit_code
     sys.stdout.write(facts.measured.model_dump_json(by_alias=True, exclude_none=True) + "\n")
     return ExitCode.SUCCESS
+
+
+def _with_what_is_here(config: RunConfig) -> RunConfig:
+    """Without data to evaluate on that nobody has said where to find: the plan does not depend on them."""
+    here = config.locations.data
+    dataset, evaluation = config.dataset, config.evaluation
+    if VALIDATION not in here:
+        dataset = dataset.model_copy(update={"validation": None})
+    evaluation = evaluation.model_copy(update={"sets": [one for one in evaluation.sets if one.name in here]})
+    return config.model_copy(update={"dataset": dataset, "evaluation": evaluation})
+
+
+def _storing_in(directory: str, config: RunConfig) -> RunConfig:
+    locations = config.locations.model_copy(update={"storage": str(Path(directory) / config.name)})
+    return config.model_copy(update={"locations": locations})

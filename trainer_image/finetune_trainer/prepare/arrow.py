@@ -4,6 +4,7 @@ The directory is one that `datasets.load_from_disk` opens. Writing and reading i
 process that library's import, and gives samples without a copy.
 """
 
+import copy
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from finetune_api.status import DatasetStatus
+from finetune_trainer.batches import Indices
 from finetune_trainer.prepare.encode import Encoded
 from finetune_trainer.prepare.questions import Question
 
@@ -146,6 +148,7 @@ class Samples:
         ]
         self._numbers = [batch["sample"].to_numpy() for batch in batches]
         self._starts = np.cumsum([0, *map(len, batches)])
+        self._places: Indices | None = None
         table: Ids = np.load(directory / _LENGTHS)
         self.lengths: Ids = table[:, 0].copy()
         """Tokens of each sample."""
@@ -154,6 +157,13 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def part(self, places: Indices) -> Self:
+        """Some of the samples, as a data set of its own, without a copy of them."""
+        part = copy.copy(self)
+        part._places = places if self._places is None else self._places[places]
+        part.lengths, part.loss_tokens = self.lengths[places], self.loss_tokens[places]
+        return part
 
     def __getitem__(self, place: int) -> tuple[Ids, Ids]:
         """input_ids and labels of a sample, both [its length], read-only and without a copy."""
@@ -171,6 +181,8 @@ class Samples:
         """The record batch of a sample, and its row in there."""
         if not 0 <= place < len(self):
             raise IndexError(f"there is no sample {place} among {len(self)}")
+        if self._places is not None:
+            place = int(self._places[place])
         batch = int(self._starts.searchsorted(place, side="right")) - 1
         return batch, place - int(self._starts[batch])
 

@@ -1,13 +1,15 @@
 """What becomes of some rows of the data, one behind the other: samples, or faults. This is what worker processes do."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from finetune_trainer.prepare.arrow import Ids, Part
+from finetune_trainer.prepare.contents import Contents, content
 from finetune_trainer.prepare.encode import Encoded
 from finetune_trainer.prepare.faults import Fault, FaultyRowError
+from finetune_trainer.prepare.questions import Question, check_reference
 from finetune_trainer.prepare.read import RawRow, parse
 from finetune_trainer.prepare.rows import Conversation, conversation, document
 from finetune_trainer.prepare.task import Task
@@ -29,12 +31,16 @@ class Converted:
 
     rows: int
     end: int
-    """Bytes of the file up to here; 0 where that is not known."""
+    """Bytes of the files up to here, as RawRow has them."""
     faults: list[Fault]
-    lengths: Ids
-    """[n] tokens of every sample, over-long ones too."""
+    overlong: Ids
+    """Tokens of each sample that has too many."""
     samples: Part
-    """Those that are not over-long."""
+    """The others."""
+    contents: Contents
+    """Of those."""
+    questions: list[Question]
+    """Of those, where answers are compared."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,9 @@ class Documents:
     faults: list[Fault]
     empty: int
     """Documents in which there is nothing."""
-    documents: list[tuple[int, Ids]] = field(default_factory=list)
+    documents: list[tuple[int, Ids]]
     """Their numbers and their tokens."""
+    contents: Contents
 
 
 def conversation_converter(task: Task) -> Callable[[Rows], Converted]:
@@ -59,23 +66,41 @@ def conversation_converter(task: Task) -> Callable[[Rows], Converted]:
         valid: list[tuple[int, RawRow, Conversation]] = []
         for number, raw in enumerate(rows.rows, start=rows.first):
             try:
-                found = conversation(parse(raw), task.columns, unmask_messages=task.unmask_messages)
+                found = conversation(
+                    parse(raw),
+                    task.columns,
+                    unmask_messages=task.unmask_messages,
+                    columns_field=task.columns_field,
+                )
+                if task.generate is not None:
+                    check_reference(found, task.generate)
                 valid.append((number, raw, found))
             except FaultyRowError as error:
                 faults[number] = Fault.at(raw.place, error)
-        results = chat.encode([each for _, _, each in valid], unmask=task.unmask_messages)
+        conversations = [each for _, _, each in valid]
+        results = chat.encode(conversations, unmask=task.unmask_messages)
+        prompts = chat.prompts(conversations) if task.generate is not None else [()] * len(conversations)
         encoded: list[tuple[int, Encoded]] = []
-        for (number, raw, _), result in zip(valid, results, strict=True):
-            if isinstance(result, str):
-                faults[number] = Fault(raw.place, task.columns.messages or "messages", result)
+        questions: list[Question] = []
+        overlong: list[int] = []
+        for (number, raw, asked), result, prompt in zip(valid, results, prompts, strict=True):
+            if isinstance(result, str) or isinstance(prompt, str):
+                reason = result if isinstance(result, str) else str(prompt)
+                faults[number] = Fault(raw.place, task.columns.messages or "messages", reason)
+            elif len(result.input_ids) > task.limit:
+                overlong.append(len(result.input_ids))
             else:
                 encoded.append((number, result))
+                if task.generate is not None:
+                    questions.append(Question(number, prompt, asked.messages[-1]["content"]))
         return Converted(
             rows=len(rows.rows),
             end=rows.rows[-1].end,
             faults=[faults[number] for number in sorted(faults)],
-            lengths=np.array([len(each.input_ids) for _, each in encoded], np.int32),
-            samples=Part.of((n, each) for n, each in encoded if len(each.input_ids) <= task.limit),
+            overlong=np.array(overlong, np.int32),
+            samples=Part.of(encoded),
+            contents=np.array([content(each.input_ids, each.labels) for _, each in encoded], np.uint64),
+            questions=questions,
         )
 
     return convert
@@ -105,6 +130,7 @@ def document_converter(task: Task) -> Callable[[Rows], Documents]:
         documents = [
             (number, np.array(ids, np.int32)) for (number, _), ids in zip(valid, tokens, strict=True)
         ]
-        return Documents(len(rows.rows), rows.rows[-1].end, faults, empty, documents)
+        contents = np.array([content(ids) for _, ids in documents], np.uint64)
+        return Documents(len(rows.rows), rows.rows[-1].end, faults, empty, documents, contents)
 
     return convert

@@ -1,19 +1,22 @@
 """All data of a run: those that are trained on, and those that are evaluated on."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from finetune_api.evaluation import TRAIN
+from finetune_api.evaluation import TRAIN, VALIDATION
 from finetune_api.report import Preparation
 from finetune_api.runconfig import RunConfig
 from finetune_api.status import EvaluationData
 from finetune_trainer import commit
+from finetune_trainer.ends.errors import InvalidDataError
 from finetune_trainer.prepare.arrow import Prepared
-from finetune_trainer.prepare.pipeline import Progress, build, load
-from finetune_trainer.prepare.task import Task
+from finetune_trainer.prepare.contents import Contents, also_in
+from finetune_trainer.prepare.kept import Kept
+from finetune_trainer.prepare.pipeline import Progress, build
+from finetune_trainer.prepare.task import Task, origin_of, split_of
 
 _log = logging.getLogger(__name__)
 
@@ -28,68 +31,82 @@ class PreparedData:
     """What is evaluated on, by name: the validation data first, then the sets in the order of the spec."""
     digests: dict[str, str]
     """By these, `open_all` finds it again."""
+    contents: dict[str, Contents]
+    """What samples, or documents, are equal by."""
 
     @cached_property
     def evaluation_data(self) -> list[EvaluationData]:
         """What was found in the data that are evaluated on."""
-        return [_told(name, prepared) for name, prepared in self.evaluated.items()]
+        return [self._told(name, prepared) for name, prepared in self.evaluated.items()]
+
+    def _told(self, name: str, prepared: Prepared) -> EvaluationData:
+        status = prepared.status
+        return EvaluationData(
+            name=name,
+            samples=status.samples,
+            dropped=status.dropped,
+            invalid=status.invalid,
+            loss_tokens=status.loss_tokens,
+            in_training=also_in(self.contents[name], self.contents[TRAIN]),
+            digest=self.digests.get(name),
+        )
 
 
 def prepare_all(config: RunConfig, context_length: int, progress: Progress) -> PreparedData:
     """Prepare a run's data, but for those that an earlier attempt or another job has prepared.
 
     Samples longer than maxSeqLen (if it is not stated: than the model's context) are left out and counted.
-    `progress` is called all along. Raises InvalidDataError with the rows that cannot be trained on.
+    `progress` is called all along. Raises InvalidDataError with the rows that cannot be trained or evaluated on.
     """
     # What an earlier attempt did not finish will not be finished.
     commit.remove_incomplete(Path(config.locations.prepared), config.uid)
-    share = _Share(progress, [_bytes(config, name) for name in config.data_sets])
-    found: dict[str, Prepared] = {}
-    for name in config.data_sets:
-        found[name] = _beforehand(config, name) or _prepare(config, name, context_length, share)
-        share.next()
-    return _assembled(config, found)
+    beforehand = {name: _beforehand(config, name) for name in config.data_sets}
+    tasks = {
+        name: Task.of(config, name, context_length) for name, found in beforehand.items() if found is None
+    }
+    in_all = _InAll(progress, {name: task.bytes for name, task in tasks.items()})
+    found: dict[str, Kept] = {}
+    for name, kept in beforehand.items():
+        found[name] = kept or _prepare(config, tasks[name], in_all.of(name))
+    data = _assembled(config, found)
+    _check(config, data)
+    return data
 
 
 def open_all(config: RunConfig, digests: Mapping[str, str]) -> PreparedData | None:
     """Open what was prepared for a run, without reading the data again; None if any of it is gone."""
-    found: dict[str, Prepared] = {}
+    found: dict[str, Kept] = {}
     for name in config.data_sets:
-        prepared = _open(config, digests[name]) if name in digests else None
-        if prepared is None:
+        kept = _open(config, digests[name]) if name in digests else None
+        if kept is None:
             return None
-        found[name] = prepared
+        found[name] = kept
     return _assembled(config, found)
 
 
-class _Share:
-    """Progress with one data set after the other, as progress with all of them."""
+class _InAll:
+    """Progress with one data set after the other, told as progress with all of them."""
 
-    def __init__(self, progress: Progress, sizes: Iterable[int]) -> None:
-        self._progress = progress
-        self._sizes = list(sizes)
-        self._current = 0
-        self._rows_before = 0
+    def __init__(self, progress: Progress, sizes: Mapping[str, int]) -> None:
+        self._progress, self._sizes = progress, sizes
         self._last = Preparation(rows=0, percent=0)
+        self._bytes = 0
 
-    def __call__(self, done: Preparation) -> None:
-        before, size = sum(self._sizes[: self._current]), self._sizes[self._current]
-        read = before + size * done.percent / 100
-        percent = int(100 * read / max(1, sum(self._sizes)))
-        self._last = Preparation(rows=self._rows_before + done.rows, percent=percent)
-        self._progress(self._last)
+    def of(self, name: str) -> Progress:
+        """Progress with the next data set."""
+        before, rows, size = self._bytes, self._last.rows, self._sizes[name]
+        total = sum(self._sizes.values())
+        self._bytes += size
 
-    def next(self) -> None:
-        """Go on to the next data set."""
-        self._current += 1
-        self._rows_before = self._last.rows
+        def progress(done: Preparation) -> None:
+            percent = (100 * before + size * done.percent) // max(1, total)
+            self._last = Preparation(rows=rows + done.rows, percent=percent)
+            self._progress(self._last)
 
-
-def _bytes(config: RunConfig, name: str) -> int:
-    return sum(Path(file).stat().st_size for file in config.locations.data[name])
+        return progress
 
 
-def _beforehand(config: RunConfig, name: str) -> Prepared | None:
+def _beforehand(config: RunConfig, name: str) -> Kept | None:
     digest = config.prepared.get(name)
     if digest is None:
         return None
@@ -101,43 +118,57 @@ def _beforehand(config: RunConfig, name: str) -> Prepared | None:
     return found
 
 
-def _prepare(config: RunConfig, name: str, context_length: int, progress: Progress) -> Prepared:
-    task = Task.of(config, name, context_length)
+def _prepare(config: RunConfig, task: Task, progress: Progress) -> Kept:
     digest = task.digest(lambda: progress(Preparation(rows=0, percent=0)))
-    found = build(task, digest, _directory(config, digest), writer=config.uid, progress=progress)
-    return _located(found, config)
+    return build(task, digest, _directory(config, digest), writer=config.uid, progress=progress)
 
 
-def _open(config: RunConfig, digest: str) -> Prepared | None:
-    found = load(_directory(config, digest))
-    return _located(found, config) if found and found.status.digest == digest else None
+def _open(config: RunConfig, digest: str) -> Kept | None:
+    found = Kept.load(_directory(config, digest))
+    return found if found and found.status.digest == digest else None
 
 
-def _assembled(config: RunConfig, found: Mapping[str, Prepared]) -> PreparedData:
-    digests = {name: prepared.status.digest for name, prepared in found.items()}
-    evaluated = {name: prepared for name, prepared in found.items() if name != TRAIN}
-    return PreparedData(found[TRAIN], evaluated, digests)
+def _assembled(config: RunConfig, found: Mapping[str, Kept]) -> PreparedData:
+    digests = {name: kept.status.digest for name, kept in found.items()}
+    parts = dict(found)
+    if (split := split_of(config)) is not None:
+        trained_on, held_back = found[TRAIN].split(split, origin_of(config, TRAIN))
+        parts = {TRAIN: trained_on, VALIDATION: held_back} | {
+            name: kept for name, kept in found.items() if name != TRAIN
+        }
+    prepared = {name: _located(config, kept) for name, kept in parts.items()}
+    contents = {name: kept.findings.contents for name, kept in parts.items()}
+    return PreparedData(prepared.pop(TRAIN), prepared, digests, contents)
 
 
-def _told(name: str, prepared: Prepared) -> EvaluationData:
-    status = prepared.status
-    return EvaluationData(
-        name=name,
-        samples=status.samples,
-        dropped=status.dropped,
-        invalid=status.invalid,
-        loss_tokens=status.loss_tokens,
-        digest=status.digest,
-    )
+def _check(config: RunConfig, data: PreparedData) -> None:
+    """Say what measures little. Raises InvalidDataError for what measures nothing."""
+    things = "samples" if config.hyperparameters.pretraining is None else "documents"
+    for found in data.evaluation_data:
+        if not found.loss_tokens:
+            raise InvalidDataError(f"{_origin(config, found.name)}: loss is taken on none of its tokens")
+        if found.in_training:
+            _log.warning(
+                "%s: %d of %d %s are trained on, too: how a model does with what it has learnt by heart is no measure",
+                _origin(config, found.name),
+                found.in_training,
+                len(data.contents[found.name]),
+                things,
+            )
+
+
+def _origin(config: RunConfig, name: str) -> str:
+    """What messages call data that are evaluated on."""
+    return origin_of(config, name) if name in config.data_sets else "spec.dataset.validationSplit"
 
 
 def _directory(config: RunConfig, digest: str) -> Path:
     return Path(config.locations.prepared) / digest[:16]
 
 
-def _located(prepared: Prepared, config: RunConfig) -> Prepared:
+def _located(config: RunConfig, kept: Kept) -> Prepared:
     """With the path on the claim, which the directory itself does not know."""
     here = PurePosixPath(config.locations.prepared)
     on_claim = PurePosixPath(config.storage.path).parent / here.name
-    path = str(on_claim / prepared.status.digest[:16])
-    return Prepared(prepared.samples, prepared.status.model_copy(update={"path": path}))
+    path = str(on_claim / kept.status.digest[:16])
+    return Prepared(kept.samples, kept.status.model_copy(update={"path": path}), kept.findings.questions)

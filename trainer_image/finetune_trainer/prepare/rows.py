@@ -39,14 +39,21 @@ class Conversation:
     """So many messages at the beginning are a prompt: without `unmask`, no loss is taken on its answers either."""
 
 
-def conversation(row: Row, columns: Columns, *, unmask_messages: bool = False) -> Conversation:
+def conversation(
+    row: Row,
+    columns: Columns,
+    *,
+    unmask_messages: bool = False,
+    columns_field: str = "spec.dataset.columns",
+) -> Conversation:
     """The conversation that a row is.
 
-    A row is messages, a prompt with its completion, or an instruction with its output; where `columns` do not tell
-    which, the usual names do. With `unmask_messages` every row is unmasked. Raises FaultyRowError, and nothing else.
+    A row is messages, a prompt with its completion, or an instruction with its output; where `columns`, which are
+    stated in `columns_field`, do not tell which, the usual names do. With `unmask_messages` every row is unmasked.
+    Raises FaultyRowError, and nothing else.
     """
     try:
-        found, schemas, context = _READERS[_shape(row, columns)](row, columns)
+        found, schemas, context = _READERS[_shape(row, columns, columns_field)](row, columns)
         unmask = _unmask(row) or unmask_messages
     except RecursionError:
         raise FaultyRowError("", "is nested too deeply") from None
@@ -82,7 +89,7 @@ _NAMES = {
 }
 
 
-def _shape(row: Row, columns: Columns) -> str:
+def _shape(row: Row, columns: Columns, columns_field: str) -> str:
     for shape, fields in _SHAPES.items():
         if any(getattr(columns, field) is not None for field in fields):
             return shape
@@ -94,9 +101,7 @@ def _shape(row: Row, columns: Columns) -> str:
             if row.get(_SHAPES[shape][index]) is not None:
                 return shape
     wanted = ", nor ".join(_NAMES[shape] for shape in possible)
-    raise FaultyRowError(
-        "", f"has neither {wanted}, but {_has(row)}: name the columns in spec.dataset.columns"
-    )
+    raise FaultyRowError("", f"has neither {wanted}, but {_has(row)}: name the columns in {columns_field}")
 
 
 # Messages, what the assistant may call, and how many of the messages are a prompt.

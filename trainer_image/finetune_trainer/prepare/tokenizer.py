@@ -82,6 +82,21 @@ class ChatTokenizer:
             for each in rendered
         ]
 
+    def prompts(self, conversations: Sequence[Conversation]) -> list[list[int] | str]:
+        """Token ids of what the model is given to write the last message of each, or why that cannot be shown."""
+        rendered = [self._prompt(each) for each in conversations]
+        texts = [text for text, refusal in rendered if refusal is None]
+        encodings = iter(self._backend.encode_batch(texts, add_special_tokens=False))
+        return [next(encodings).ids if refusal is None else refusal for _, refusal in rendered]
+
+    def _prompt(self, conversation: Conversation) -> tuple[str, str | None]:
+        """The text, and why there is none."""
+        asked = [self._ready(message) for message in conversation.messages[:-1]]
+        try:
+            return self._template(asked, conversation.tools, prompt=True), None
+        except UnclearError as error:
+            return "", str(error)
+
     def _render(self, conversation: Conversation, unmask: bool) -> Rendered | str:
         messages = [self._ready(message) for message in conversation.messages]
         try:
