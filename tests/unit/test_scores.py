@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.evaluation import EarlyStopping
-from finetune_api.scores import Evaluated, SetScore, best, since_improvement, summary
+from finetune_api.scores import (
+    Evaluated,
+    SetScore,
+    best,
+    since_improvement,
+    status_of,
+    summary,
+    why_to_stop,
+)
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -83,3 +91,48 @@ def test_a_summary_leaves_out_what_is_not_known() -> None:
 def test_a_baseline_that_is_not_finite_is_no_failed_try() -> None:
     assert since_improvement(history(baseline=None), EarlyStopping()) == 0
     assert since_improvement(history(None, 4.0, baseline=None), EarlyStopping()) == 0
+
+
+def test_a_status_is_made_of_the_whole_history() -> None:
+    assert status_of([]) is None
+    made = history(4.0, 3.0, 3.5)
+    found = status_of(made, final_step=20)
+    assert found is not None
+    assert (found.baseline, found.latest, found.best, found.final) == (made[0], made[3], made[2], made[2])
+    assert (found.validation_loss, found.summary) == (3.5, "validation loss 5 → 3.5")
+    without = status_of(made[1:])
+    assert without is not None
+    assert (without.baseline, without.final, without.summary) == (None, None, "validation loss 3.5")
+
+
+@pytest.mark.parametrize(
+    ("losses", "rule", "why"),
+    [
+        ((4.0, 4.5, 4.1), {"patience": 3}, None),
+        (
+            (4.0, 4.5, 4.0),
+            {"patience": 2},
+            "no improvement of the validation loss in 2 evaluations: best 4 at step 10",
+        ),
+        (
+            (4.0, 3.95),
+            {"patience": 1, "min_delta": 0.1},
+            "no improvement of the validation loss by more than 0.1 in 1 evaluation: best 3.95 at step 20",
+        ),
+        (
+            (6.0,),
+            {"patience": 1},
+            "no improvement of the validation loss in 1 evaluation: best 5 before training",
+        ),
+        ((None, None), {"patience": 3}, None),
+    ],
+)
+def test_training_ends_when_patience_does(
+    losses: tuple[float | None, ...], rule: dict[str, float], why: str | None
+) -> None:
+    assert why_to_stop(history(*losses), EarlyStopping.model_validate(rule)) == why
+
+
+def test_a_loss_that_never_was_finite_ends_training() -> None:
+    why = why_to_stop(history(None, baseline=None), EarlyStopping(patience=1))
+    assert why == "no improvement of the validation loss in 1 evaluation: it was never finite"

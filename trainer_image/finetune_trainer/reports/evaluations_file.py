@@ -60,7 +60,7 @@ def _line(record: EvaluationRecord) -> bytes:
 
 
 def _lines(file: Path) -> list[tuple[bytes, EvaluationRecord | None]]:
-    """Every line, with what it says; None of one that was cut off."""
+    """Every line, with what it says; None of one that was cut off before its end."""
     try:
         lines = file.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
@@ -70,6 +70,6 @@ def _lines(file: Path) -> list[tuple[bytes, EvaluationRecord | None]]:
 
 def _record(line: bytes) -> EvaluationRecord | None:
     try:
-        return EvaluationRecord.model_validate_json(line) if line.endswith(b"\n") else None
+        return EvaluationRecord.model_validate_json(line)
     except ValidationError:
         return None
