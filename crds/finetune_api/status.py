@@ -248,7 +248,7 @@ class DatasetStatus(ApiModel):
     lengths: Lengths | None = None
     """How long the samples are."""
     duplicates: int | None = None
-    """Samples that are equal to an earlier one of the same data."""
+    """Samples that are equal to an earlier one of the same data; with pretraining, documents."""
     digest: Annotated[str, Field(max_length=128)]
     """Digest of data, tokenizer and settings; names the prepared data on the volume."""
     path: Annotated[str, Field(max_length=1024)] | None = None
@@ -275,7 +275,8 @@ class EvaluationData(ApiModel):
     loss_tokens: int
     """Tokens that loss is taken on."""
     in_training: int = 0
-    """Samples that are equal to one that is trained on. What is learnt by heart is no measure."""
+    """Samples that are equal to one that is trained on; with pretraining, documents. What is learnt by heart is no
+    measure."""
     digest: Annotated[str, Field(max_length=128)] | None = None
     """As that of status.dataset; absent for samples that were held back from the training data."""
 

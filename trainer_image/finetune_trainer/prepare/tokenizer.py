@@ -84,18 +84,17 @@ class ChatTokenizer:
 
     def prompts(self, conversations: Sequence[Conversation]) -> list[list[int] | str]:
         """Token ids of what the model is given to write the last message of each, or why that cannot be shown."""
-        rendered = [self._prompt(each) for each in conversations]
-        texts = [text for text, refusal in rendered if refusal is None]
+        shown = [self._prompt(each) for each in conversations]
+        texts = [each for each in shown if isinstance(each, str)]
         encodings = iter(self._backend.encode_batch(texts, add_special_tokens=False))
-        return [next(encodings).ids if refusal is None else refusal for _, refusal in rendered]
+        return [next(encodings).ids if isinstance(each, str) else str(each) for each in shown]
 
-    def _prompt(self, conversation: Conversation) -> tuple[str, str | None]:
-        """The text, and why there is none."""
+    def _prompt(self, conversation: Conversation) -> str | UnclearError:
         asked = [self._ready(message) for message in conversation.messages[:-1]]
         try:
-            return self._template(asked, conversation.tools, prompt=True), None
+            return self._template(asked, conversation.tools, prompt=True)
         except UnclearError as error:
-            return "", str(error)
+            return error
 
     def _render(self, conversation: Conversation, unmask: bool) -> Rendered | str:
         messages = [self._ready(message) for message in conversation.messages]
