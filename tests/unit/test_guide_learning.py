@@ -7,6 +7,7 @@ import pytest
 from advice import HUGE, LARGE, MIDDLE, SMALL, data, gpus, named, recipe, told
 from finetune_api import guide
 from finetune_api.facts import DataFacts, ModelFacts
+from world import manifest
 
 
 def hyper(**values: object) -> dict[str, Any]:
@@ -206,6 +207,13 @@ def test_two_or_three_epochs_are_where_to_start(method: str) -> None:
 def test_many_epochs_are_worse_on_few_samples() -> None:
     assert "the more so with 300 samples" in told(data=data(300), **hyper(numEpochs=10))["epochs-many"]
     assert "more so" not in told(data=data(3_000), **hyper(numEpochs=10))["epochs-many"]
+
+
+def test_many_epochs_are_no_more_than_a_bound_where_training_stops_by_itself() -> None:
+    dataset = {"train": manifest()["spec"]["dataset"]["train"], "validationSplit": 0.1}
+    judged = hyper(numEpochs=10) | {"dataset": dataset}
+    assert "epochs-many" in told(**judged)
+    assert "epochs-many" not in told(**judged, evaluation={"earlyStopping": {}})
 
 
 def test_the_guide_s_epochs_are_not_for_lora() -> None:

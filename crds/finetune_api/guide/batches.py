@@ -78,17 +78,17 @@ def batch_size_on_small_hardware(case: Case) -> str | None:
 
 @guideline(_EPOCHS, Severity.WARNING, _EPOCHS_FIELD)
 def epochs_many(case: Case) -> str | None:
-    """sft and osft start with 2 or 3 epochs. More risk overfitting, above all on few samples: compare validation losses
-    to find where to stop."""
+    """sft and osft start with 2 or 3 epochs. More risk overfitting, above all on few samples: have
+    evaluation.earlyStopping find where to stop, or compare validation losses."""
     epochs = case.plan.num_epochs
-    if case.recipe.method == "lora" or epochs <= NUM_EPOCHS[1]:
+    if case.recipe.method == "lora" or epochs <= NUM_EPOCHS[1] or case.recipe.evaluation.early_stopping:
         return None
     few = ""
     if case.data is not None and case.data.samples < SMALL_DATASET:
         few = f", the more so with {case.data.samples:,} samples"
     return (
         f"{epochs:,} epochs risk overfitting{few}: start with 2 or 3, and add more only if the models of later epochs "
-        "are better on data that was not trained on"
+        "are better on data that was not trained on: evaluation.earlyStopping finds out"
     )
 
 
