@@ -276,6 +276,25 @@ def test_the_volume_must_hold_every_model_and_one_state_more_than_is_kept() -> N
     assert full.storage_bytes == result.storage_bytes + 3 * full.full_state_bytes
 
 
+@pytest.mark.parametrize(
+    ("spec", "models"),
+    [
+        ({}, 0),
+        ({"evaluation": {"everySteps": 10}}, 2),
+        ({"evaluation": {"everySteps": 10}, "checkpoints": {"keepBest": False}}, 0),
+        ({"checkpoints": {"everyEpoch": False}}, 2),
+    ],
+)
+def test_the_best_models_take_space_where_nothing_else_keeps_them(spec: dict[str, Any], models: int) -> None:
+    stated, small = {"maxSeqLen": 512, "numEpochs": 3}, model("qwen2.5-0.5b")
+    train = {"volume": {"claimName": "data", "path": "train.jsonl"}}
+    without = plan(recipe(hyperparameters=stated, **spec), small)
+    validated = recipe(hyperparameters=stated, dataset={"train": train, "validationSplit": 0.1}, **spec)
+    assert without.checkpoint_bytes is not None
+    assert without.storage_bytes is not None
+    assert plan(validated, small).storage_bytes == without.storage_bytes + models * without.checkpoint_bytes
+
+
 def test_a_model_that_the_adapter_is_merged_into_takes_space_and_a_pod_s_memory() -> None:
     """Whatever the frozen model was trained in."""
     facts, stated = model("qwen2.5-0.5b"), {"maxSeqLen": 512, "numEpochs": 3}

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from advice import recipe
 from finetune_api.report import Metrics
+from finetune_api.scores import Evaluated, SetScore
 from finetune_api.status import Advice
 from finetune_trainer.adviser import Adviser, lasting
 from finetune_trainer.planning import ExactPlan
@@ -59,6 +61,9 @@ class Run:
             metrics = Metrics(step=self._step, loss=loss, learning_rate=1e-5, samples=4)
             self._reporter.update(metrics=metrics)
             self._adviser.hear(metrics)
+
+    def judge(self, evaluations: list[Evaluated]) -> None:
+        self._adviser.judge(evaluations)
 
     def replan(self) -> None:
         assert self._reporter is not None
@@ -135,6 +140,19 @@ def test_a_restart_from_before_takes_it_back_and_finds_it_again(run: Run) -> Non
     assert (run.said_at_first, run.said) == (said, [])
     run.train(*[2.5] * 5)
     assert run.said == said
+
+
+def test_evaluations_are_judged_as_they_come(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    made: list[Evaluated] = []
+    for number, loss in enumerate((2.0, 2.1, 2.2, 2.3, 1.9)):
+        score = SetScore(name="validation", loss=loss, tokens=1)
+        made.append(Evaluated(step=5 * number, time=now, sets=[score]))
+        run.judge(made)
+        assert [said.partition(":")[0] for said in run.said] == (["overfitting"] if number == 3 else [])
+        run.train(*[2.0 - number / 2] * 5)
+    [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.startswith("after step 15: spec.evaluation.earlyStopping: the model overfits: ")
 
 
 def test_others_than_the_first_process_have_nothing_to_recall(tmp_path: Path) -> None:
