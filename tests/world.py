@@ -6,7 +6,8 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.failure import PodEnd, Recovery, cause_of
-from finetune_api.report import Metrics, Report, Stage
+from finetune_api.publication import Published
+from finetune_api.report import Metrics, Report, Stage, Transfer
 from finetune_api.status import (
     Checkpoint,
     DatasetStatus,
@@ -28,7 +29,7 @@ from finetune_operator.transitions import Event
 from finetune_operator.workload import Installation
 
 # What single pods do.
-ALONE = (names.PREPARATION, names.MERGING)
+ALONE = (names.PREPARATION, names.MERGING, names.PUBLISHING)
 # Whoever wants to look again no later than this has something to do; later, it is a deadline.
 SHORT_WAIT = 10
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -104,6 +105,10 @@ SUBSPACES = Subspaces(
 )
 OUTPUT = Output(path="demo/output", format="model", bytes=1000)
 ADAPTER = Output(path="demo/output", format="adapter", bytes=10)
+# Where results are uploaded to.
+TARGET = "s3://models/demo"
+PUBLISH: dict[str, Any] = {"publish": {"objectStore": {"uri": TARGET}}}
+TRANSFER = Transfer(of="model.safetensors", bytes=3 << 30, total_bytes=12 << 30)
 MERGED = ADAPTER.model_copy(update={"merged": Merged(path="demo/merged", bytes=1000)})
 
 
@@ -121,6 +126,18 @@ def merging(sequence: int = 1, **fields: Any) -> Report:
 def merged(sequence: int = 9) -> Report:
     """The last Report of one that succeeded."""
     return merging(sequence, stage=Stage.FINISHED, output=MERGED)
+
+
+def publishing(sequence: int = 1, **fields: Any) -> Report:
+    """A Report of an upload that is under way."""
+    told = {"stage": Stage.PUBLISHING, "plan": None, "transfer": TRANSFER} | fields
+    return report(names.PUBLISHING, sequence, None, **told)
+
+
+def published(target: str = TARGET, sequence: int = 9, revision: str | None = None) -> Report:
+    """The last Report of one that succeeded."""
+    there = Published(target=target, revision=revision, bytes=1000, time=START)
+    return publishing(sequence, stage=Stage.FINISHED, transfer=None, published=there)
 
 
 def report(attempt: int = 1, sequence: int = 1, step: int | None = 1, **fields: Any) -> Report:
@@ -177,7 +194,7 @@ class World:
     @property
     def gangs(self) -> list[str]:
         """Jobs of gangs that ever were."""
-        return [name for name in self.created if not name.endswith(("-prepare", "-merge"))]
+        return [name for name in self.created if not name.endswith(("-prepare", "-merge", "-publish"))]
 
     @property
     def observed(self) -> Observed:
@@ -283,7 +300,7 @@ class World:
     def collect(self) -> None:
         """What controllers do: pods of a deleted Job go, then the Job; pods of a failed Job are ended.
 
-        A preparation or merging that goes on gets another pod.
+        A single pod's Job that goes on gets another pod.
         """
         for job in self.jobs.values():
             pods = [pod for pod in self.pods.values() if pod.job_uid == job.uid]

@@ -16,6 +16,11 @@ _OUT_OF_MEMORY_MERGING = (
     "The pod that merges the adapter sets itself no limit: a LimitRange of the namespace does, "
     "or the node's memory"
 )
+# Nor has that of the upload.
+_OOM_KILLED_PUBLISHING = (
+    "The pod that uploads the result sets itself no limit: a LimitRange of the namespace does, "
+    "or the node's memory."
+)
 
 
 def for_attempt(job: FineTuneJob, status: FineTuneJobStatus) -> dict[str, str]:
@@ -48,6 +53,14 @@ def for_merging(job: FineTuneJob, status: FineTuneJobStatus) -> dict[str, str]:
         "OutOfMemory": memory,
         "Error": _where_the_log_is(job, names.MERGING),
         **_more_storage(job, status),
+    }
+
+
+def for_publishing(job: FineTuneJob, status: FineTuneJobStatus) -> dict[str, str]:
+    """What helps against the end of an upload, by the reason of its cause."""
+    return {
+        "OOMKilled": _OOM_KILLED_PUBLISHING,
+        "Error": _where_the_log_is(job, names.PUBLISHING),
     }
 
 

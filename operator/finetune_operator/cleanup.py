@@ -1,12 +1,13 @@
 """Pure: ttlSecondsAfterFinished, after which a finished job keeps nothing but itself and what is on its volume.
 
-What belongs to it is looked for only when that time has come, and never again once status.cleanupTime says that nothing
-was left.
+The upload of its result comes first (see publishing.py). What belongs to it is looked for only when that time has come,
+and never again once status.cleanupTime says that nothing was left.
 """
 
 from datetime import datetime, timedelta
 
 from finetune_api.status import FineTuneJobStatus
+from finetune_operator import publishing
 from finetune_operator.departure import strays
 from finetune_operator.launch import FIRST_RETRY, LAST_RETRY
 from finetune_operator.observed import Observed, Subject
@@ -20,6 +21,8 @@ def remaining(subject: Subject, now: datetime) -> timedelta | None:
     if status.phase is None or not status.phase.is_terminal or status.completion_time is None:
         return None
     if job is None or job.spec.ttl_seconds_after_finished is None or status.cleanup_time is not None:
+        return None
+    if not publishing.is_settled(subject):
         return None
     return status.completion_time + timedelta(seconds=job.spec.ttl_seconds_after_finished) - now
 

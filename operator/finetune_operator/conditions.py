@@ -8,6 +8,7 @@ it; and not current, or Flux would go on to what depends on it: a model that doe
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Literal
@@ -21,6 +22,8 @@ PREPARED = "Prepared"
 PROGRESSING = "Progressing"
 SUCCEEDED = "Succeeded"
 SUSPENDED = "Suspended"
+# Only there with spec.publish, once the job has succeeded: where the upload stands changes none of the others.
+PUBLISHED = "Published"
 READY = "Ready"
 RECONCILING = "Reconciling"
 STALLED = "Stalled"
@@ -100,6 +103,35 @@ def found(dataset: DatasetStatus) -> str:
         f"{dataset.samples:,} samples of {dataset.tokens:,} tokens, {dataset.loss_tokens:,} of them with loss"
     )
     return f"{sentence}; left out: {dataset.left_out}" if dataset.left_out else sentence
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a condition says."""
+
+    status: Truth
+    reason: str
+    message: str
+
+
+def with_published(
+    known: Sequence[Condition], told: Told | None, *, generation: int, now: datetime
+) -> list[Condition]:
+    """The conditions of a job with this one of its upload; without any, where there is none."""
+    others = [condition for condition in known if condition.type != PUBLISHED]
+    if told is None:
+        return others
+    before = find(known, PUBLISHED)
+    since = before.last_transition_time if before is not None and before.status == told.status else now
+    published = Condition(
+        type=PUBLISHED,
+        status=told.status,
+        reason=told.reason,
+        message=told.message,
+        observed_generation=generation,
+        last_transition_time=since,
+    )
+    return [*others, published]
 
 
 def at_generation(known: Sequence[Condition], generation: int) -> list[Condition]:

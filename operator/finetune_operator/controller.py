@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import aiohttp
 
 from finetune_api.status import Phase
-from finetune_operator import cleanup
+from finetune_operator import cleanup, publishing
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster, Key
 from finetune_operator.gang import unexplained
@@ -103,7 +103,8 @@ class Controller:
                 self._cluster.belongings(subject), self._cluster.others(subject)
             )
             return replace(belongings, others=others)
-        if subject.status.phase is Phase.SUCCEEDED or subject.status.cleanup_time is not None:
+        over = subject.status.phase is Phase.SUCCEEDED or subject.status.cleanup_time is not None
+        if over and publishing.is_settled(subject):
             # Its pods may lie there for months; nothing that they say can matter any more.
             self._forget(key)
             return Observed()

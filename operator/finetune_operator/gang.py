@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from finetune_api import names
-from finetune_api.report import Report, Stage
+from finetune_api.report import Report, Stage, Transfer
 from finetune_api.status import Attempt, Phase
+from finetune_api.units import gib
 from finetune_operator import conditions, deadlines, ends, progress, workload
 from finetune_operator.conditions import Standing
 from finetune_operator.heard import pods_of, received_from, reported
@@ -26,6 +27,7 @@ STAGES = {
     Stage.SAVING: (Phase.RUNNING, "Training", "training"),
     # Told by a pod that is alone: its phase is that of its step.
     Stage.MERGING: (Phase.RUNNING, "Merging", "the adapter is being merged into the model"),
+    Stage.PUBLISHING: (Phase.SUCCEEDED, "Publishing", "the result is being uploaded"),
     Stage.FINISHED: (Phase.RUNNING, "Finishing", "the trainer has finished; waiting for its pods to end"),
     Stage.FAILED: (Phase.RUNNING, "Finishing", "the trainer has failed; waiting for its pods to end"),
 }
@@ -37,9 +39,17 @@ def stage(report: Report) -> tuple[Phase, str, str]:
     phase, reason, message = STAGES[report.stage]
     if report.stage is Stage.PREPARING and report.preparation is not None:
         message += f": {report.preparation.rows:,} rows, {report.preparation.percent} %"
+    if report.stage is Stage.PUBLISHING and report.transfer is not None:
+        message += f": {transferred(report.transfer)}"
     if report.stage is Stage.LOADING:
         message = progress.decomposing(report.subspaces) or message
     return phase, reason, message
+
+
+def transferred(transfer: Transfer) -> str:
+    """How far a download or an upload has come: '3.2 GiB of 14 GiB, 22 %'."""
+    percent = 100 * transfer.bytes // transfer.total_bytes if transfer.total_bytes else 100
+    return f"{gib(transfer.bytes)} of {gib(transfer.total_bytes)}, {percent} %"
 
 
 def hindered(pods: Sequence[Pod]) -> Pod | None:

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from finetune_api import names
 from finetune_api.status import Phase
 from finetune_operator.observed import GangJob
 from finetune_operator.outcome import Needs, Outcome, Situation
@@ -27,7 +28,9 @@ def keep_up(
     no memory. So hundreds of jobs that wait for GPUs cost next to nothing.
     """
     phase = (outcome.status or situation.status).phase
-    if phase is None or phase.is_terminal or phase is Phase.RESTARTING:
+    if phase is None or phase is Phase.RESTARTING:
+        return outcome
+    if phase.is_terminal and job.attempt != names.PUBLISHING:
         return outcome
     needed = tuple(manifest for manifest in manifests if _can_be_made_again(manifest, job))
     pods = situation.observed.pods_of(job)

@@ -1,10 +1,11 @@
 """Pure: creating the objects of an attempt or of another step, unless something is in the way."""
 
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from finetune_operator import conditions, departure, steps
 from finetune_operator.conditions import Standing
+from finetune_operator.observed import Observed
 from finetune_operator.outcome import Outcome, Situation, write
 from finetune_operator.pods import Manifest
 from finetune_operator.transitions import NAME_CONFLICT, REFUSED
@@ -20,22 +21,42 @@ def launch(situation: Situation, number: int, manifests: tuple[Manifest, ...]) -
     if observed.jobs or observed.pods:
         words = "pods of an earlier run are still ending"
         return departure.wait(situation, situation.status, "WaitingForPods", words)
-    if any(taken.fading for taken in observed.taken):
-        outcome = _waiting(
-            situation, "WaitingForCleanup", "objects of a deleted FineTuneJob of this name are still going"
-        )
+    if (hindrance := in_the_way(observed)) is None:
+        return replace(_waiting(situation, *about_to_create(number)), apply=manifests)
+    if hindrance.passes:
+        outcome = _waiting(situation, hindrance.reason, hindrance.message)
         return replace(outcome, requeue_after=FIRST_RETRY.total_seconds())
+    return _blocked(situation, hindrance.reason, hindrance.message)
+
+
+@dataclass(frozen=True)
+class Hindrance:
+    """Why objects cannot be made."""
+
+    reason: str
+    message: str
+    passes: bool = False
+    """By itself; else somebody has to do something."""
+
+
+def in_the_way(observed: Observed) -> Hindrance | None:
+    """What keeps the objects of a step from being made, besides pods that have yet to end."""
+    if any(taken.fading for taken in observed.taken):
+        words = "objects of a deleted FineTuneJob of this name are still going"
+        return Hindrance("WaitingForCleanup", words, passes=True)
     if observed.taken:
         objects = ", ".join(f"{other.kind} {other.name}" for other in observed.taken)
-        return _blocked(
-            situation,
+        return Hindrance(
             NAME_CONFLICT,
             f"{objects}: exists and does not belong to this FineTuneJob, so it is left alone. "
             "Delete or rename it, or give the FineTuneJob another name.",
         )
-    if observed.refusal is not None:
-        return _blocked(situation, REFUSED, observed.refusal)
-    return replace(_waiting(situation, *about_to_create(number)), apply=manifests)
+    return Hindrance(REFUSED, observed.refusal) if observed.refusal is not None else None
+
+
+def look_again(since: datetime, now: datetime) -> float:
+    """Seconds until another look at what no watch tells: as long again as it has lasted, a back-off without memory."""
+    return min(max(now - since, FIRST_RETRY), LAST_RETRY).total_seconds()
 
 
 def about_to_create(number: int) -> tuple[str, str]:
@@ -54,6 +75,4 @@ def _blocked(situation: Situation, reason: str, message: str) -> Outcome:
     outcome = write(situation.subject, situation.status, Standing.BLOCKED, reason, message, situation.now)
     stalled = conditions.find((outcome.status or situation.status).conditions, conditions.STALLED)
     assert stalled is not None
-    # Waiting as long again as it has lasted: a back-off that needs no memory.
-    lasted = situation.now - stalled.last_transition_time
-    return replace(outcome, requeue_after=min(max(lasted, FIRST_RETRY), LAST_RETRY).total_seconds())
+    return replace(outcome, requeue_after=look_again(stalled.last_transition_time, situation.now))

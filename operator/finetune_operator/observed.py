@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from finetune_api import names
 from finetune_api.failure import PodEnd
 from finetune_api.report import Report
 from finetune_api.spec import FineTuneJob
@@ -31,7 +30,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class GangJob:
-    """The batch/v1 Job of an attempt, or of the preparation or the merging."""
+    """The batch/v1 Job of an attempt, or of another step."""
 
     name: str
     uid: str
@@ -54,7 +53,7 @@ class GangJob:
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod of a gang, or of the preparation or the merging."""
+    """A pod of a gang, or one that takes another step alone."""
 
     name: str
     job_uid: str
@@ -136,10 +135,11 @@ class Observed:
     @property
     def newest(self) -> GangJob | None:
         """The Job that comes last in a job's life."""
-        return max(self.jobs, key=lambda job: (job.attempt == names.MERGING, job.attempt), default=None)
+        # What follows training has numbers that fall (see finetune_api.names).
+        return max(self.jobs, key=lambda job: (job.attempt < 0, abs(job.attempt)), default=None)
 
     def job_of(self, attempt: int) -> GangJob | None:
-        """The Job of an attempt, or of the preparation or the merging."""
+        """The Job of an attempt, or of another step."""
         return next((job for job in self.jobs if job.attempt == attempt), None)
 
     def pods_of(self, job: GangJob) -> list[Pod]:

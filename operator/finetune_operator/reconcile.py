@@ -18,6 +18,8 @@ two of these writes, and nothing is lost or done twice, because each step can be
     the merging's Job is there             → follow it, until it succeeded or failed: then write that to the status
     attempt n has ended, n's Job is there  → delete the Job (its uid as precondition), wait until every pod is gone
     nothing of attempt n is left           → write attempt n+1 to the status
+    the job has succeeded, and its result  → see publishing.py: the phase stays as it is
+      is to be uploaded
     the job is over, and its time to live  → delete what there is; when there is nothing, write that to the status
 
 With dataset.prepare: Inline there is no preparation, and attempt 1 is written together with the start time. What
@@ -49,6 +51,7 @@ from finetune_operator import (
     departure,
     merging,
     preparation,
+    publishing,
     single_pod,
     steps,
     suspension,
@@ -75,7 +78,7 @@ def reconcile(subject: Subject, observed: Observed, now: datetime, installation:
         return Outcome()
     status = subject.status
     if status.phase is not None and status.phase.is_terminal and status.start_time is not None:
-        return _rest(subject, observed, now)
+        return _rest(subject, observed, now, installation)
     if subject.job is None:
         return _reject(subject, now)
     situation = Situation(subject, subject.job, observed, now)
@@ -110,14 +113,14 @@ def _reject(subject: Subject, now: datetime) -> Outcome:
     )
 
 
-def _rest(subject: Subject, observed: Observed, now: datetime) -> Outcome:
+def _rest(subject: Subject, observed: Observed, now: datetime, installation: Installation) -> Outcome:
     """The job is over: a failed one leaves no pod that runs, a successful one its completed pods for their logs.
 
-    Both leave nothing once their time to live is over.
+    The result of that is uploaded, if it is to be. Both leave nothing once their time to live is over.
     """
     status = subject.status
     if status.observed_generation != subject.generation:
-        # Nothing else of the status changes.
+        # Nothing else of the status changes but what is said of the upload.
         current = {
             "observed_generation": subject.generation,
             "conditions": conditions.at_generation(status.conditions, subject.generation),
@@ -126,8 +129,13 @@ def _rest(subject: Subject, observed: Observed, now: datetime) -> Outcome:
     if cleanup.is_due(subject, now):
         outcome = cleanup.clean(subject, status, observed, now)
     else:
-        failed = status.phase is Phase.FAILED
-        outcome = Outcome(delete=strays(departure.apart_from_kept(status, observed)) if failed else ())
+        if status.phase is Phase.FAILED:
+            outcome = Outcome(delete=strays(departure.apart_from_kept(status, observed)))
+        elif subject.job is not None:
+            situation = Situation(replace(subject, status=status), subject.job, observed, now)
+            outcome = publishing.follow(situation, installation)
+        else:
+            outcome = Outcome()
         if (rest := cleanup.remaining(subject, now)) is not None:
             outcome = outcome.within(rest.total_seconds())
     if outcome.status is None and status != subject.status:

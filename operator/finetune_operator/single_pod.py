@@ -6,7 +6,7 @@ memory than it may, or a pod more storage, and that a deadline has passed.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from finetune_api.failure import LIMIT_EXCEEDED, OOM_KILLED, PodEnd, Recovery, Verdict, judge
@@ -21,6 +21,21 @@ from finetune_operator.pods import Manifest
 from finetune_operator.steps import Step
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What is seen of a step whose Job is there and has not succeeded."""
+
+    reason: str
+    message: str
+    """How it goes, as a word and a sentence."""
+    rest: float
+    """Seconds until it has to have shown something."""
+    verdict: Verdict | None = None
+    """What ended it, if something did."""
+    faults: Sequence[str] = ()
+    """Every single one that its pod told of."""
 
 
 def take(
@@ -60,23 +75,29 @@ def _told(situation: Situation, job: GangJob, pod: Pod | None) -> tuple[Report |
 
 def _follow(situation: Situation, step: Step, job: GangJob) -> Outcome:
     """The Job is there and has not succeeded: mirror it, or record that it failed."""
+    seen = see(situation, step, job)
+    if seen.verdict is not None:
+        return ends.given_up(situation, seen.verdict, seen.faults)
+    status = situation.status.model_copy(update={"phase": step.phase})
+    outcome = write(situation.subject, status, Standing.UNDERWAY, seen.reason, seen.message, situation.now)
+    return outcome.within(seen.rest)
+
+
+def see(situation: Situation, step: Step, job: GangJob) -> Sight:
+    """How a step goes whose Job is there and has not succeeded, or what ended it."""
     pods = situation.observed.pods_of(job)
     killed = next((pod for pod in pods if pod.end is not None and _met_a_limit(pod.end)), None)
     pod = killed or _newest(pods)
     if job.failed or killed is not None:
         verdict = _verdict(situation, step, job, pod)
-        return ends.given_up(situation, verdict, _faults(situation, job, pod))
+        return Sight(verdict.reason, verdict.message, 0, verdict, _faults(situation, job, pod))
     reason, message = _stage(situation, step, job, pod)
     received = _received(situation, job, pod)
-    heard = received is not None or _was_heard(situation)
+    heard = received is not None or _was_heard(situation, step)
     deadline = deadlines.of_single_pod(situation, job, pods, received, heard=heard)
     rest = deadline.rest(situation.now)
-    if rest <= 0:
-        # It holds no GPU, and has no budget of restarts but that of its Job.
-        return ends.given_up(situation, deadline.verdict(message))
-    status = situation.status.model_copy(update={"phase": step.phase})
-    outcome = write(situation.subject, status, Standing.UNDERWAY, reason, message, situation.now)
-    return outcome.within(rest)
+    # It holds no GPU, and has no budget of restarts but that of its Job.
+    return Sight(reason, message, rest, deadline.verdict(message) if rest <= 0 else None)
 
 
 def _is_ending(situation: Situation, job: GangJob) -> bool:
@@ -111,8 +132,8 @@ def _stage(situation: Situation, step: Step, job: GangJob, pod: Pod | None) -> t
         if received.report.stage is Stage.FINISHED:
             message = f"{step.done}; waiting for the pod to end"
         return reason, message
-    current = conditions.find(situation.status.conditions, conditions.PROGRESSING)
-    if current is not None and _was_heard(situation):
+    current = conditions.find(situation.status.conditions, step.condition)
+    if current is not None and _was_heard(situation, step):
         # After a restart of the operator the next Report is yet to come.
         return current.reason, current.message
     return "WaitingForReport", f"{step.pod} runs; waiting for its first report"
@@ -122,9 +143,9 @@ def _met_a_limit(end: PodEnd) -> bool:
     return judge([end]).reason in (OOM_KILLED.reason, LIMIT_EXCEEDED.reason)
 
 
-def _was_heard(situation: Situation) -> bool:
+def _was_heard(situation: Situation, step: Step) -> bool:
     """Whether what is known of the pod that runs came from its own Report."""
-    current = conditions.find(situation.status.conditions, conditions.PROGRESSING)
+    current = conditions.find(situation.status.conditions, step.condition)
     return current is not None and current.reason in gang.STAGE_REASONS
 
 
@@ -133,7 +154,7 @@ def _verdict(situation: Situation, step: Step, job: GangJob, pod: Pod | None) ->
         words = f"{step.undone}, and no pod is left to tell why: {job.words}"
         return Verdict("PodVanished", words, Recovery.FAIL)
     verdict = _judged(situation, step, pod.end)
-    if verdict.recovery is not Recovery.RESTART:
+    if verdict.recovery is not Recovery.RESTART or step.is_repeated:
         return verdict
     spent = budget.used_up(situation.job.spec.failure_policy, verdict.recovery)
     return replace(verdict, message=f"{verdict.message.rstrip('.')}. {spent}.")

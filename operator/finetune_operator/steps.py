@@ -1,6 +1,7 @@
 """Pure: the steps of a job's life that are no attempts.
 
-A single pod prepares the data before the first one, and another one merges the adapter after the last.
+A single pod prepares the data before the first one, another one merges the adapter after the last, and a third one
+uploads what there is then.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from finetune_api import names
 from finetune_api.recipe import Recipe
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus, Phase
-from finetune_operator import advice
+from finetune_operator import advice, conditions
 
 # The reason of an attempt that trained to the end.
 COMPLETED = "Completed"
@@ -34,6 +35,10 @@ class Step:
     """That it could not be done."""
     advice: Callable[[FineTuneJob, FineTuneJobStatus], Mapping[str, str]]
     """What helps against its end, by the reason of the cause."""
+    condition: str = conditions.PROGRESSING
+    """The condition that tells how it goes."""
+    is_repeated: bool = False
+    """Whether another Job follows one that has given up; else the FineTuneJob fails with it."""
 
 
 PREPARATION = Step(
@@ -54,7 +59,18 @@ MERGING = Step(
     undone="the adapter could not be merged",
     advice=advice.for_merging,
 )
-BY_NUMBER = {step.number: step for step in (PREPARATION, MERGING)}
+PUBLISHING = Step(
+    number=names.PUBLISHING,
+    phase=Phase.SUCCEEDED,
+    pod="the pod that uploads the result",
+    to_come="the result is about to be uploaded",
+    done="the result is uploaded",
+    undone="the result could not be uploaded",
+    advice=advice.for_publishing,
+    condition=conditions.PUBLISHED,
+    is_repeated=True,
+)
+BY_NUMBER = {step.number: step for step in (PREPARATION, MERGING, PUBLISHING)}
 
 
 def merges(job: FineTuneJob) -> bool:

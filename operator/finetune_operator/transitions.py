@@ -42,6 +42,7 @@ def events(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Event, ...]:
         *_suspension(old, new),
         *_starts(old, new),
         *_obstacles(old, new),
+        *_publication(old, new),
     )
 
 
@@ -165,6 +166,15 @@ def _obstacles(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
         for reason, type_ in told
         if _is_new(reason, type_, old, new, other_words=True)
     ]
+
+
+def _publication(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
+    before, after = (conditions.find(status.conditions, conditions.PUBLISHED) for status in (old, new))
+    if after is None or (before is not None and before.status == after.status):
+        return []
+    if after.status == "True":
+        return [Event("Published", after.message)]
+    return [Event("PublishFailed", after.message, "Warning")] if after.status == "False" else []
 
 
 def _is_new(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from finetune_api import names
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase
-from finetune_operator import cleanup, conditions
+from finetune_operator import cleanup, conditions, publishing
 from finetune_operator.outcome import Outcome
 from world import (
     ADAPTER,
@@ -18,17 +19,21 @@ from world import (
     INLINE,
     MERGES,
     OUTPUT,
+    PUBLISH,
     World,
     checkpoint,
     found,
     merged,
     merging,
+    published,
     report,
 )
+from world import publishing as uploading
 
 MAX_RESTARTS = 2
 MAX_DISRUPTIONS = 3
 TIMES_TO_LIVE = st.sampled_from([None, 0, 30])
+TARGETS = st.sampled_from([None, PUBLISH["publish"], {"objectStore": {"uri": "gs://elsewhere/demo"}}])
 EXIT_CODES = st.sampled_from([1, 65, 71, 137, 143, 200, 201, 42])
 
 
@@ -49,13 +54,16 @@ class Watched(World):
         outcome, status = super().decide(), self.status
         due = cleanup.is_due(self.subject, self.now)
         for job in outcome.delete:
+            if job.attempt == names.PUBLISHING and not due:
+                assert self.spec["suspend"] or not self.try_is_open, "the verdict comes first"
+                continue
             assert due or job.uid not in self.kept, "its log is wanted, and it is in nobody's way"
             verdicts = {a.number for a in status.attempts if a.end_time is not None}
             if status.phase is Phase.FAILED or self.spec["suspend"] or due:
-                verdicts |= {names.PREPARATION, names.MERGING}
+                verdicts |= set(ALONE)
             assert job.attempt in verdicts, "the evidence is deleted before the verdict is on record"
         if status.phase is Phase.SUCCEEDED:
-            assert due or not outcome.delete
+            assert due or {job.attempt for job in outcome.delete} <= {names.PUBLISHING}
         assert status.phase in (Phase.SUCCEEDED, Phase.FAILED) or not outcome.remove
         if outcome.apply:
             assert status.start_time is not None, "something is made while the spec may still change"
@@ -63,8 +71,25 @@ class Watched(World):
             made = outcome.apply[-1]["metadata"]
             assert made["name"] not in self.jobs, "it is still going"
             number = names.labelled_attempt(made["labels"][names.LABEL_ATTEMPT])
-            assert number == _following(status), "a gang starts without its attempt on record"
+            if number == names.PUBLISHING:
+                assert status.phase is Phase.SUCCEEDED
+                assert self.try_is_open, "an upload starts without being on record"
+            else:
+                assert number == _following(status), "a gang starts without its attempt on record"
         return outcome
+
+    @property
+    def try_is_open(self) -> bool:
+        """Whether it is on record that what the spec wants uploaded is about to be, or is being."""
+        job, known = self.subject.job, self.status.publication
+        if (
+            job is None
+            or job.spec.publish is None
+            or known is None
+            or known.digest != job.spec.publish.digest
+        ):
+            return False
+        return known.next_try is None and known.published is None and known.tries < publishing.MAX_TRIES
 
 
 def _following(status: FineTuneJobStatus) -> int | None:
@@ -86,9 +111,16 @@ class Histories(RuleBasedStateMachine):
         lives=TIMES_TO_LIVE,
         active=st.sampled_from([None, 600, 20000]),
         merges=st.booleans(),
+        publish=TARGETS,
     )
     def submit(
-        self, inline: bool, suspend: bool, lives: int | None, active: int | None, merges: bool
+        self,
+        inline: bool,
+        suspend: bool,
+        lives: int | None,
+        active: int | None,
+        merges: bool,
+        publish: dict[str, Any] | None,
     ) -> None:
         policy = {
             "maxRestarts": MAX_RESTARTS,
@@ -96,6 +128,7 @@ class Histories(RuleBasedStateMachine):
             "activeDeadlineSeconds": active,
         }
         spec = {"failurePolicy": policy, "suspend": suspend, "ttlSecondsAfterFinished": lives}
+        spec["publish"] = publish
         spec |= ({"dataset": INLINE} if inline else {}) | (MERGES if merges else {})
         self.world = Watched(spec=spec)
         self.inline = inline
@@ -103,6 +136,7 @@ class Histories(RuleBasedStateMachine):
         self.sequence = 0
         self.prepared = False
         self.told_output = False
+        self.uploaded: set[str] = set()
         self.settled: FineTuneJobStatus | None = None
         self.ended: dict[int, Attempt] = {}
         self.newest_state = 0
@@ -163,7 +197,10 @@ class Histories(RuleBasedStateMachine):
     def _merges(self) -> bool:
         return self._is_at(names.MERGING)
 
-    @precondition(lambda self: self._prepares() or self._merges())
+    def _uploads(self) -> bool:
+        return self._is_at(names.PUBLISHING)
+
+    @precondition(lambda self: self._prepares() or self._merges() or self._uploads())
     @rule(code=EXIT_CODES, disrupted=st.booleans(), killed=st.booleans(), last_try=st.booleans())
     def single_pod_fails(self, code: int, disrupted: bool, killed: bool, last_try: bool) -> None:
         given_up = True if last_try and not disrupted and code != 143 else None
@@ -194,6 +231,21 @@ class Histories(RuleBasedStateMachine):
     def merging_reports(self, finished: bool) -> None:
         self.sequence += 1
         self.world.post(merged(self.sequence) if finished else merging(self.sequence))
+
+    @precondition(lambda self: self._uploads())
+    @rule(told=st.booleans())
+    def upload_succeeds(self, told: bool) -> None:
+        self.sequence += 1
+        publication = self.world.status.publication
+        assert publication is not None
+        self.uploaded.add(publication.target)
+        self.world.succeed(published(publication.target, self.sequence) if told else None)
+
+    @precondition(lambda self: self._uploads())
+    @rule()
+    def upload_reports(self) -> None:
+        self.sequence += 1
+        self.world.post(uploading(self.sequence))
 
     @precondition(lambda self: self._alive())
     @rule(data=st.data(), code=EXIT_CODES, disrupted=st.booleans(), killed=st.booleans(), told=st.booleans())
@@ -273,6 +325,19 @@ class Histories(RuleBasedStateMachine):
             self.world.settle()
 
     @rule()
+    def all_goes_well_until_it_uploads(self) -> None:
+        self.all_goes_well_until_it_merges()
+        if self._merges():
+            self.merging_succeeds(told=True)
+        elif not self.merges and len(self._alive()) == 2:
+            self.pods_succeed(told=True)
+        self.world.settle(turns=20)
+
+    @rule(publish=TARGETS)
+    def user_wants_it_elsewhere(self, publish: dict[str, Any] | None) -> None:
+        self.world.edit(publish=publish)
+
+    @rule()
     def user_edits_what_is_free(self) -> None:
         self.world.edit()
 
@@ -297,6 +362,7 @@ class Histories(RuleBasedStateMachine):
         numbers = [attempt.number for attempt in self.world.status.attempts]
         assert numbers == list(range(1, len(numbers) + 1))
         beside = {names.PREPARATION} | ({names.MERGING} if _trained(self.world.status) else set())
+        beside |= {names.PUBLISHING} if self.world.status.phase is Phase.SUCCEEDED else set()
         assert {job.attempt for job in self.world.jobs.values()} <= {*beside, *numbers}
 
     @invariant()
@@ -349,7 +415,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def terminal_phases_are_absorbing(self) -> None:
-        cleared = {"observed_generation": 0, "conditions": [], "cleanup_time": None}
+        cleared = {"observed_generation": 0, "conditions": [], "cleanup_time": None, "publication": None}
         status = self.world.status.model_copy(update=cleared)
         if self.settled is not None:
             assert status == self.settled
@@ -378,8 +444,22 @@ class Histories(RuleBasedStateMachine):
         status, outcome = self.world.status, self.world.decide()
         done = outcome.delete or outcome.remove or outcome.apply or outcome.status
         going = any(job.deleting for job in self.world.jobs.values())
-        at_rest = status.phase is Phase.SUSPENDED or (status.phase is not None and status.phase.is_terminal)
+        over = status.phase is not None and status.phase.is_terminal
+        at_rest = self.world.spec["suspend"] if not publishing.is_settled(self.world.subject) else over
+        at_rest = at_rest or status.phase is Phase.SUSPENDED
         assert done or going or at_rest or outcome.requeue_after is not None
+
+    @invariant()
+    def published_is_what_was_uploaded(self) -> None:
+        status = self.world.status
+        condition = conditions.find(status.conditions, conditions.PUBLISHED)
+        known = status.publication
+        assert (condition is None) == (known is None)
+        if condition is None or known is None:
+            return
+        assert status.phase is Phase.SUCCEEDED
+        assert known.published is None or known.target in self.uploaded
+        assert condition.status != "True" or known.published is not None
 
     @invariant()
     def kstatus_is_told_one_thing(self) -> None:
@@ -411,6 +491,8 @@ class Histories(RuleBasedStateMachine):
             assert phase is Phase.SUSPENDED
         elif not phase.is_terminal:
             self._nothing_ever_happens_again()
+        if phase is Phase.SUCCEEDED and not world.spec["suspend"]:
+            self._nothing_is_uploaded_any_more()
         if world.status.phase is Phase.FAILED:
             kept = self.world.kept
             assert {job.uid for job in world.jobs.values()} <= kept
@@ -426,6 +508,16 @@ class Histories(RuleBasedStateMachine):
                 return world.settle()
             world.now += timedelta(seconds=outcome.requeue_after or 0)
         raise AssertionError(f"it goes on for ever: {world.status.phase}, {outcome}")
+
+    def _nothing_is_uploaded_any_more(self) -> None:
+        """Neither does a pod end by itself: then one try after the other fails, and the upload is given up."""
+        world = self.world
+        for _ in range(20 * publishing.MAX_TRIES):
+            world.collect()
+            if publishing.is_settled(world.subject):
+                return world.settle(turns=20)
+            world.now += timedelta(seconds=world.turn().requeue_after or 0)
+        raise AssertionError(f"it goes on for ever: {world.status.publication}")
 
 
 def _trained(status: FineTuneJobStatus) -> bool:
