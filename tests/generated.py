@@ -44,6 +44,33 @@ ODDITIES: tuple[Any, ...] = (
 )
 
 
+TOKEN = {"name": "a", "key": "a"}
+# The least that a source of each kind needs, by what has such sources.
+MODELS: Wire = {
+    "volume": {"volume": {"claimName": "a", "path": "a"}},
+    "huggingFace": {"huggingFace": {"repo": "a/a"}},
+    "image": {"image": {"reference": "a"}},
+}
+DATA: Wire = {
+    "volume": {"volume": {"claimName": "a", "path": "a.jsonl"}},
+    "huggingFace": {"huggingFace": {"repo": "a/a", "path": "a.jsonl"}},
+    "objectStore": {"objectStore": {"uri": "s3://a/a.jsonl"}},
+    "configMap": {"configMap": {"name": "a", "key": "a.jsonl"}},
+}
+TARGETS: Wire = {
+    "objectStore": {"objectStore": {"uri": "s3://a/a"}},
+    "huggingFace": {"huggingFace": {"repo": "a/a", "tokenSecretRef": TOKEN}},
+}
+SET: Path = ("evaluation", "sets", 0)
+
+
+def kinds_of(path: Path) -> Wire:
+    """The kinds of sources, or of targets, of which exactly one stands at a path; none where no such choice is."""
+    if path in (("dataset", "train"), ("dataset", "validation"), SET):
+        return DATA
+    return {("model",): MODELS, ("publish",): TARGETS}.get(path, {})
+
+
 def fields(schema: Wire = SCHEMA, path: Path = ()) -> Iterator[tuple[Path, Wire]]:
     """Every field below `schema`, an item of each list included, with its own schema."""
     children: dict[str | int, Wire] = dict(schema.get("properties", {}))
@@ -133,9 +160,17 @@ def edges(schema: Wire) -> Iterator[Any]:
             "((a)",
         )
     elif schema["type"] == "array":
-        item = "a"
         for length in (schema.get("minItems", 0), schema["maxItems"]):
-            yield from ([item] * size for size in (length - 1, length, length + 1) if size >= 0)
+            yield from (
+                _items(schema["items"], size) for size in (length - 1, length, length + 1) if size >= 0
+            )
+
+
+def _items(schema: Wire, size: int) -> list[Any]:
+    """So many items of a list: texts, or evaluation sets."""
+    if schema["type"] == "string":
+        return ["a"] * size
+    return [{"name": f"set-{number}"} | DATA["volume"] for number in range(size)]
 
 
 def replaced(wire: Wire, path: Path, value: Any) -> Wire:
@@ -168,7 +203,19 @@ def fitting(path: Path) -> Wire:
     """A valid FineTuneJob in which a field may stand: of the right method, and with what it needs beside it."""
     method = path[0] if path[0] in ("osft", "lora") else "sft"
     beside: Wire = {"hyperparameters": {"pretraining": {"blockSize": 512}}} if "pretraining" in path else {}
-    return manifest(method=method, **beside)
+    fit = manifest(method=method, **beside)
+    if not {"earlyStopping", "deliverBest"}.isdisjoint(path):
+        fit = replaced(fit, ("dataset", "validationSplit"), 0.5)
+    for length in range(1, len(path)):
+        owner, kind = path[:length], path[length]
+        named: Wire = {"name": "a"} if owner == SET else {}
+        if (kinds := kinds_of(owner)) and kind in kinds:
+            fit = replaced(fit, owner, named | kinds[kind])
+        elif owner == SET:
+            fit = replaced(fit, owner, named | DATA["volume"])
+        elif kind == "tokenSecretRef":
+            fit = replaced(fit, path[: length + 1], TOKEN)
+    return fit
 
 
 def one_field_at_a_time() -> Iterator[tuple[Path, Wire]]:
@@ -220,6 +267,11 @@ def conforming(schema: Wire) -> st.SearchStrategy[Any]:
     return st.fixed_dictionaries(required, optional=properties)
 
 
+# Made once: they are large.
+CONFORMING = conforming(SCHEMA)
+CONFORMING_FIELDS = {path: conforming(schema) for path, schema in FIELDS}
+
+
 def _one_method(spec: Wire) -> None:
     for block in {"osft", "lora"} - {spec["method"]}:
         spec.pop(block, None)
@@ -266,12 +318,13 @@ def _samples_fit(spec: Wire) -> None:
 
 
 def _one_shape_of_rows(spec: Wire) -> None:
-    columns = spec["dataset"].get("columns", {})
-    if "messages" in columns or "tools" in columns:
-        spec["dataset"]["columns"] = {key: columns[key] for key in ("messages", "tools") if key in columns}
-    elif "prompt" in columns or "completion" in columns:
-        for key in ("instruction", "input", "output"):
-            columns.pop(key, None)
+    for named in (spec["dataset"], *spec.get("evaluation", {}).get("sets", [])):
+        columns = named.get("columns", {})
+        if "messages" in columns or "tools" in columns:
+            named["columns"] = {key: columns[key] for key in ("messages", "tools") if key in columns}
+        elif "prompt" in columns or "completion" in columns:
+            for key in ("instruction", "input", "output"):
+                columns.pop(key, None)
 
 
 def _results_have_a_directory(spec: Wire) -> None:
@@ -279,23 +332,90 @@ def _results_have_a_directory(spec: Wire) -> None:
         spec["storage"]["path"] = f"{spec['storage']['path'][:500]}/job"
 
 
+def _data(spec: Wire) -> list[Wire]:
+    """Where data come from, each set of them."""
+    dataset, sets = spec["dataset"], spec.get("evaluation", {}).get("sets", [])
+    return [dataset["train"], *([dataset["validation"]] if "validation" in dataset else []), *sets]
+
+
 def _data_tell_their_format(spec: Wire) -> None:
-    volume = spec["dataset"]["train"]["volume"]
-    volume["path"] = f"{volume['path'][:500]}.jsonl"
+    for source in _data(spec):
+        for kind, name in (
+            *(("volume", "path"), ("huggingFace", "path"), ("objectStore", "uri"), ("configMap", "key")),
+        ):
+            if kind in source:
+                source[kind][name] = f"{source[kind][name][:200]}.jsonl"
+
+
+def _one_source_each(spec: Wire) -> None:
+    choices = [(spec["model"], MODELS), *((source, DATA) for source in _data(spec))]
+    if "publish" in spec:
+        choices.append((spec["publish"], TARGETS))
+    for found, kinds in choices:
+        stated = [kind for kind in kinds if kind in found]
+        for kind in stated[1:]:
+            del found[kind]
+        if not stated:
+            found |= copy.deepcopy(kinds[next(iter(kinds))])
+
+
+def _one_kind_of_validation(spec: Wire) -> None:
+    if "validation" in spec["dataset"]:
+        spec["dataset"].pop("validationSplit", None)
+
+
+def _sets_have_names_of_their_own(spec: Wire) -> None:
+    for number, one in enumerate(spec.get("evaluation", {}).get("sets", [])):
+        one["name"] = f"set-{number}"
+
+
+def _documents_are_not_answered(spec: Wire) -> None:
+    if "pretraining" in spec["hyperparameters"]:
+        for one in spec.get("evaluation", {}).get("sets", []):
+            one.pop("generate", None)
+
+
+def _what_stops_early_is_validated(spec: Wire) -> None:
+    if not {"validation", "validationSplit"} & spec["dataset"].keys():
+        spec.get("evaluation", {}).pop("earlyStopping", None)
+
+
+def _what_stops_early_is_evaluated(spec: Wire) -> None:
+    if "earlyStopping" in spec.get("evaluation", {}):
+        spec["evaluation"]["everyEpoch"] = True
+
+
+def _what_is_delivered_is_kept(spec: Wire) -> None:
+    checkpoints = spec.get("checkpoints", {})
+    if checkpoints.get("deliverBest"):
+        checkpoints["keepBest"] = True
+
+
+def _the_best_is_known(spec: Wire) -> None:
+    if not {"validation", "validationSplit"} & spec["dataset"].keys():
+        spec.get("checkpoints", {}).pop("deliverBest", None)
+
+
+def _gpus_wait_for_no_download(spec: Wire) -> None:
+    if any("huggingFace" in source or "objectStore" in source for source in (spec["model"], *_data(spec))):
+        spec["dataset"].pop("prepare", None)
 
 
 # What makes a spec that its schema allows a valid one, but for paths and quantities.
 _REPAIRS = (
     *(_one_method, _method_of_documents, _method_of_unmasking, _one_quantization, _split_over_one_node),
     *(_blocks_have_a_size, _documents_have_no_length, _documents_have_no_mask, _samples_fit),
-    *(_one_shape_of_rows, _data_tell_their_format, _results_have_a_directory),
+    *(_one_shape_of_rows, _one_source_each, _data_tell_their_format, _results_have_a_directory),
+    *(_one_kind_of_validation, _sets_have_names_of_their_own, _documents_are_not_answered),
+    *(_what_stops_early_is_validated, _what_stops_early_is_evaluated, _what_is_delivered_is_kept),
+    *(_the_best_is_known, _gpus_wait_for_no_download),
 )
 
 
 @st.composite
 def specs(draw: st.DrawFn) -> Wire:
     """Specs that the CRD's schema allows. About half keep the rules across fields, the others break few of them."""
-    spec: Wire = draw(conforming(SCHEMA))
+    spec: Wire = draw(CONFORMING)
     spec.setdefault("hyperparameters", {})
     left_out = draw(st.none() | st.sampled_from(_REPAIRS))
     for repair in _REPAIRS:
@@ -321,6 +441,7 @@ def is_valid(wire: Wire) -> bool:
 
 _PRETRAINING = {"blockSize": 512}
 _DATASET = manifest()["spec"]["dataset"]
+_VALIDATED = _DATASET | {"validationSplit": 0.5}
 # Each breaks one rule, and between them they break all.
 RULE_BREAKERS: tuple[Wire, ...] = (
     {"method": "sft", "osft": {}},
@@ -335,6 +456,23 @@ RULE_BREAKERS: tuple[Wire, ...] = (
     {"hyperparameters": {"pretraining": _PRETRAINING, "maxTokensPerGpu": 511}},
     {"hyperparameters": {"pretraining": {}}},
     {"dataset": {"train": {"volume": {"claimName": "a", "path": "jsonl"}}}},
+    {"dataset": {"train": {"objectStore": {"uri": "s3://a/jsonl"}}}},
+    {"dataset": {"train": {"configMap": {"name": "a", "key": "jsonl"}}}},
+    {"model": MODELS["volume"] | MODELS["image"]},
+    {"dataset": {"train": DATA["huggingFace"] | DATA["configMap"]}},
+    {"publish": TARGETS["huggingFace"] | TARGETS["objectStore"]},
+    {"dataset": _DATASET | {"validation": DATA["volume"], "validationSplit": 0.5}},
+    {"dataset": _DATASET | {"prepare": "Inline"}, "model": MODELS["huggingFace"]},
+    {"evaluation": {"sets": [{"name": "train"} | DATA["volume"]]}},
+    {"evaluation": {"sets": [{"name": "a"} | DATA["volume"], {"name": "a"} | DATA["configMap"]]}},
+    {"evaluation": {"earlyStopping": {}}},
+    {"evaluation": {"earlyStopping": {}, "everyEpoch": False}, "dataset": _VALIDATED},
+    {"checkpoints": {"deliverBest": True}},
+    {"checkpoints": {"deliverBest": True, "keepBest": False}, "dataset": _VALIDATED},
+    {
+        "evaluation": {"sets": [{"name": "a", "generate": {}} | DATA["volume"]]},
+        "hyperparameters": {"pretraining": _PRETRAINING},
+    },
     {"dataset": _DATASET | {"columns": {"messages": "a", "output": "b"}}},
     {"dataset": _DATASET | {"columns": {"messages": "a", "system": "b"}}},
     {"storage": {"claimName": "a", "path": "../a"}},
@@ -353,7 +491,7 @@ def changes(draw: st.DrawFn) -> tuple[Path, Any]:
     """A field, and a value to write into it: right, at an edge, or of any kind."""
     path, schema = draw(st.sampled_from(FIELDS))
     values = (
-        conforming(schema),
+        CONFORMING_FIELDS[path],
         st.sampled_from([*edges(schema), ...]),
         st.sampled_from(ODDITIES),
         st.text(LETTERS, max_size=8),
@@ -361,7 +499,7 @@ def changes(draw: st.DrawFn) -> tuple[Path, Any]:
         st.integers(-(2**70), 2**70),
     )
     # One alternative in two is what the field is made for.
-    return path, draw(st.one_of(conforming(schema), st.one_of(values)))
+    return path, draw(st.one_of(CONFORMING_FIELDS[path], st.one_of(values)))
 
 
 @st.composite

@@ -18,7 +18,8 @@ HubRepo = Annotated[
     ),
 ]
 _REVISION = r"^[-._/a-zA-Z0-9]+$"
-_URI = r"^(s3|gs|az)://[^\s?#]+/[^\s?#]+$"
+# Spelt out what is no letter of a uri: what \s is, two readers of regular expressions see differently.
+_URI = r"^(s3|gs|az)://[^\x00-\x20\x7f?#]+/[^\x00-\x20\x7f?#]+$"
 
 ConfigMapName = Annotated[str, Field(min_length=1, max_length=253, pattern=f"^{SUBDOMAIN}$")]
 
@@ -65,7 +66,7 @@ class HubSource(SpecModel):
 class ImageSource(SpecModel):
     """An OCI image or artifact whose files are the model, mounted as a volume where the cluster can do that."""
 
-    reference: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\s]+$")]
+    reference: Annotated[str, Field(min_length=1, max_length=1024, pattern="^[!-~]+$")]
     """Image as its registry has it. A digest (name@sha256:…) is the only one that cannot change."""
     path: VolumePath = "."
     """Directory inside of it."""

@@ -89,7 +89,11 @@ def test_warnings_are_single_lines_for_they_travel_in_a_header() -> None:
     assert warning.isprintable()
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    deadline=None,
+    max_examples=settings().max_examples // 4,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(spec=specs(), other=specs())
 def test_whatever_it_is_asked_it_answers_in_lines_that_a_header_can_carry(spec: Wire, other: Wire) -> None:
     new, old = job_of(spec), job_of(other)

@@ -141,6 +141,8 @@ def test_every_way_to_write_a_fraction_is_understood(field: str, number: str) ->
     *blocks, name = field.split(".")
     job = parsed(VALID)
     job["spec"]["method"] = next((block for block in blocks if block in ("osft", "lora")), "sft")
+    # What early stopping needs.
+    job["spec"]["dataset"]["validationSplit"] = 0.5
     block = job["spec"]
     for key in blocks:
         block = block.setdefault(key, {})

@@ -77,7 +77,7 @@ SIZES = st.sampled_from(["base", "smollm2-135m", "Qwen2.5-1.5B-Instruct", "model
 @SETTINGS
 @given(wire=jobs(), model=SIZES)
 def test_models_of_every_size_are_planned(wire: Wire, model: str) -> None:
-    operate(replaced(wire, ("model", "volume", "path"), model))
+    operate(replaced(wire, ("model",), {"volume": {"claimName": "models", "path": model}}))
 
 
 @SETTINGS
