@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_api import guide
 from finetune_api.crd import structural_schema
+from finetune_api.evaluation import EarlyStopping, Evaluation
 from finetune_api.guide.choices import LEARNING_RATES, batch_sizes, rate
 from finetune_api.guide.guideline import Guideline
 from finetune_api.hyperparameters import Hyperparameters, Pretraining
@@ -32,15 +33,16 @@ and the second changes one thing. [Examples](../examples/README.md) show values 
 
 Before any GPU is taken, `kubectl apply` and `finetune validate` print **warnings**: the job runs, and is likely not to
 do what you want. `finetune plan` adds **notes**, which are good to know. What only the course of a run can show, such
-as a model that underfits, is told while it trains, in `status.plan.warnings`, as an event, and in the log. None of
-them rejects a job; what can never be right is refused, with the field and the remedy. Where the model's `config.json`
-is not at hand, its size is judged by its name, and the message says so.
+as a model that underfits or overfits, is told while it trains, in `status.plan.warnings`, as an event, and in the log.
+None of them rejects a job; what can never be right is refused, with the field and the remedy. Where the model's
+`config.json` is not at hand, its size is judged by its name, and the message says so.
 
 The advice is that of Training Hub's hyperparameter guide; each rule names the section that it comes from.
 
 ## Before you start
 
 Evaluate the base model on what you care about, train, evaluate again: only the difference tells what training did.
+Name data for it, and the job does so by itself ([evaluation](evaluation.md)).
 Which base model you take weighs more than most knobs, and an instruction-tuned one answers to the same values
 differently than one that is not. Values for eight large GPUs need not suit one small one: a smaller batch with a lower
 learning rate makes its steps faster.
@@ -52,6 +54,8 @@ BLOCKS: tuple[tuple[str, str, type[ApiModel], tuple[str, ...] | None], ...] = (
     ("Training on documents", "spec.hyperparameters.pretraining", Pretraining, None),
     ("Method osft", "spec.osft", Osft, None),
     ("Method lora", "spec.lora", Lora, None),
+    ("Evaluation", "spec.evaluation", Evaluation, ("baseline", "every_epoch", "every_steps", "sets")),
+    ("Early stopping", "spec.evaluation.earlyStopping", EarlyStopping, None),
     ("Checkpoints", "spec.checkpoints", Checkpoints, None),
     ("Hardware", "spec.resources", Resources, ("nodes", "gpus_per_node", "gpu_memory")),
     ("Method and model", "spec", FineTuneJobSpec, ("method", "model")),
@@ -69,6 +73,7 @@ LEFT_OUT = {
     "spec.lora.targetModules": "every linear layer of the blocks",
     "spec.resources.gpuMemory": "not known",
     "spec.checkpoints.everySteps": "the other two alone decide",
+    "spec.evaluation.everySteps": "everyEpoch alone decides",
 }
 
 
@@ -146,7 +151,8 @@ def _bounds(schema: dict[str, Any]) -> str:
     if kind == "boolean":
         return "`true`, `false`"
     if kind == "array":
-        return f"up to {schema['maxItems']} texts"
+        kind = "blocks" if schema["items"].get("type") == "object" else "texts"
+        return f"up to {schema['maxItems']} {kind}"
     return {"string": "a text", "object": "a block of its own"}[str(kind)]
 
 

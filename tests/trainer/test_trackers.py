@@ -6,6 +6,7 @@ import threading
 import time
 import zlib
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from tensorboardX.record_writer import masked_crc32c
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
 from finetune_api.report import Metrics, StepSeconds
+from finetune_api.scores import Evaluated, SetScore
 from finetune_api.status import Plan
 from finetune_trainer.ends.errors import TerminatedError
 from finetune_trainer.storage import Storage
-from finetune_trainer.trackers import Trackers, scalars, tracking
+from finetune_trainer.trackers import Trackers, scalars, scores, tracking
 from finetune_trainer.trackers.outbox import Outbox
 from finetune_trainer.trackers.tracker import Ending, Point, Run
 from trainer.gangs import config
@@ -114,7 +116,7 @@ def test_mlflow_has_one_run_for_all_attempts(tmp_path: Path, mlflow: MlflowClien
     assert (found.info.run_name, found.info.status) == ("team-a/job", "FINISHED")
     parameters = found.data.params
     assert parameters["hyperparameters.learningRate"] == parameters["plan.learningRate"] == "0.001"
-    assert (parameters["method"], parameters["data"]) == ("sft", "data/train.jsonl")
+    assert (parameters["method"], parameters["data"]) == ("sft", '"train.jsonl" on claim "data"')
     history = mlflow.get_metric_history(found.info.run_id, "train/loss")
     assert {point.step: point.value for point in history} == {
         1: 1.1,
@@ -332,3 +334,32 @@ def test_names_of_charts() -> None:
         "train/seconds/compute": 0.5,
         "train/seconds/communication": 0.125,
     }
+
+
+def evaluated(step: int, loss: float | None) -> Evaluated:
+    sets = [
+        SetScore(name="validation", loss=loss, tokens=9),
+        SetScore(name="general", loss=1.0, token_accuracy=0.25, answered=0.5, tokens=9, change=-1.0),
+    ]
+    return Evaluated(step=step, time=datetime(2026, 1, 1, tzinfo=UTC), sets=sets)
+
+
+def test_scores_of_evaluations_have_names_of_their_own() -> None:
+    assert scores(evaluated(10, None)) == {
+        "eval/general/loss": 1.0,
+        "eval/general/token_accuracy": 0.25,
+        "eval/general/answered": 0.5,
+    }
+
+
+def test_an_evaluation_that_is_made_up_does_not_take_its_step_out_of_the_charts(tmp_path: Path) -> None:
+    attempt(tmp_path, 1, range(1, 4))
+    with tracking(run(tmp_path, 2)) as trackers:
+        trackers.evaluated(evaluated(3, 1.5))
+        trackers.log(metrics(4, loss=1.0))
+    _, file = sorted((tmp_path / "job" / "tensorboard").iterdir())
+    found = events(file)
+    [begun] = [event.step for event in found if event.HasField("session_log")]
+    assert begun == 4
+    told = {value.tag: event.step for event in found for value in event.summary.value}
+    assert (told["eval/validation/loss"], told["train/loss"]) == (3, 4)

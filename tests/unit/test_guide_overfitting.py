@@ -43,7 +43,7 @@ def said(*losses: float | None, fall: float = 0.01, **spec: Any) -> str | None:
 
 def test_it_tells_what_rose_since_when_and_what_to_do() -> None:
     assert said(3.0, 2.0, 2.1, 2.2, 2.3) == (
-        "the model overfits: while the training loss fell from 1.85 to 1.66, the validation loss rose in 3 evaluations "
+        "the model overfits: while the training loss fell from 1.86 to 1.66, the validation loss rose in 3 evaluations "
         "in a row, to 2.30; it was lowest after step 10, at 2.00. In another run, set earlyStopping; or train for "
         "fewer epochs; or lower learningRate; or train on more data"
     )
