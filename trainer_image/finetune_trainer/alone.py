@@ -69,7 +69,7 @@ def run(work: Work, file: Path, stop: Stop) -> int:
         if reporter is None:
             return end(Report(attempt=work.attempt, sequence=0, stage=Stage.FAILED, failure=failure))
         try:
-            reporter.stage(Stage.FAILED, preparation=None, failure=failure)
+            reporter.stage(Stage.FAILED, preparation=None, transfer=None, failure=failure)
         except OSError as full:
             _log.error("the last Report is not kept on the volume: %s", full)
     exit_code = end(reporter.report)

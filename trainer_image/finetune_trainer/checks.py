@@ -1,11 +1,12 @@
 """What can be known to be wrong before anything heavy is imported."""
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from finetune_api import names
+from finetune_api.evaluation import MODEL
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import storage
 from finetune_trainer.ends.errors import (
@@ -15,7 +16,8 @@ from finetune_trainer.ends.errors import (
     described,
     of_system,
 )
-from finetune_trainer.sources import record
+from finetune_trainer.sources import containment, record
+from finetune_trainer.sources.model_files import of_directory
 
 # Weights as pickle has them, by the names that libraries give them.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -45,12 +47,12 @@ def load(file: Path) -> RunConfig:
         raise of_system(error, f"spec.storage: cannot read {names.INPUTS_FILE} in {where}") from None
 
 
-def check(config: RunConfig, *, node: int) -> None:
-    """Make sure that inputs are there and that the storage is writable and this run's own.
+def check(config: RunConfig, *, node: int, later: Set[str] = frozenset()) -> None:
+    """Make sure that inputs are there, and that the storage is writable and this run's own.
 
-    Raises a TrainerError that names the field of the spec.
+    Names of inputs that come `later` are left out. Raises a TrainerError that names the field of the spec.
     """
-    check_inputs(config)
+    check_inputs(config, later=later)
     check_storage(config, node=node)
 
 
@@ -58,27 +60,55 @@ def check_storage(config: RunConfig, *, node: int) -> None:
     """Make sure that the storage is writable and this run's own. Raises a TrainerError."""
     origin = described(config.storage, Path(config.locations.storage))
     where = f"spec.storage: cannot write to {origin}"
+    places = config.locations
+    written = map(Path, (places.storage, places.prepared, places.decompositions, places.downloads))
     try:
+        containment.check(containment.root_of_storage(config), written, f"spec.storage: {origin}")
         storage.claim(config, node=node)
     except OSError as error:
         raise of_system(error, where) from None
 
 
-def check_inputs(config: RunConfig, *, weights: bool = True) -> None:
+def check_inputs(config: RunConfig, *, weights: bool = True, later: Set[str] = frozenset()) -> None:
     """Make sure that model and data are there and can be read; `weights` as far as they are wanted.
 
-    Raises a TrainerError that names the field of the spec.
+    Names of inputs that come `later` are left out. Raises a TrainerError that names the field of the spec.
     """
-    check_base(config, weights=weights)
+    if MODEL not in later:
+        check_base(config, weights=weights)
     for name, data in config.data_sets.items():
+        if name in later:
+            continue
+        _check_is_downloaded(config, name, f"{data.field}: {data.source}")
         for file in map(Path, config.locations.data[name]):
-            check_data(file, f"{data.field}: {described(data.source, file)}")
+            origin = f"{data.field}: {described(data.source, file)}"
+            _check_containment(config, name, [file], origin)
+            check_data(file, origin)
 
 
 def check_base(config: RunConfig, *, weights: bool) -> None:
     """Make sure that the base model is there and can be read. Raises a TrainerError that names the field."""
+    _check_is_downloaded(config, MODEL, f"spec.model: {config.model}")
     model = Path(config.locations.model)
-    check_model(model, f"spec.model: {described(config.model, model)}", weights=weights)
+    origin = f"spec.model: {described(config.model, model)}"
+    _check_containment(config, MODEL, [model], origin)
+    check_model(model, origin, weights=weights)
+    _check_containment(config, MODEL, [model / name for name in of_directory(model)], origin)
+
+
+def _check_is_downloaded(config: RunConfig, name: str, origin: str) -> None:
+    if name in record.missing(config):
+        raise InvalidConfigurationError(
+            f"{origin} is not on the storage claim: {names.INPUTS_FILE} says nothing of it. The preparation downloads "
+            "it; remove the job and make it anew"
+        )
+
+
+def _check_containment(config: RunConfig, name: str, paths: Iterable[Path], origin: str) -> None:
+    try:
+        containment.check(containment.root_of_input(config, name), paths, origin)
+    except OSError as error:
+        raise of_system(error, f"{origin} cannot be read") from None
 
 
 def check_model(directory: Path, origin: str, *, weights: bool) -> None:
@@ -87,18 +117,23 @@ def check_model(directory: Path, origin: str, *, weights: bool) -> None:
         if not directory.is_dir():
             raise InvalidConfigurationError(f"{origin} is no directory")
         found = {file.name for file in directory.iterdir()}
-        if "config.json" not in found:
-            raise InvalidConfigurationError(f"{origin} has no config.json: it is not a Hugging Face model")
-        if weights and not any(name.endswith(".safetensors") for name in found):
-            raise _without_safetensors(found, origin)
-        if not found.intersection(names.TOKENIZER_FILES):
-            raise InvalidConfigurationError(f"{origin} has no tokenizer: none of {names.TOKENIZER_FILES}")
+        check_listing(found, origin, weights=weights)
         # Saved by another user, safetensors are his alone; the library that reads them would say they do not exist.
         for name in sorted(found):
             if name in ("config.json", *names.TOKENIZER_FILES) or name.endswith(".safetensors"):
                 (directory / name).open("rb").close()
     except OSError as error:
         raise of_system(error, f"{origin} cannot be read") from None
+
+
+def check_listing(found: Set[str], origin: str, *, weights: bool) -> None:
+    """Make sure that files of these names are a model. Raises a TrainerError that begins with `origin`."""
+    if "config.json" not in found:
+        raise InvalidConfigurationError(f"{origin} has no config.json: it is not a Hugging Face model")
+    if weights and not any(name.endswith(".safetensors") for name in found):
+        raise _without_safetensors(found, origin)
+    if not found & set(names.TOKENIZER_FILES):
+        raise InvalidConfigurationError(f"{origin} has no tokenizer: none of {names.TOKENIZER_FILES}")
 
 
 def check_adapter(directory: Path, origin: str) -> None:

@@ -1,13 +1,13 @@
 """The `finetune-trainer` command."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune_trainer.ends.signals import Stop
+from finetune_trainer.offline import stay_offline
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,19 +26,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="write the model that a base model and an adapter are together",
         description="Merges the adapter of a run (--config), or any one (--model, --adapter, --output).",
     )
-    for command in (train, measure, prepare, merge):
+    publish = commands.add_parser("publish", help="upload the result of a run to where spec.publish says")
+    for command in (train, measure, prepare, merge, publish):
         command.add_argument(
             "--config",
             type=Path,
-            required=command in (train, measure),
+            required=command in (train, measure, publish),
             metavar="FILE",
             help="the RunConfig, as JSON",
         )
     _add_options_of_preparation(prepare)
     _add_options_of_merging(merge)
     options = parser.parse_args(arguments)
-    # Inputs are local directories; nothing may be looked up elsewhere, by this process and those that it starts.
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    # What libraries read are local directories; nothing may be looked up elsewhere.
+    stay_offline()
     # Each command imports what it takes. Those of a container's first process react to signals before that.
     if options.command == "measure":
         sys.exit(_measure(options))
@@ -47,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_prepare(prepare, options, stop))
     if options.command == "merge":
         sys.exit(_merge(merge, options, stop))
+    if options.command == "publish":
+        from finetune_trainer.publishing import publish_run
+
+        sys.exit(publish_run(options.config, stop))
     from finetune_trainer.entrypoint import train as train_node
 
     sys.exit(train_node(options.config, stop))

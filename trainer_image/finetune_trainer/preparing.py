@@ -14,6 +14,8 @@ from finetune_trainer import alone, checks
 from finetune_trainer.alone import Words, Work
 from finetune_trainer.ends.signals import Stop
 from finetune_trainer.reports.reporter import Reporter
+from finetune_trainer.sources import record
+from finetune_trainer.sources.fetching import fetch, look_at
 from finetune_trainer.storage import Storage
 
 _log = logging.getLogger(__name__)
@@ -30,11 +32,13 @@ def prepare_run(file: Path, stop: Stop) -> int:
 
 
 def _check(config: RunConfig) -> None:
-    checks.check(config, node=0)
+    checks.check(config, node=0, later=record.missing(config))
 
 
 def _prepare(config: RunConfig, storage: Storage, reporter: Reporter) -> None:
-    reporter.stage(Stage.PREPARING)
+    config = fetch(config, reporter)
+    checks.check_inputs(config)
+    reporter.stage(Stage.PREPARING, inputs=look_at(config, reporter.tick))
     # Reading data takes libraries that a wrong path need not wait for.
     from finetune_trainer.planning import context_length, gather, make_plan
     from finetune_trainer.prepare.data_sets import prepare_all

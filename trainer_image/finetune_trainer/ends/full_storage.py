@@ -31,5 +31,5 @@ def _on_storage(file: object, config: RunConfig | None) -> bool:
     """Whether a file lies on the storage claim, as far as that can be told."""
     if config is None or not isinstance(file, str):
         return True
-    places = (config.locations.storage, config.locations.prepared)
+    places = (config.locations.storage, config.locations.prepared, config.locations.downloads)
     return any(Path(file).is_relative_to(place) for place in places)

@@ -115,14 +115,14 @@ def located(config: RunConfig) -> RunConfig:
 
     Raises InvalidConfigurationError or OSError as Record.of does.
     """
-    downloaded = _downloaded(config)
-    if not downloaded:
+    wanted = downloaded(config)
+    if not wanted:
         return config
     record = Record.of(config)
     places = {
         name: [str(Path(config.locations.downloads) / file) for file in one.files]
         for name, origin in origins(config).items()
-        if name in downloaded and (one := record.find(name, origin)) is not None and one.is_complete
+        if name in wanted and (one := record.find(name, origin)) is not None and one.is_complete
     }
     changes: dict[str, object] = {
         "data": config.locations.data | {name: files for name, files in places.items() if name != MODEL}
@@ -137,12 +137,13 @@ def missing(config: RunConfig) -> set[str]:
     downloads = config.locations.downloads
     return {
         name
-        for name in _downloaded(config)
+        for name in downloaded(config)
         if downloads in ([config.locations.model] if name == MODEL else config.locations.data[name])
     }
 
 
-def _downloaded(config: RunConfig) -> set[str]:
+def downloaded(config: RunConfig) -> set[str]:
+    """Names of inputs that come over the network."""
     data = {name for name, one in config.data_sets.items() if one.source.is_downloaded}
     return data | ({MODEL} if config.model.is_downloaded else set())
 
