@@ -19,6 +19,7 @@ LONG_WAIT = timedelta(seconds=15)
 # What the trainer does, as a phase, a word and a sentence.
 STAGES = {
     Stage.STARTING: (Phase.STARTING, "TrainerStarting", "the trainer is starting"),
+    Stage.DOWNLOADING: (Phase.PREPARING, "Downloading", "what comes over the network is being downloaded"),
     Stage.PREPARING: (Phase.PREPARING, "Preparing", "the data are being prepared"),
     Stage.LOADING: (Phase.RUNNING, "Loading", "the model is being loaded"),
     Stage.TRAINING: (Phase.RUNNING, "Training", "training"),
@@ -39,6 +40,8 @@ def stage(report: Report) -> tuple[Phase, str, str]:
     phase, reason, message = STAGES[report.stage]
     if report.stage is Stage.PREPARING and report.preparation is not None:
         message += f": {report.preparation.rows:,} rows, {report.preparation.percent} %"
+    if report.stage is Stage.DOWNLOADING and report.transfer is not None:
+        message = f"downloading {report.transfer.of}: {transferred(report.transfer)}"
     if report.stage is Stage.PUBLISHING and report.transfer is not None:
         message += f": {transferred(report.transfer)}"
     if report.stage is Stage.LOADING:

@@ -61,6 +61,7 @@ def with_findings(status: FineTuneJobStatus, report: Report, *, final: bool = Fa
         update={
             "plan": plan,
             "dataset": report.dataset or status.dataset,
+            "inputs": report.inputs or status.inputs,
             "evaluation_data": report.evaluation_data or status.evaluation_data,
         }
     )

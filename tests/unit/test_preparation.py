@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.report import Failure, Preparation, Report, Stage
+from finetune_api.inputs import Input
+from finetune_api.report import Failure, Preparation, Report, Stage, Transfer
 from finetune_api.runconfig import RunConfig
 from finetune_api.status import Condition, FineTuneJobStatus, Phase
 from finetune_operator import conditions
@@ -23,7 +24,7 @@ def condition(status: FineTuneJobStatus, type_: str = conditions.PREPARED) -> Co
 
 def preparing(sequence: int = 1, **fields: Any) -> Report:
     """A Report of a preparation that is under way."""
-    return report(0, sequence, None, stage=Stage.PREPARING, plan=None, **fields)
+    return report(0, sequence, None, **{"stage": Stage.PREPARING, "plan": None} | fields)
 
 
 def refused(*details: str) -> Report:
@@ -93,9 +94,45 @@ def test_the_job_is_mirrored() -> None:
     assert (world.status.phase, world.status.attempts) == (Phase.PREPARING, [])
 
 
+def test_what_is_downloaded_is_told_before_the_data_are() -> None:
+    world = running(model={"huggingFace": {"repo": "org/model"}})
+    world.post(preparing(2, stage=Stage.DOWNLOADING))
+    world.settle()
+    said = condition(world.status)
+    assert (said.status, said.reason) == ("Unknown", "Downloading")
+    assert said.message == "what comes over the network is being downloaded"
+    there = Transfer(of="org/model", bytes=3 << 30, total_bytes=12 << 30)
+    world.post(preparing(3, stage=Stage.DOWNLOADING, transfer=there))
+    world.settle()
+    assert (
+        condition(world.status, conditions.READY).message == "downloading org/model: 3.0 GiB of 12 GiB, 25 %"
+    )
+    assert world.status.phase is Phase.PREPARING
+
+
+def test_what_the_inputs_were_is_on_record_once_they_are_there() -> None:
+    world = running(model={"huggingFace": {"repo": "org/model"}})
+    model = Input(
+        name="model",
+        origin='Hugging Face repository "org/model" at "main"',
+        revision="c0ffee",
+        digest="d",
+        bytes=9,
+    )
+    world.succeed(found(inputs=[model]))
+    world.settle()
+    assert world.status.inputs == [model]
+    # What an attempt leaves out is not forgotten.
+    world.run_pods()
+    world.post(report(1, 1))
+    world.settle()
+    assert world.status.inputs == [model]
+
+
 @pytest.mark.parametrize(
     ("waiting", "words"),
     [
+        (("FailedMount", 'secret "hub" not found'), 'secret "hub" not found'),
         (("Unschedulable", "0/3 nodes: Insufficient cpu"), "Insufficient cpu"),
         (("ImagePullBackOff", "no such image"), "no such image"),
     ],
