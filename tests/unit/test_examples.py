@@ -21,7 +21,7 @@ CONFIGS = {
     "llama-3.1-8b": "llama-3.1-8b",
     "llama-3.1-70b-instruct": "llama-3.1-70b",
 }
-OF_THE_DEMO = {"sft", "osft-cpu", "lora-cpu", "qlora-cpu"}
+OF_THE_DEMO = {"sft", "osft-cpu", "lora-cpu", "qlora-cpu", "evaluated-cpu"}
 
 
 def studied(path: Path, *, exactly: bool) -> Study:
