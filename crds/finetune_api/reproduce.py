@@ -12,6 +12,7 @@ from finetune_api.inputs import Input
 from finetune_api.methods import Lora, Osft
 from finetune_api.plan import sample_length
 from finetune_api.recipe import Recipe
+from finetune_api.resources import Resources
 from finetune_api.runconfig import RunConfig
 from finetune_api.scalars import MAX_PATH_LENGTH
 from finetune_api.sources import Dataset, DataSource, ModelSource, Storage
@@ -22,6 +23,19 @@ from finetune_api.trained_weights import ALL_LINEAR, lora_alpha, lora_r, unfreez
 # What the directory of the repetition is called after that of the run.
 _SUFFIX = "-repeated"
 _COMMENT_WIDTH = 110
+_ITEM = "- "
+# What a RunConfig knows of a spec: all that decides the result.
+_KNOWN_TO_RUNS = (
+    "method",
+    "model",
+    "dataset",
+    "hyperparameters",
+    "osft",
+    "lora",
+    "evaluation",
+    "checkpoints",
+    "storage",
+)
 
 Source = TypeVar("Source", ModelSource, DataSource)
 
@@ -37,14 +51,23 @@ class Repetition:
     job: dict[str, Any]
     """It as JSON has it, ready to be applied."""
     notes: Sequence[str]
-    """What it does not say, in paragraphs."""
+    """What it does not say: paragraphs, and items of lists."""
 
     @property
     def comment(self) -> str:
         """The notes as a comment in front of it, in YAML."""
-        paragraphs = [textwrap.wrap(_printable(note), _COMMENT_WIDTH) for note in self.notes]
-        lines = [line for paragraph in paragraphs for line in (*paragraph, "")]
-        return "".join(f"# {line}".rstrip() + "\n" for line in lines[:-1])
+        lines: list[str] = []
+        for note in self.notes:
+            is_item = note.startswith(_ITEM)
+            lines += [""] if lines and not is_item else []
+            lines += textwrap.wrap(
+                _printable(note),
+                _COMMENT_WIDTH,
+                subsequent_indent=" " * len(_ITEM) * is_item,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        return "".join(f"# {line}".rstrip() + "\n" for line in lines)
 
 
 def of_run(config: RunConfig, plan: Plan, inputs: Sequence[Input]) -> Repetition:
@@ -52,6 +75,9 @@ def of_run(config: RunConfig, plan: Plan, inputs: Sequence[Input]) -> Repetition
 
     Of `resources` and the like only what decides the result is known here. Raises UnsettledError.
     """
+    resources: dict[str, Any] = {"nodes": config.nodes, "gpusPerNode": config.gpus_per_node}
+    if config.gpu_memory is not None:
+        resources["gpuMemory"] = str(config.gpu_memory)
     spec = FineTuneJobSpec(
         method=config.method,
         model=config.model,
@@ -62,11 +88,7 @@ def of_run(config: RunConfig, plan: Plan, inputs: Sequence[Input]) -> Repetition
         evaluation=config.evaluation,
         checkpoints=config.checkpoints,
         storage=Storage(claim_name=config.storage.claim_name, path=config.storage.path),
-        resources={  # type: ignore[arg-type]
-            "nodes": config.nodes,
-            "gpusPerNode": config.gpus_per_node,
-            "gpuMemory": None if config.gpu_memory is None else str(config.gpu_memory),
-        },
+        resources=Resources.model_validate(resources),
     )
     left_out = (
         "What has no bearing on the result is not in here, such as resources.requests, failurePolicy and publish: add "
@@ -74,7 +96,10 @@ def of_run(config: RunConfig, plan: Plan, inputs: Sequence[Input]) -> Repetition
         "this file of the job itself, as long as that is there."
     )
     made = _repeating(spec, plan, inputs, _beside(config.storage.path, config.name))
-    return _repetition(config.namespace, config.name, config.uid, made, plan, inputs, [left_out])
+    wire = made.to_wire()
+    known = {field: wire[field] for field in _KNOWN_TO_RUNS if field in wire} | {"resources": resources}
+    notes = [*_told(config.namespace, config.name, config.uid), *_differs(made, plan, inputs), left_out]
+    return Repetition(_manifest(config.namespace, config.name, known), notes)
 
 
 def of_job(job: FineTuneJob, status: FineTuneJobStatus) -> Repetition:
@@ -83,39 +108,41 @@ def of_job(job: FineTuneJob, status: FineTuneJobStatus) -> Repetition:
         raise UnsettledError("it has no plan yet (status.plan): it repeats a run that has at least begun")
     path = _beside(job.storage_path, job.metadata.name)
     made = _repeating(job.spec, status.plan, status.inputs, path)
-    notes = []
+    metadata = job.metadata
+    notes = [
+        *_told(metadata.namespace, metadata.name, metadata.uid),
+        *_differs(made, status.plan, status.inputs),
+    ]
     if made.publish is not None:
         notes.append(
             f"publish is left out: it would overwrite what the run has uploaded to {made.publish.target}. Add it with "
             "another place."
         )
-    made = made.model_copy(update={"publish": None, "suspend": False})
-    name = job.metadata
-    return _repetition(name.namespace, name.name, name.uid, made, status.plan, status.inputs, notes)
+    wire = {name: value for name, value in made.to_wire().items() if name not in ("publish", "suspend")}
+    return Repetition(_manifest(metadata.namespace, metadata.name, wire), notes)
 
 
-def _repetition(
-    namespace: str,
-    name: str,
-    uid: str,
-    spec: FineTuneJobSpec,
-    plan: Plan,
-    inputs: Sequence[Input],
-    notes: Sequence[str],
-) -> Repetition:
-    job = {
+def _manifest(namespace: str, name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
         "metadata": {"name": name, "namespace": namespace},
-        "spec": _without_empty(spec.to_wire()),
+        "spec": _without_empty(spec),
     }
-    first = (
+
+
+def _told(namespace: str, name: str, uid: str) -> Iterator[str]:
+    yield (
         f"Repeats the run of {names.KIND} {namespace}/{name} (uid {uid}). What its spec left open is stated as it was "
         "chosen, and revisions are those that were used. storage.path is new, for the two to stay apart; while the "
         "first job is still there, this one needs another metadata.name, too."
     )
-    found = (first, *_unpinned(spec, inputs), *_lowered(spec, plan), *notes)
-    return Repetition(job, found)
+
+
+def _differs(spec: FineTuneJobSpec, plan: Plan, inputs: Sequence[Input]) -> Iterator[str]:
+    """What of the run the repetition cannot state."""
+    yield from _unpinned(spec, inputs)
+    yield from _lowered(spec, plan)
 
 
 def _repeating(spec: FineTuneJobSpec, plan: Plan, inputs: Sequence[Input], path: str) -> FineTuneJobSpec:
@@ -218,7 +245,7 @@ def _unpinned(spec: FineTuneJobSpec, inputs: Sequence[Input]) -> Iterator[str]:
     loose = [one for one in inputs if one.name in sources and sources[one.name].hugging_face is None]
     if loose:
         yield "What lies where the spec says may have changed since. When the run began it was:"
-        yield from (f"- {one.name}: {one.origin}: {one.digest}" for one in loose)
+        yield from (f"{_ITEM}{one.name}: {one.origin}: {one.digest}" for one in loose)
 
 
 def _lowered(spec: FineTuneJobSpec, plan: Plan) -> Iterator[str]:

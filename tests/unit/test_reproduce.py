@@ -1,6 +1,7 @@
 """The FineTuneJob that repeats a run."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,6 +21,10 @@ from finetune_api.sources import DataSource, ModelSource
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus, Lengths, Plan
 from finetune_operator import validation
+from finetune_operator.cli import output
+from finetune_operator.cli.kubectl_yaml import KubectlLoader
+from finetune_trainer.card import manifest as beside
+from spellings import SPELLINGS
 from unit.test_plan import model
 from world import manifest
 
@@ -241,3 +246,11 @@ def test_a_run_that_has_not_come_so_far_is_not_repeated(
     status = FineTuneJobStatus(plan=planned(run, data) if has_plan else None)
     with pytest.raises(UnsettledError, match=said):
         reproduce.of_job(run, status)
+
+
+@pytest.mark.parametrize("write", [beside.to_yaml, lambda made: output.to_yaml([made.job])])
+def test_kubectl_reads_what_was_written(write: Callable[[Repetition], str]) -> None:
+    # Some are texts that look like something else, as a claim's name may.
+    values = [*SPELLINGS, 1e-5, 3.3333333333333335e-06, 1e22, 2.0, 7, True, None, "漢字", "a: b", "x\ny"]
+    job = {"spec": {"values": values, "y": 1, "1e5": 2}}
+    assert repr(yaml.load(write(Repetition(job, ["how"])), KubectlLoader)) == repr(job)

@@ -5,6 +5,7 @@ It may be done again at any time: the adapter is read only, and what is complete
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,9 @@ def _adapter(config: RunConfig, storage: Storage) -> Manifest:
 
 def _make(config: RunConfig, storage: Storage, adapter: Manifest, reporter: Reporter) -> None:
     """Write the merged model, in the place of one of another adapter."""
+    # It takes torch, which a wrong path need not wait for.
+    from finetune_trainer.card.writer import Card
+
     base = Path(config.locations.model)
     if not commit.intact(storage.output, adapter.files, reporter.tick):
         raise InvalidConfigurationError(
@@ -80,6 +84,7 @@ def _make(config: RunConfig, storage: Storage, adapter: Manifest, reporter: Repo
         uid=storage.uid,
         facts=history.merged_facts(adapter),
         tick=reporter.tick,
+        describe=partial(Card(config, storage, reporter).write, kind="merged", step=adapter.facts["step"]),
     )
 
 
@@ -91,9 +96,13 @@ def merge_into(
     uid: str | None,
     facts: Mapping[str, Any],
     tick: Callable[[], None],
+    describe: Callable[[Path], None] = lambda directory: None,
     writer: str = "",
 ) -> Manifest:
-    """Make the directory `final`, wholly or not at all; see adapters.merge for what it holds, commit for the rest."""
+    """Make the directory `final`, wholly or not at all; see adapters.merge for what it holds, commit for the rest.
+
+    What else is to lie in it `describe` writes.
+    """
     # Loading models takes libraries that a wrong path need not wait for.
     from finetune_trainer import progress_bars
     from finetune_trainer.adapters.merge import merge
@@ -104,6 +113,7 @@ def merge_into(
     try:
         with commit.writing(final, writer) as directory:
             merge(base, adapter, directory, tick)
+            describe(directory)
             files = commit.sealed(directory.iterdir(), tick)
             return commit.publish(final, uid=uid, files=files, facts=facts, writer=writer)
     except (RuntimeError, MemoryError) as error:

@@ -12,11 +12,20 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from finetune_trainer.model import load_config
 
+Format = Literal["model", "adapter"]
+Describe = Callable[[Path, Format, int], None]
+"""Writes what is told of a result into its directory, before that is complete: told are what it is, and the step whose
+weights it has."""
+
+
+def nothing(directory: Path, format: Format, step: int) -> None:
+    """A Describe that tells nothing."""
+
 
 class Result(Protocol):
     """What training leads to, at any moment of it."""
 
-    format: Literal["model", "adapter"]
+    format: Format
     """See status.Output."""
 
     def weights(self, *, keep: bool, tick: Callable[[], None]) -> dict[str, Tensor]:
@@ -34,7 +43,7 @@ class Result(Protocol):
 class WholeModel:
     """An ordinary Hugging Face model: config, safetensors, and the base model's tokenizer."""
 
-    format: Literal["model", "adapter"] = "model"
+    format: Format = "model"
 
     def __init__(self, hf: PreTrainedModel, base: Path, dtype: torch.dtype | None = None) -> None:
         """`hf` was made of the model in `base`. Its weights are stored as `dtype`, or else in the type of those."""

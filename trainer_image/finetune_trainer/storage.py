@@ -98,6 +98,11 @@ class Storage:
         return self.root / names.REPORT_FILE
 
     @property
+    def environment(self) -> Path:
+        """Software and hardware of the newest attempt."""
+        return self.root / "environment.json"
+
+    @property
     def plan(self) -> Path:
         """Micro-batches, counted for the plan: what of it takes long."""
         return self.root / "plan.json"

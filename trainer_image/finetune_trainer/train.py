@@ -7,6 +7,8 @@ from finetune_api.report import Preparation, Stage
 from finetune_api.runconfig import RunConfig
 from finetune_trainer import commit, progress_bars
 from finetune_trainer.adviser import lasting
+from finetune_trainer.card.environment import Environment
+from finetune_trainer.card.writer import Card
 from finetune_trainer.checkpoints import best
 from finetune_trainer.checkpoints.checkpoint import Checkpoints
 from finetune_trainer.distributed import Gang
@@ -97,7 +99,11 @@ def _take_part(
         effective_batch_size=plan.effective_batch_size,
         keep_last=config.checkpoints.keep_last,
         tick=reporter.tick,
+        describe=Card(config, storage, reporter).write,
     )
+    environment = Environment.of(gang)
+    if gang.is_first:
+        environment.keep(storage)
     run = Run.of(config, plan, storage, attempt) if gang.is_first else None
     with tracking(run) as trackers:
         Loop(

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_api.status import newest_state
 from finetune_trainer import commit
@@ -14,6 +14,10 @@ from finetune_trainer.commit import Manifest
 from finetune_trainer.judging.retention import superseded
 from finetune_trainer.reports import history
 from finetune_trainer.storage import Storage
+
+if TYPE_CHECKING:
+    # With torch, which the first process of a container does without.
+    from finetune_trainer.results import Describe
 
 # What the manifest of weights says that nothing but their being the best has kept.
 AS_BEST: Mapping[str, Any] = MappingProxyType({"keptAsBest": True})
@@ -42,7 +46,7 @@ def prune(storage: Storage) -> None:
 
 
 def deliver(
-    storage: Storage, step: int, facts: Mapping[str, Any], tick: Callable[[], None]
+    storage: Storage, step: int, facts: Mapping[str, Any], describe: "Describe", tick: Callable[[], None]
 ) -> Manifest | None:
     """Make the run's result of the weights kept after a step; None, with nothing changed, where they are not intact."""
     source = storage.weights_after(step)
@@ -56,13 +60,16 @@ def deliver(
         if files != manifest.files:
             shutil.rmtree(directory)
             return None
+        describe(directory, manifest.facts["format"], step)
+        # It may have replaced small files, too.
+        files |= commit.sealed((file for file in directory.iterdir() if not _is_large(file)), tick)
         kept = {name: fact for name, fact in manifest.facts.items() if name not in AS_BEST}
         return commit.publish(storage.output, uid=storage.uid, files=files, facts={**kept, **facts})
 
 
 def _bring(source: Path, target: Path) -> None:
     """Have a file in two places. Large ones share their content where the volume can: nobody writes into them."""
-    if source.suffix == ".safetensors":
+    if _is_large(source):
         try:
             os.link(source, target)
             return
@@ -70,3 +77,7 @@ def _bring(source: Path, target: Path) -> None:
             # Volumes without links (CIFS, some of FUSE) say so in many ways; what is wrong otherwise, copying tells.
             pass
     shutil.copyfile(source, target)
+
+
+def _is_large(file: Path) -> bool:
+    return file.suffix == ".safetensors"

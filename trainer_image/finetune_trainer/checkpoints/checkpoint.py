@@ -24,7 +24,7 @@ from finetune_trainer.checkpoints.state import State
 from finetune_trainer.commit import Manifest
 from finetune_trainer.distributed import Gang
 from finetune_trainer.reports import history
-from finetune_trainer.results import Result
+from finetune_trainer.results import Describe, Result, nothing
 from finetune_trainer.storage import Storage
 
 T = TypeVar("T")
@@ -54,8 +54,9 @@ class Checkpoints:
         effective_batch_size: int,
         keep_last: int,
         tick: Callable[[], None],
+        describe: Describe = nothing,
     ) -> None:
-        """`base` is the base model's directory.
+        """`base` is the base model's directory. What is to lie beside the run's result `describe` writes.
 
         A step means something only together with the samples that it counts: `data` is the digest of the prepared
         data, `effective_batch_size` the number of samples of a step. The newest `keep_last` states are kept. `tick` is
@@ -67,6 +68,7 @@ class Checkpoints:
         self._data = data
         self._effective_batch_size = effective_batch_size
         self._tick = tick
+        self._describe = describe
         self._shelf = Shelf(storage, keep_last=keep_last)
         self._writer = StateWriter(self._shelf)
         self._aside = StateWriter(self._shelf, name="aside")
@@ -134,8 +136,9 @@ class Checkpoints:
 
         def deliver() -> bool:
             for step in steps:
+                facts = best.facts_of(stopped_early)
                 done = self._thread.submit(
-                    best.deliver, self.storage, step, best.facts_of(stopped_early), self._part_sealed
+                    best.deliver, self.storage, step, facts, self._describe, self._part_sealed
                 )
                 if self._finished(done, self.storage.output):
                     return True
@@ -216,6 +219,8 @@ class Checkpoints:
         def save() -> Manifest:
             with commit.writing(final) as directory:
                 result.write(weights, directory)
+                if final == self.storage.output:
+                    self._describe(directory, result.format, step)
                 files = commit.sealed(directory.iterdir(), self._part_sealed)
                 facts = {"step": step, "epoch": epoch, "format": result.format, "base": state.trained.base}
                 facts |= more
