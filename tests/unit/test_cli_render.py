@@ -1,9 +1,11 @@
 """`finetune render`: the objects that the operator would create."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
@@ -69,3 +71,43 @@ def test_a_file_without_a_job_is_an_error() -> None:
     result = render("-", stdin="kind: Service\n")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "there is no FineTuneJob in <stdin>" in result.stderr
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The directory of a job that has left a result."""
+    output = tmp_path / "runs" / "demo" / "output"
+    output.mkdir(parents=True)
+    (output / "finetunejob.yaml").write_text("# How\nkind: FineTuneJob\nspec: {seed: 1e1}\n")
+    return output.parent
+
+
+@pytest.mark.parametrize("below", [".", "output"])
+def test_the_manifest_beside_a_result_is_printed_as_it_is(run: Path, below: str) -> None:
+    result = render("--from-run", run / below)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == (run / "output" / "finetunejob.yaml").read_text()
+    as_json = json.loads(render("--from-run", run / below, "-o", "json").stdout)
+    assert as_json == {"kind": "FineTuneJob", "spec": {"seed": 10.0}}
+
+
+def test_a_run_without_a_result_has_no_manifest(run: Path) -> None:
+    shutil.rmtree(run / "output")
+    result = render("--from-run", run)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"there is no finetunejob.yaml in {run}, nor in output below it" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "said"),
+    [
+        ([], 2, "name FILE, or --from-run"),
+        (["--from-run", "demo", "-"], 2, "--from-run takes the place of FILE"),
+        (["-n", "team-a", "-"], 2, "-n goes with --from-run NAME"),
+        (["--from-run", "runs/gone"], 1, "there is no directory runs/gone"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments: list[str], exit_code: int, said: str) -> None:
+    result = render(*arguments, stdin="kind: Service\n")
+    assert (result.exit_code, result.stdout) == (exit_code, "")
+    assert said in result.stderr

@@ -31,18 +31,17 @@ def _existing(argument: str) -> str:
     return argument
 
 
-def _all_existing(arguments: list[str]) -> list[str]:
-    return [_existing(argument) for argument in arguments]
+def _all_existing(arguments: list[str] | None) -> list[str]:
+    return [_existing(argument) for argument in arguments or ()]
 
 
-Arguments = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="FILE",
-        callback=_all_existing,
-        help="YAML or JSON files, directories of such files, or - for the standard input.",
-    ),
-]
+_FILES = typer.Argument(
+    metavar="FILE",
+    callback=_all_existing,
+    help="YAML or JSON files, directories of such files, or - for the standard input.",
+)
+Arguments = Annotated[list[str], _FILES]
+OptionalArguments = Annotated[list[str] | None, _FILES]
 Argument = Annotated[
     str,
     typer.Argument(

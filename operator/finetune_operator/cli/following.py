@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
-from kubernetes.aio import client, config
+from kubernetes.aio import client
 from kubernetes.aio.watch import Watch
-from pydantic import ValidationError
 
 from finetune_api import names
 from finetune_api.status import FineTuneJobStatus
+from finetune_operator.cli.cluster import connect, refusal, selection, status_of, unreachable
 from finetune_operator.cli.display import Display
 from finetune_operator.cli.errors import CommandError
 
@@ -29,20 +29,10 @@ async def follow(
     `namespace` is that of the kubeconfig's context if None. Raises TimeoutError after `seconds`, and
     CommandError when the job cannot be followed.
     """
-    try:
-        await config.load_kube_config()  # type: ignore[no-untyped-call]
-        _, context = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
-    except config.ConfigException as error:
-        raise CommandError(f"there is no usable kubeconfig: {error}") from error
-    namespace = namespace or context["context"].get("namespace", "default")
+    namespace = await connect(namespace)
     async with asyncio.timeout(seconds), client.ApiClient() as api:
         async for found in _states(client.CustomObjectsApi(api), namespace, name, display):
-            try:
-                status = FineTuneJobStatus.model_validate(found.get("status") or {})
-            except ValidationError as error:
-                raise CommandError(
-                    f"the operator writes a status that this version of the command does not know: {error}"
-                ) from error
+            status = status_of(found)
             display.show(status)
             if status.phase is not None and status.phase.is_terminal:
                 return status
@@ -53,22 +43,17 @@ async def _states(
     api: client.CustomObjectsApi, namespace: str, name: str, display: Display
 ) -> AsyncIterator[dict[str, Any]]:
     """The job, whenever it changes; through lost connections once it was reached, without end."""
-    selection: dict[str, Any] = {
-        "group": names.GROUP,
-        "version": names.VERSION,
-        "namespace": namespace,
-        "plural": names.PLURAL,
-    }
+    where = selection(namespace)
     reached = False
     while True:
         try:
-            found: Any = await api.get_namespaced_custom_object(**selection, name=name)
+            found: Any = await api.get_namespaced_custom_object(**where, name=name)
             reached = True
             yield found
             async with Watch() as watch:  # type: ignore[no-untyped-call]
                 async for event in watch.stream(
                     api.list_namespaced_custom_object,
-                    **selection,
+                    **where,
                     field_selector=f"metadata.name={name}",
                     resource_version=found["metadata"]["resourceVersion"],
                     timeout_seconds=WATCH_SECONDS,
@@ -77,15 +62,11 @@ async def _states(
                         raise CommandError(f"{names.SINGULAR}/{name} was deleted")
                     yield event["raw_object"]
         except client.ApiException as error:
-            if error.status == 404:
-                raise CommandError(
-                    f"there is no {names.SINGULAR}/{name} in namespace {namespace}; -n names another namespace"
-                ) from error
             if error.status not in TRANSIENT_STATUSES:
-                raise CommandError(f"the API server refuses: {error.status} {error.reason}") from error
+                raise refusal(error, name, namespace) from error
             await asyncio.sleep(RECONNECT_SECONDS)
         except aiohttp.ClientError as error:
             if not reached:
-                raise CommandError(f"the API server cannot be reached: {error}") from error
+                raise unreachable(error) from error
             display.say("Reconnecting", f"the API server cannot be reached: {error}")
             await asyncio.sleep(RECONNECT_SECONDS)

@@ -36,14 +36,18 @@ _BASES = (16, 2, 8, 10)
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 
-class KubectlLoader(yaml.SafeLoader):
-    """A SafeLoader with kubectl's reading of scalars."""
+class KubectlScalars(yaml.resolver.Resolver):
+    """A Resolver with kubectl's reading of scalars."""
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         """The tag of a node that states none: for a plain scalar, by the look of it."""
         if kind is not yaml.ScalarNode or not implicit[0]:
             return str(super().resolve(kind, value, (False, True)))  # type: ignore[no-untyped-call]
         return f"{_TAG}merge" if value == "<<" else _TAGS[type(plain(value))]
+
+
+class KubectlLoader(KubectlScalars, yaml.SafeLoader):
+    """A SafeLoader with kubectl's reading of scalars."""
 
 
 def plain(text: str) -> bool | int | float | str | None:

@@ -7,13 +7,15 @@ from typing import Annotated, Any, Literal
 import typer
 import yaml
 
+from finetune_operator.cli.kubectl_yaml import KubectlScalars
+
 MachineFormat = Literal["yaml", "json"]
 Format = Literal["text", "yaml", "json"]
 OutputOption = Annotated[Format, typer.Option("-o", "--output", help="How to print the result.")]
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes everything out: anchors and aliases are for machines."""
+class _Dumper(KubectlScalars, yaml.SafeDumper):
+    """Quotes what kubectl would not take for text, and writes everything out: anchors and aliases are for machines."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""`finetune render`: what the operator would create."""
+"""`finetune render`: what the operator would create, or the manifest that repeats a run."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -9,6 +9,7 @@ from finetune_api.plan import study
 from finetune_api.spec import FineTuneJob
 from finetune_operator import steps, workload
 from finetune_operator.cli import files, manifests
+from finetune_operator.cli.from_run import manifest
 from finetune_operator.cli.output import MachineFormat, to_json, to_yaml
 
 # What only a cluster knows.
@@ -28,15 +29,43 @@ NOTE = """\
 
 
 def render(
-    arguments: files.Arguments,
+    arguments: files.OptionalArguments = None,
     output: Annotated[
         MachineFormat, typer.Option("-o", "--output", help="How to print the objects.")
     ] = "yaml",
+    from_run: Annotated[
+        str | None,
+        typer.Option(
+            "--from-run",
+            metavar="DIR|NAME",
+            help="In the place of FILE: print the FineTuneJob that repeats a run, which left its result in this "
+            "directory, or is a job of this name on the cluster of the current kubeconfig.",
+        ),
+    ] = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            "-n",
+            "--namespace",
+            help="With --from-run NAME: namespace of the job; that of the kubeconfig's context if left out.",
+        ),
+    ] = None,
 ) -> None:
-    """Print the objects that the operator would create.
+    """Print the objects that the operator would create, or the FineTuneJob that repeats a run.
 
-    Exit code: 0 done, 1 a FineTuneJob is not valid (nothing is printed then), 2 wrong usage.
+    Exit code: 0 done, 1 a FineTuneJob is not valid, or there is no such run (nothing is printed then), 2 wrong usage.
     """
+    if from_run is not None:
+        if arguments:
+            raise typer.BadParameter("--from-run takes the place of FILE: name one of them")
+        typer.echo(manifest(from_run, namespace, output), nl=False)
+        return
+    if not arguments:
+        raise typer.BadParameter("name FILE, or --from-run")
+    if namespace is not None:
+        raise typer.BadParameter(
+            "-n goes with --from-run NAME; the namespace of a file's job stands in the file"
+        )
     objects = [item for job in manifests.read_valid(arguments) for item in _objects(job)]
     if output == "yaml":
         typer.echo(NOTE + to_yaml(objects), nl=False)

@@ -1,0 +1,72 @@
+"""FineTuneJobs on the cluster of the current kubeconfig."""
+
+from typing import Any
+
+import aiohttp
+from kubernetes.aio import client, config
+from pydantic import ValidationError
+
+from finetune_api import names
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator.cli.errors import CommandError
+
+
+async def connect(namespace: str | None) -> str:
+    """Read the kubeconfig; returns the namespace to look in: that of its context where none is named.
+
+    Raises CommandError when there is no usable one.
+    """
+    try:
+        await config.load_kube_config()  # type: ignore[no-untyped-call]
+        _, context = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+    except config.ConfigException as error:
+        raise CommandError(f"there is no usable kubeconfig: {error}") from error
+    return namespace or str(context["context"].get("namespace", "default"))
+
+
+async def find_job(name: str, namespace: str | None) -> dict[str, Any]:
+    """A job as the API server has it; `namespace` as in `connect`. Raises CommandError."""
+    namespace = await connect(namespace)
+    async with client.ApiClient() as api:
+        try:
+            objects = client.CustomObjectsApi(api)
+            found: Any = await objects.get_namespaced_custom_object(**selection(namespace), name=name)
+        except client.ApiException as error:
+            raise refusal(error, name, namespace) from error
+        except aiohttp.ClientError as error:
+            raise unreachable(error) from error
+    return dict(found)
+
+
+def selection(namespace: str) -> dict[str, Any]:
+    """What the client is to ask about."""
+    return {
+        "group": names.GROUP,
+        "version": names.VERSION,
+        "namespace": namespace,
+        "plural": names.PLURAL,
+    }
+
+
+def status_of(found: dict[str, Any]) -> FineTuneJobStatus:
+    """The status of a job. Raises CommandError where it is one of another version."""
+    try:
+        return FineTuneJobStatus.model_validate(found.get("status") or {})
+    except ValidationError as error:
+        raise CommandError(
+            f"the operator writes a status that this version of the command does not know: {error}"
+        ) from error
+
+
+def refusal(error: client.ApiException, name: str, namespace: str) -> CommandError:
+    """What it means that the API server refuses to show a job."""
+    if error.status == 404:
+        return CommandError(
+            f"there is no {names.SINGULAR}/{name} in namespace {namespace}; -n names another namespace"
+        )
+    return CommandError(f"the API server refuses: {error.status} {error.reason}")
+
+
+def unreachable(error: aiohttp.ClientError) -> CommandError:
+    """What it means that there is no answer."""
+    return CommandError(f"the API server cannot be reached: {error}")
