@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import aiohttp
 
 from finetune_api.status import Phase
-from finetune_operator import cleanup, publishing
+from finetune_operator import cleanup, publishing, volumes
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster, Key
 from finetune_operator.gang import unexplained
@@ -123,6 +123,8 @@ class Controller:
         """Apply all objects, the last of them last; returns the API server's words if it will not have one."""
         *others, last = outcome.apply
         try:
+            if volumes.has_image(last) and not await self._cluster.keeps_volumes(last):
+                return volumes.NO_IMAGES
             await asyncio.gather(*(self._cluster.apply(manifest) for manifest in others))
             await self._cluster.apply(last)
         except ApiError as error:

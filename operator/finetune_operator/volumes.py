@@ -17,6 +17,12 @@ Manifest = dict[str, Any]
 CLAIM = "persistentVolumeClaim"
 # What credentials for the upload are called beside those of the inputs.
 PUBLISH = "publish"
+# What a cluster answers to a model in an image that cannot mount one.
+NO_IMAGES = (
+    "spec.model.image: the API server has no image volumes: they are on from Kubernetes 1.35 on, and before, from 1.31 "
+    "on, with the feature gate ImageVolume of the API server and the kubelets. Have that turned on, or have the model "
+    "on a claim (spec.model.volume)"
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,11 @@ def mounted(
     if downloads:
         parts += [_credentials(name, secret) for name, secret in _secrets(job).items()]
     return _attached(parts)
+
+
+def has_image(job: Manifest) -> bool:
+    """Whether pods of a batch/v1 Job have an image for a volume."""
+    return any("image" in volume for volume in job["spec"]["template"]["spec"]["volumes"])
 
 
 def published(job: FineTuneJob) -> tuple[list[Manifest], list[Manifest]]:

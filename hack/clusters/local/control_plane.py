@@ -29,7 +29,9 @@ class ControlPlane:
             subprocess.run(["kubectl", "--kubeconfig", plane.kubeconfig, "get", "namespaces"])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, feature_gates: str = "") -> None:
+        """`feature_gates` are the API server's, as its option takes them."""
+        self._options = [f"--feature-gates={feature_gates}"] if feature_gates else []
         self._layout: Layout | None = None
         self._supervisor: Supervisor | None = None
 
@@ -53,7 +55,13 @@ class ControlPlane:
         self._supervisor = Supervisor(self._layout.directory, prefix=DIE_WITH_PARENT)
         try:
             prepare(self._layout, IDENTITIES, admin_port=self._layout.api_port)
-            run(self._layout, self._supervisor, paths, admin_port=self._layout.api_port)
+            run(
+                self._layout,
+                self._supervisor,
+                paths,
+                admin_port=self._layout.api_port,
+                api_server_options=self._options,
+            )
         except BaseException:
             self.stop()
             raise
@@ -105,10 +113,17 @@ def admin_probe(layout: Layout, admin_port: int) -> ApiProbe:
     return ApiProbe(admin_port, layout.pki.cluster_ca, layout.pki.pair(ADMIN.name))
 
 
-def run(layout: Layout, supervisor: Supervisor, paths: Mapping[str, Path], *, admin_port: int) -> None:
+def run(
+    layout: Layout,
+    supervisor: Supervisor,
+    paths: Mapping[str, Path],
+    *,
+    admin_port: int,
+    api_server_options: Sequence[str] = (),
+) -> None:
     """Start what does not run of etcd, API server and controller manager, and wait until all of it serves."""
     supervisor.start("etcd", layout.etcd(paths["etcd"]))
-    supervisor.start("apiserver", layout.api_server(paths["kube-apiserver"]))
+    supervisor.start("apiserver", [*layout.api_server(paths["kube-apiserver"]), *api_server_options])
     probe = admin_probe(layout, admin_port)
     wait_until("the API server is ready", lambda: probe.answers("/readyz"), supervisor.check_all)
     supervisor.start("controller-manager", layout.controller_manager(paths["kube-controller-manager"]))
