@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from finetune_api.spec import FineTuneJob
 from finetune_operator.cli.errors import CommandError
-from finetune_operator.cli.local import claims, gpus
+from finetune_operator.cli.local import folders, gpus
 from finetune_operator.cli.local.identity import run_uid
 from finetune_operator.cli.main import cli
 from world import manifest
@@ -65,12 +65,55 @@ def test_a_job_that_is_to_be_suspended_does_not_run(tmp_path: Path) -> None:
 
 def test_paths_lie_in_the_folders_of_their_claims(tmp_path: Path) -> None:
     shared = job(storage={"claimName": "data", "path": "results/demo"})
-    found = claims.folders(shared, [f"models={tmp_path}", f"data={tmp_path / 'made'}"])
-    where = claims.locations(shared, found)
+    mappings = [f"models={tmp_path}", f"data={tmp_path / 'made'}"]
+    where = folders.locations(shared, folders.folders(shared, {folders.CLAIM: mappings}))
     assert where.model == f"{tmp_path}/tiny"
     assert where.data == {"train": [f"{tmp_path}/made/train.jsonl"]}
     assert where.storage == f"{tmp_path}/made/results/demo"
     assert (tmp_path / "made").is_dir()
+
+
+ELSEWHERE: dict[str, Any] = {
+    "model": {"image": {"reference": "registry.example/model@sha256:0", "path": "a"}},
+    "dataset": {
+        "train": {"configMap": {"name": "rows", "key": "few.jsonl"}},
+        "validation": {
+            "huggingFace": {"repo": "o/r", "path": "a.csv", "tokenSecretRef": {"name": "h", "key": "k"}}
+        },
+    },
+}
+
+
+def test_folders_stand_in_for_config_maps_and_images_and_downloads_lie_with_the_results(
+    tmp_path: Path,
+) -> None:
+    elsewhere = job(**ELSEWHERE)
+    where = folders.locations(
+        elsewhere,
+        folders.folders(
+            elsewhere,
+            {
+                folders.CLAIM: [f"runs={tmp_path}"],
+                folders.CONFIG_MAP: [f"rows={tmp_path}"],
+                folders.IMAGE: [f"registry.example/model@sha256:0={tmp_path}"],
+            },
+        ),
+    )
+    assert where.model == f"{tmp_path}/a"
+    downloads = f"{tmp_path}/.downloads"
+    assert where.data == {"train": [f"{tmp_path}/few.jsonl"], "validation": [downloads]}
+    assert where.downloads == downloads
+
+
+def test_a_missing_config_map_or_image_is_an_error_with_the_options_to_add(tmp_path: Path) -> None:
+    result = run(tmp_path, f"runs={tmp_path}", **ELSEWHERE)
+    assert result.exit_code == 1
+    assert (
+        "On this machine folders stand in for claims, ConfigMaps and images. The job names image "
+        "registry.example/model@sha256:0 (the base model), ConfigMap rows (the training data), runs (the results)."
+        "\nAdd: --image registry.example/model@sha256:0=DIR --config-map rows=DIR\n"
+    ) in result.stderr
+    assert "spec names Secrets of who may download" in result.stderr
 
 
 def test_the_same_job_is_the_same_run_wherever_and_however_it_runs() -> None:
@@ -86,6 +129,7 @@ def test_the_same_job_is_the_same_run_wherever_and_however_it_runs() -> None:
         {"hyperparameters": {"learningRate": 1e-3}},
         {"model": {"volume": {"claimName": "models", "path": "other"}}},
         {"dataset": {"train": {"volume": {"claimName": "data", "path": "other.jsonl"}}}},
+        {"evaluation": {"everySteps": 5}},
     ],
 )
 def test_another_result_is_another_run(spec: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,7 +19,7 @@ from finetune_operator import conditions
 from finetune_operator.cli import files, manifests
 from finetune_operator.cli.display import Display
 from finetune_operator.cli.errors import CommandError
-from finetune_operator.cli.local import claims, gpus, trainer
+from finetune_operator.cli.local import folders, gpus, trainer
 from finetune_operator.cli.local.identity import run_uid
 from finetune_operator.cli.local.interrupt import Interrupt
 from finetune_operator.cli.local.loop import train
@@ -32,22 +32,31 @@ _TRACKING = (
 )
 
 
+_CREDENTIALS = (
+    "spec names Secrets of who may download, and there are none without a cluster: what this shell has is used instead "
+    "(HF_TOKEN, AWS_ACCESS_KEY_ID and the like; see docs/sources.md)"
+)
+
+
+def _folder(kind: folders.Kind, help: str) -> Any:
+    metavar = f"{kind.key}=DIR"
+    return typer.Option(kind.option, metavar=metavar, help=help, default_factory=list, show_default=False)
+
+
 def run(
     file: files.Argument,
-    mappings: Annotated[
+    claims: Annotated[list[str], _folder(folders.CLAIM, "The folder in the place of a claim.")],
+    config_maps: Annotated[
         list[str],
-        typer.Option(
-            "--claim",
-            metavar="NAME=DIR",
-            help="The folder in the place of a claim.",
-            default_factory=list,
-            show_default=False,
-        ),
+        _folder(folders.CONFIG_MAP, "The folder in the place of a ConfigMap: a file for each of its keys."),
+    ],
+    images: Annotated[
+        list[str], _folder(folders.IMAGE, "The folder in the place of an image: the files that are in it.")
     ],
 ) -> None:
     """Train a FineTuneJob on this machine.
 
-    Folders stand in for its claims, and a process for each of its pods.
+    Folders stand in for its claims, ConfigMaps and images, and a process for each of its pods.
 
     Ctrl-C saves the state and ends; the same command goes on from there. At the end the job's status is printed as
     YAML, as it would be on a cluster.
@@ -57,11 +66,15 @@ def run(
     job = _only_job(file)
     if job.spec.tracking != Tracking():
         typer.echo(_TRACKING, err=True)
-    folders = claims.folders(job, mappings)
+    if _names_secrets(job):
+        typer.echo(_CREDENTIALS, err=True)
+    found = folders.folders(
+        job, {folders.CLAIM: claims, folders.CONFIG_MAP: config_maps, folders.IMAGE: images}
+    )
     devices = gpus.assign(job)
     command = _trainer()
     job = job.model_copy(update={"metadata": job.metadata.model_copy(update={"uid": run_uid(job)})})
-    locations = claims.locations(job, folders)
+    locations = folders.locations(job, found)
     with _locked(Path(locations.storage)) as lock, Interrupt() as interrupt:
         machine = Machine(job, locations, command, devices, lock)
         with Display(Console(stderr=True, highlight=False)) as display:
@@ -78,6 +91,16 @@ def run(
     machine.clean()
     assert status.output is not None
     typer.echo(_results(status.output, Path(locations.storage)), err=True)
+
+
+def _names_secrets(job: FineTuneJob) -> bool:
+    """Whether it takes a Secret to download what the job names."""
+    sources = job.spec.data_sources.values()
+    repositories = [job.spec.model.hugging_face, *(source.hugging_face for source in sources)]
+    stores = [source.object_store for source in sources]
+    return any(one is not None and one.token_secret_ref is not None for one in repositories) or any(
+        one is not None and one.credentials_secret_ref is not None for one in stores
+    )
 
 
 def _only_job(file: str) -> FineTuneJob:

@@ -7,7 +7,7 @@ from finetune_api import names
 from finetune_api.spec import FineTuneJob
 
 # What decides the result. Nodes and GPUs do not: training goes on from a checkpoint on any number of them.
-DECISIVE = {"method", "model", "dataset", "hyperparameters", "osft", "lora"}
+DECISIVE = {"method", "model", "dataset", "hyperparameters", "osft", "lora", "evaluation"}
 
 
 def run_uid(job: FineTuneJob) -> str:
