@@ -77,7 +77,12 @@ def _kinds(protocol: str) -> tuple[tuple[type[Exception], ...], tuple[type[Excep
         from botocore import exceptions as aws  # type: ignore[import-untyped]
 
         denied = (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError)
-        return denied, (aws.HTTPClientError, aws.IncompleteReadError, aiohttp.ClientError)
+        return denied, (
+            aws.ConnectionError,
+            aws.HTTPClientError,
+            aws.IncompleteReadError,
+            aiohttp.ClientError,
+        )
     if protocol == "gs":
         from google.auth import exceptions as google
 

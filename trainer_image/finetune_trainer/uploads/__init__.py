@@ -1,0 +1,1 @@
+"""Results that are copied to where people look for models."""
