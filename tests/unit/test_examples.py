@@ -17,6 +17,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 CONFIGS = {
     "smollm2-135m-instruct": "smollm2-135m",
     "qwen2.5-1.5b-instruct": "qwen2.5-1.5b",
+    "Qwen/Qwen2.5-1.5B-Instruct": "qwen2.5-1.5b",
     "llama-3.1-8b-instruct": "llama-3.1-8b",
     "llama-3.1-8b": "llama-3.1-8b",
     "llama-3.1-70b-instruct": "llama-3.1-70b",
