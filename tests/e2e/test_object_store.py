@@ -3,7 +3,6 @@
 import hashlib
 import json
 import random
-import string
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +39,7 @@ def story(namespace: Namespace, store: ObjectStore) -> Story:
     """The job has come to its end. In the middle of its download, and of its upload, the store's plug was pulled."""
     save_inputs(namespace, samples=1)
     namespace.apply(secret(SECRET, store.credentials))
-    data = rows(count=60, notes=40_000)
+    data = rows(count=60, notes=400_000)
     namespace.apply(general())
     store.put("data/train.jsonl", data)
     before = store.plug.passed("down")
@@ -107,7 +106,7 @@ def rows(*, count: int, notes: int = 0, seed: int = 0) -> bytes:
     return b"".join(
         json.dumps(
             conversation(f"say {''.join(draw.choices('xyz', k=6))}", "".join(draw.choices("abcdef", k=24)))
-            | {"notes": "".join(draw.choices(string.ascii_letters, k=notes))}
+            | {"notes": draw.randbytes(notes // 2).hex()}
         ).encode()
         + b"\n"
         for _ in range(count)
@@ -145,7 +144,7 @@ def test_the_status_tells_before_and_after(namespace: Namespace, story: Story) -
     )
     assert words in condition(story.status, "Succeeded")["message"]
     for score in after["sets"]:
-        assert score["change"] == pytest.approx(score["loss"] - loss(before, score["name"]), abs=2e-3)
+        assert score["change"] == pytest.approx(score["loss"] - loss(before, score["name"]), rel=1e-2)
     [general] = [score for score in after["sets"] if score["name"] == "general"]
     assert 0 <= general["answered"] <= 1
 
@@ -175,8 +174,8 @@ def sha256(content: bytes) -> str:
 
 
 def test_a_cut_download_goes_on_where_it_was(namespace: Namespace, story: Story) -> None:
-    # Not once more from the beginning; the rest is what HTTP says around it.
-    assert len(story.data) <= story.downloaded < 1.3 * len(story.data)
+    # Not once more from the beginning; what was asked for when it was cut comes twice.
+    assert len(story.data) <= story.downloaded < 1.4 * len(story.data)
     [downloaded] = (namespace.claim("runs") / ".downloads").rglob("*.jsonl")
     assert downloaded.read_bytes() == story.data
     pods = namespace.get("pods", "-l", f"finetune.dev/job={JOB},finetune.dev/attempt=0")["items"]
@@ -213,7 +212,10 @@ def test_what_is_published_is_the_best_model_with_its_card(
         (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / key).write_bytes(content)
     on_the_volume = {file.name: file.read_bytes() for file in output(namespace).iterdir()}
-    assert {key: published[key] for key in on_the_volume} == on_the_volume
+    named, written = (json.loads(files.pop("manifest.json"))["files"] for files in (published, on_the_volume))
+    assert published == on_the_volume
+    assert named == written
+    assert named.keys() == published.keys()
     AutoTokenizer.from_pretrained(tmp_path)
     AutoModelForCausalLM.from_pretrained(tmp_path)
 
