@@ -15,8 +15,9 @@ from finetune_api.measured import Measured
 from finetune_trainer.batches import Schedule
 from finetune_trainer.packing import pack
 from finetune_trainer.prepare.data_sets import prepare_all
-from tiny import save_chat_data, save_tiny_model
+from tiny import conversation, save_chat_data, save_tiny_model
 from trainer.gangs import config
+from trainer.sets import job
 from world import manifest
 
 
@@ -49,6 +50,22 @@ def test_it_finds_what_training_finds_and_leaves_nothing_behind(tmp_path: Path) 
     ]
     found = measured.micro_batches
     assert (found.min, found.mean, found.max) == (min(counts), sum(counts) / 7, max(counts))
+
+
+def test_what_is_held_back_is_not_measured_nor_are_sets_that_are_elsewhere(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "model")
+    rows = [conversation("hi", f"you {number}") for number in range(50)]
+    run = job(tmp_path, tmp_path / "model", rows, split=0.2, sets={"here": rows, "there": rows})
+    del run.locations.data["there"]
+    (tmp_path / "run.json").write_text(run.to_json())
+    done = measure(tmp_path / "run.json")
+    assert done.returncode == ExitCode.SUCCESS, done.stderr
+    assert Measured.model_validate_json(done.stdout).dataset.samples == 40
+    # What is here is looked at, so that what is wrong with it is known before the job.
+    (tmp_path / "here.jsonl").write_text("{}\n")
+    done = measure(tmp_path / "run.json")
+    assert done.returncode == ExitCode.INVALID_DATA
+    assert done.stderr.startswith("finetune-trainer: spec.evaluation.sets[here]: ")
 
 
 def test_faults_of_the_data_are_named_as_in_training(tmp_path: Path) -> None:

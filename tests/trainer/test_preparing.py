@@ -19,6 +19,7 @@ from finetune_api.report import MAX_DETAILS, Report, Stage
 from finetune_api.runconfig import RunConfig
 from tiny import conversation, save_chat_data, save_tiny_model
 from trainer.gangs import PATIENCE, config, kept_report, needs_mount, small_volume
+from trainer.sets import job
 
 COMMAND = [sys.executable, "-m", "finetune_trainer", "prepare"]
 BAD = '{"messages": [{"content": "nobody said this"}]}\n'
@@ -86,6 +87,24 @@ def test_it_leaves_data_and_plan_and_tells_them(base: Path) -> None:
     assert kept_report(stage.storage) == report
     assert (stage.storage / "logs" / "attempt-0" / "node-0.log").read_text() == stage.output
     assert "prepared 100 samples" in stage.output
+
+
+def test_it_tells_of_data_to_evaluate_on_and_plans_without_what_is_held_back(
+    base: Path, tmp_path: Path
+) -> None:
+    rows = [conversation("hi", f"you {number % 40}") for number in range(50)]
+    run = job(tmp_path, base / "model", rows, split=0.2, sets={"general": rows[:5]}, effectiveBatchSize=10)
+    with preparing(run) as stage:
+        code, report = stage.wait()
+    assert code == 0, stage.output
+    assert report.dataset is not None
+    assert report.plan is not None
+    assert (report.dataset.samples, report.plan.steps_per_epoch) == (40, 4)
+    held_back, general = report.evaluation_data
+    assert (held_back.name, held_back.samples, held_back.in_training) == ("validation", 10, 0)
+    assert (general.name, general.samples) == ("general", 5)
+    assert general.in_training > 0
+    assert "samples are trained on, too" in stage.output
 
 
 def test_rows_that_cannot_be_trained_on_end_it_and_are_told_one_by_one(base: Path) -> None:

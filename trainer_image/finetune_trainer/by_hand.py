@@ -81,6 +81,9 @@ def _summary(found: DatasetStatus, output: Path) -> str:
         f"{found.samples:,} samples" + (f"; left out: {found.left_out}" if found.left_out else ""),
         f"{found.tokens:,} tokens, loss on {found.loss_tokens:,} of them",
     ]
+    if found.duplicates:
+        what = "samples" if found.empty is None else "documents"
+        lines.append(f"{found.duplicates:,} {what} are equal to an earlier one")
     if lengths := found.lengths:
         lines.append(
             f"tokens per sample: half have at most {lengths.p50:,}, 95 % {lengths.p95:,}, 99 % {lengths.p99:,}, "
