@@ -25,6 +25,8 @@ class CheckpointSizes:
     """The factors of the base model's matrices, kept once for all jobs that train it with osft; whatever the ratio."""
     merged: int
     """The model with the adapter in it, written once in the end; 0 where nothing is merged."""
+    download: int
+    """The base model as it comes over the network, kept once for all jobs that train it; 0 where it does not."""
 
 
 def checkpoint_sizes(recipe: Recipe, architecture: Architecture) -> CheckpointSizes:
@@ -44,4 +46,5 @@ def checkpoint_sizes(recipe: Recipe, architecture: Architecture) -> CheckpointSi
     weights = FP32 * trained if recipe.method == "lora" else model
     factors = sum(each.count * each.factors for each in factored(recipe, architecture))
     merged = BF16 * architecture.parameters if recipe.is_merged else 0
-    return CheckpointSizes(weights, state, weights + state, FP32 * factors, merged)
+    download = model if recipe.is_downloaded else 0
+    return CheckpointSizes(weights, state, weights + state, FP32 * factors, merged, download)

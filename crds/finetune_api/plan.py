@@ -302,7 +302,8 @@ def _of_model(
     # the oldest goes.
     models = 1 + epochs * keep.every_epoch + recipe.best_kept
     storage = sizes.weights * models + (1 + keep.keep_last) * sizes.resume
-    storage += sizes.full_state * epochs * keep.full_state_at_epoch + sizes.decompositions + sizes.merged
+    storage += sizes.full_state * epochs * keep.full_state_at_epoch
+    storage += sizes.decompositions + sizes.merged + sizes.download
     parts = MemoryParts(**{name: getattr(need, name) for name in MemoryParts.model_fields})
     return {
         "trainable_parameters": trainable_parameters(recipe, architecture),
@@ -311,6 +312,7 @@ def _of_model(
         "resume_bytes": sizes.resume,
         "full_state_bytes": sizes.full_state if keep.full_state_at_epoch else None,
         "decomposition_bytes": sizes.decompositions or None,
+        "download_bytes": sizes.download or None,
         "storage_bytes": storage,
         "merge_memory": merge_memory(recipe, architecture),
     }

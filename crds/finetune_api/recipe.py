@@ -28,6 +28,8 @@ class Recipe:
     evaluation: Evaluation = field(default_factory=Evaluation)
     is_validated: bool = False
     """Whether there are validation data."""
+    is_downloaded: bool = False
+    """Whether the base model comes over the network, to the job's own storage."""
 
     @classmethod
     def of_spec(cls, spec: FineTuneJobSpec) -> "Recipe":
@@ -44,6 +46,7 @@ class Recipe:
             gpu_memory=resources.gpu_memory_bytes,
             evaluation=spec.evaluation,
             is_validated=spec.dataset.is_validated,
+            is_downloaded=spec.model.is_downloaded,
         )
 
     @property

@@ -152,6 +152,7 @@ class RunConfig(ApiModel):
             gpu_memory=self.gpu_memory,
             evaluation=self.evaluation,
             is_validated=self.dataset.is_validated,
+            is_downloaded=self.model.is_downloaded,
         )
 
     def to_json(self) -> str:

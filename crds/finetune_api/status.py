@@ -199,8 +199,11 @@ class Plan(ApiModel):
     """Size of one full-state checkpoint."""
     decomposition_bytes: int | None = None
     """Size of the base model's decomposed matrices, with osft. Every job that trains the same ones uses them."""
+    download_bytes: int | None = None
+    """Size of the base model that is downloaded. Every job that stores beside this one uses it."""
     storage_bytes: int | None = None
-    """Space that the whole run takes on the storage claim, decomposed matrices and merged model included."""
+    """Space that the whole run takes on the storage claim, downloaded model, decomposed matrices and merged model
+    included; downloaded data come on top."""
     merge_memory: int | None = None
     """Main memory that merging the adapter takes, in bytes."""
     chosen: Annotated[list[Choice], Field(max_length=32, json_schema_extra=_list_map("field"))] = []

@@ -219,6 +219,8 @@ def test_the_service_account_may_do_what_it_must_and_no_more(
     [
         ({"logLevel": "LOUD"}, "/logLevel"),
         ({"crds": {"install": "yes"}}, "/crds/install"),
+        ({"huggingFace": {"endpoint": "mirror.example"}}, "/huggingFace/endpoint"),
+        ({"huggingFace": {"offline": "yes"}}, "/huggingFace/offline"),
         ({"image": {"repository": "team/operator:1"}}, "/image/repository"),
         ({"image": {"repository": "team/operator", "tag": 20261125}}, "/image/tag"),
         ({"trainer": {"picture": {}}}, "'picture' not allowed"),
@@ -312,6 +314,19 @@ def test_the_webhook_can_be_left_out(tools: Tools) -> None:
 def test_pull_secrets_reach_the_pod(tools: Tools) -> None:
     rendered = parsed(tools.template(imagePullSecrets=["registry"]))
     assert pod_spec(rendered)["imagePullSecrets"] == [{"name": "registry"}]
+
+
+def test_a_mirror_of_the_hub_reaches_the_operator(tools: Tools) -> None:
+    def told(**values: object) -> dict[str, str]:
+        [operator] = pod_spec(parsed(tools.template(**values)))["containers"]
+        variables = {variable["name"]: variable["value"] for variable in operator["env"]}
+        return {name: value for name, value in variables.items() if name.startswith("FINETUNE_HUB_")}
+
+    assert told() == {}
+    assert told(huggingFace={"endpoint": "https://mirror.example", "offline": True}) == {
+        "FINETUNE_HUB_ENDPOINT": "https://mirror.example",
+        "FINETUNE_HUB_OFFLINE": "true",
+    }
 
 
 def test_the_crd_can_be_left_to_others(tools: Tools) -> None:

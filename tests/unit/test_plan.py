@@ -295,6 +295,16 @@ def test_the_best_models_take_space_where_nothing_else_keeps_them(spec: dict[str
     assert plan(validated, small).storage_bytes == without.storage_bytes + models * without.checkpoint_bytes
 
 
+def test_a_model_that_is_downloaded_takes_space_beside_the_results() -> None:
+    small = model("qwen2.5-0.5b")
+    here, fetched = recipe(), recipe(model={"huggingFace": {"repo": "Qwen/Qwen2.5-0.5B"}})
+    without, result = plan(here, small), plan(fetched, small)
+    assert without.download_bytes is None
+    assert result.download_bytes == 2 * small.architecture.parameters
+    assert without.storage_bytes is not None
+    assert result.storage_bytes == without.storage_bytes + result.download_bytes
+
+
 def test_a_model_that_the_adapter_is_merged_into_takes_space_and_a_pod_s_memory() -> None:
     """Whatever the frozen model was trained in."""
     facts, stated = model("qwen2.5-0.5b"), {"maxSeqLen": 512, "numEpochs": 3}

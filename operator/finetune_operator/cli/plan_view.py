@@ -186,6 +186,7 @@ class PlanView:
             ("a state to restart from", plan.resume_bytes),
             ("a full state, of each epoch", plan.full_state_bytes),
             ("the base model's matrices decomposed, once for all jobs", plan.decomposition_bytes),
+            ("the base model as it is downloaded, once for all jobs", plan.download_bytes),
             ("the model that the adapter is merged into, in 16 bits", self._merged_bytes()),
             ("the whole run, at its most", plan.storage_bytes),
         ):
