@@ -326,6 +326,15 @@ def test_pickles_are_not_downloaded(hub: HubServer, tmp_path: Path) -> None:
     assert not [one for one in hub.requests if "/resolve/" in one.path]
 
 
+@pytest.mark.parametrize("path", ["additional_chat_templates/../../../../x.jinja", "/x.jinja"])
+def test_a_mirror_cannot_have_files_written_elsewhere(hub: HubServer, tmp_path: Path, path: str) -> None:
+    hub.repository(REPO).commit(FILES | {path: b"{}"})
+    run = config(tmp_path, MODEL)
+    with pytest.raises(TrainerError, match="which is no file of a repository"):
+        fetched.fetched(run)
+    assert not list(tmp_path.rglob("x.jinja*"))
+
+
 def test_files_of_a_data_set_are_read_in_the_order_of_their_names(hub: HubServer, tmp_path: Path) -> None:
     hub.repository(REPO).commit(FILES)
     rows = {f"data/train-{number}.jsonl": ROWS * (number + 1) for number in (2, 0, 1)}

@@ -86,6 +86,12 @@ def _credentials(tmp_path: Path, keys: dict[str, str], name: str = "train") -> P
     return directory
 
 
+def _save_model(tmp_path: Path) -> None:
+    directory = tmp_path / "models" / "tiny"
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text("{}")
+
+
 def _train(uri: str) -> dict[str, Any]:
     return {"objectStore": {"uri": uri, "credentialsSecretRef": {"name": "s3"}}}
 
@@ -98,8 +104,7 @@ def test_an_object_is_there_with_its_digest_and_size(store: Store, tmp_path: Pat
     assert Path(file).read_bytes() == ROWS
     assert Path(file).name == "train.jsonl"
     assert (transfers[-1].of, transfers[-1].bytes) == (f"s3://{BUCKET}/data/train.jsonl", len(ROWS))
-    (tmp_path / "models" / "tiny").mkdir(parents=True)
-    (tmp_path / "models" / "tiny" / "config.json").write_text("{}")
+    _save_model(tmp_path)
     one = told(run)["train"]
     assert one.digest == f"sha256:{hashlib.sha256(ROWS).hexdigest()}"
     assert (one.bytes, one.revision) == (len(ROWS), None)
@@ -114,6 +119,17 @@ def test_objects_of_a_pattern_are_read_in_the_order_of_their_names(store: Store,
         store.put(other, b"")
     run, _ = fetched.fetched(config(tmp_path, MODEL, _train(f"s3://{BUCKET}/data/train-*.jsonl")))
     assert [Path(file).read_bytes() for file in run.locations.data["train"]] == [ROWS, 2 * ROWS, 3 * ROWS]
+    _save_model(tmp_path)
+    assert told(run)["train"].path == f"{names.DOWNLOADS_DIR}/objects"
+
+
+def test_addresses_may_be_as_long_as_the_spec_lets_them(store: Store, tmp_path: Path) -> None:
+    key = "/".join(["directory" * 20] * 4) + "/" + "n" * 200 + ".jsonl"
+    store.put(key, ROWS)
+    uri = f"s3://{BUCKET}/{key}"
+    run, transfers = fetched.fetched(config(tmp_path, MODEL, _train(uri)))
+    assert Path(run.locations.data["train"][0]).read_bytes() == ROWS
+    assert uri.endswith(transfers[-1].of)
 
 
 @pytest.mark.parametrize(

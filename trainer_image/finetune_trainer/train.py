@@ -21,6 +21,7 @@ from finetune_trainer.prepare.data_sets import PreparedData, open_all, prepare_a
 from finetune_trainer.reports import history
 from finetune_trainer.reports.post import Poster
 from finetune_trainer.reports.reporter import Reporter
+from finetune_trainer.sources.fetching import look_at
 from finetune_trainer.storage import Storage
 from finetune_trainer.trackers import tracking
 from finetune_trainer.trackers.tracker import Run
@@ -143,7 +144,13 @@ def _prepared(config: RunConfig, gang: Gang, length: int, reporter: Reporter) ->
     def progress(done: Preparation) -> None:
         reporter.tick(preparation=done)
 
-    digests = gang.on_first(lambda: prepare_all(config, length, progress).digests)
+    def prepared() -> dict[str, str]:
+        if not config.prepared:
+            # No pod came before, which would have written it down.
+            reporter.update(inputs=look_at(config, reporter.tick))
+        return prepare_all(config, length, progress).digests
+
+    digests = gang.on_first(prepared)
     found = open_all(config, digests)
     if found is None:
         raise FileNotFoundError(

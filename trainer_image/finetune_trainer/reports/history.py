@@ -133,6 +133,7 @@ def first_report(storage: Storage, attempt: int) -> Report:
         "stage": Stage.STARTING,
         "resumed_from_step": None,
         "preparation": None,
+        "transfer": None,
         "seconds_remaining": None,
         "evaluation": evaluation(storage),
         "checkpoints": checkpoints(storage),

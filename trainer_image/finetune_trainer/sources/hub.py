@@ -6,6 +6,7 @@ never arrive over a bad line. Whoever knows the cache of that library knows this
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 20
 _LATER = (408, 429)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ class Repository:
                     source.repo, repo_type=self.kind, revision=source.revision, timeout=offline.SECONDS
                 )
             )
-        assert info.sha is not None, "the hub tells the commit of every revision"
+        if info.sha is None or not _COMMIT.fullmatch(info.sha):
+            raise TrainerError(f"{self.origin}: the hub says that its commit is {info.sha}, which is none")
         return info.sha
 
     def files(self, commit_hash: str, progress: Progress) -> dict[str, "RepoFile"]:
@@ -86,7 +90,18 @@ class Repository:
 
         with self._explained():
             entries = self._patience(progress).call(listed)
-        return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+        files = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+        # Mirrors may be anybody's, and these become paths on the volume.
+        strange = [
+            path
+            for path, file in files.items()
+            if path.startswith("/") or ".." in path.split("/") or not _ETAG.fullmatch(_etag(file))
+        ]
+        if strange:
+            raise TrainerError(
+                f'{self.origin}: the hub lists "{strange[0]}", which is no file of a repository'
+            )
+        return files
 
     def fetch(self, files: Sequence["RepoFile"], commit_hash: str, writer: str, progress: Progress) -> None:
         """Fetch files of a commit, and make them visible. Raises a TrainerError, OSError of the volume."""
@@ -131,8 +146,7 @@ class Repository:
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
         url = hf_hub_url(self.source.repo, file.path, repo_type=self.kind, revision=commit_hash)
-        # What the hub calls its ETag: the digest of the content, or that of git for small files.
-        etag = file.lfs.sha256 if file.lfs else file.blob_id
+        etag = _etag(file)
         locks = self.downloads / "huggingface" / ".locks" / Path(self.directory).name
         return Wanted(
             final=self.downloads / self.directory / "blobs" / etag,
@@ -224,6 +238,11 @@ def _read(url: str, headers: Mapping[str, str], start: int) -> Iterator[bytes]:
             unwanted -= len(block) - len(wanted)
             if wanted:
                 yield wanted
+
+
+def _etag(file: "RepoFile") -> str:
+    """What the hub calls it: the digest of the content, or that of git for small files."""
+    return file.lfs.sha256 if file.lfs else file.blob_id
 
 
 def _git(size: int) -> "hashlib._Hash":

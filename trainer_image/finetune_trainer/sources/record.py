@@ -4,8 +4,8 @@ Of what is downloaded, the operator knows no more than where all downloads lie. 
 when the run began, and where the files of that are, is here.
 """
 
-import json
-from collections.abc import Iterable
+import os
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -73,7 +73,7 @@ class Record(ApiModel):
             record = cls.model_validate_json(file.read_bytes())
         except FileNotFoundError:
             return cls(uid=config.uid)
-        except (ValidationError, json.JSONDecodeError) as error:
+        except ValidationError as error:
             where = described(config.storage, file.parent)
             raise InvalidConfigurationError(
                 f"spec.storage: {names.INPUTS_FILE} in {where} is damaged: {error}. "
@@ -164,11 +164,9 @@ def _told(config: RunConfig, one: Recorded) -> Input:
     )
 
 
-def _on_claim(config: RunConfig, files: Iterable[str]) -> str | None:
-    """Where downloaded files lie on the storage claim: the one, or the directory of all."""
-    paths = [PurePosixPath(file) for file in files]
-    if not paths:
+def _on_claim(config: RunConfig, files: Sequence[str]) -> str | None:
+    """Where downloaded files lie on the storage claim: the one, or the directory that has all of them."""
+    if not files:
         return None
-    common = paths[0] if len(paths) == 1 else paths[0].parent
     beside = PurePosixPath(config.storage.path).parent
-    return str(beside / names.DOWNLOADS_DIR / common)
+    return str(beside / names.DOWNLOADS_DIR / os.path.commonpath(files))

@@ -30,6 +30,8 @@ _T = TypeVar("_T")
 # How long the other side may be away, while nothing comes, before the Job is let try again.
 PATIENCE = 300.0
 _LONGEST_PAUSE = 15.0
+# What a Report takes.
+_LABEL = 256
 # Files at the same time.
 _WORKERS = 6
 # Parts that nobody has written to for so long are of runs that are gone.
@@ -42,7 +44,7 @@ class Progress:
     """How far it has come, shown now and then. Threads may share it."""
 
     def __init__(self, of: str, total: int, show: Callable[[report.Transfer], None]) -> None:
-        self._of = of
+        self._of = of[-_LABEL:]
         self._total = total
         self._show = show
         self._lock = threading.Lock()
