@@ -105,11 +105,10 @@ def test_an_adapter_and_the_model_that_it_is_merged_into_each_have_a_card_of_the
     assert end.exit_code == 0, end.output
     merged = output.with_name(names.MERGED_DIR)
     told = {directory: ModelCard.load(directory / names.MODEL_CARD_FILE) for directory in (output, merged)}
-    assert [card.data.library_name for card in told.values()] == ["peft", "transformers"]
+    assert [card.data.get("library_name") for card in told.values()] == ["peft", "transformers"]
     for directory, card in told.items():
         assert {file.name for file in directory.iterdir()} >= BESIDE
-        assert card.data.eval_results
-        assert "validation" in {result.dataset_name for result in card.data.eval_results}
+        assert "| `validation` |" in card.text
     [one, other] = ((directory / names.MANIFEST_FILE).read_text() for directory in told)
     assert one == other
     # peft writes a card of its own, of which nothing is left.

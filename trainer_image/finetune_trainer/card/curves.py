@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import cycle
+from itertools import accumulate, count
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,11 +15,11 @@ from finetune_api.scores import Evaluated
 
 _TRAINING = "#4c78a8"
 _VALIDATION = "#d1495b"
-# Of other sets. From the fifth one on they come again, with another mark.
+# Of other sets.
 _COLORS = ("#2a9d8f", "#e9a23b", "#7b5ea7", "#6c757d")
 _MARKS = ("s", "^", "D", "v")
-# A step is smoothed over so many of the run's steps.
-_SMOOTHED = 1 / 40
+# A step's loss is smoothed over this share of the steps to either side, and over so many of them at most.
+_SMOOTHED, _MOST_SMOOTHED = 1 / 40, 50
 
 
 def draw(steps: Sequence[StepRecord], history: Sequence[Evaluated], delivered: int) -> bytes | None:
@@ -47,7 +47,7 @@ def _training(axes: Axes, losses: Sequence[tuple[int, float]]) -> None:
         return
     steps = [step for step, _ in losses]
     values = [loss for _, loss in losses]
-    width = round(len(losses) * _SMOOTHED)
+    width = min(round(len(losses) * _SMOOTHED), _MOST_SMOOTHED)
     if width < 2:
         axes.plot(
             steps, values, color=_TRAINING, lw=1.8, label="training", marker="." if len(losses) < 3 else ""
@@ -64,14 +64,12 @@ def _training(axes: Axes, losses: Sequence[tuple[int, float]]) -> None:
 
 
 def smoothed(values: Sequence[float], width: int) -> list[float]:
-    """Each value as the mean of itself and of as many to either side, up to `width`, as there are on both."""
-    sums = [0.0]
-    for value in values:
-        sums.append(sums[-1] + value)
+    """Each value as the mean of itself and of up to `width` to either side, as far as there are any."""
+    sums = [0.0, *accumulate(values)]
     result = []
     for place in range(len(values)):
-        side = min(width, place, len(values) - 1 - place)
-        result.append((sums[place + side + 1] - sums[place - side]) / (2 * side + 1))
+        first, end = max(0, place - width), min(len(values), place + width + 1)
+        result.append((sums[end] - sums[first]) / (end - first))
     return result
 
 
@@ -109,8 +107,11 @@ def _xy(points: Mapping[int, float]) -> tuple[list[int], list[float]]:
 
 
 def _looks() -> Iterator[tuple[str, str]]:
-    """A color and a mark for each of the sets."""
-    return ((color, mark) for mark in cycle(_MARKS) for color in _COLORS)
+    """A color and a mark for each of the sets: told apart by either, too, as far as there are so many."""
+    return (
+        (_COLORS[number % len(_COLORS)], _MARKS[(number + number // len(_COLORS)) % len(_MARKS)])
+        for number in count()
+    )
 
 
 def _dress(axes: Axes) -> None:
