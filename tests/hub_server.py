@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 Kind = Literal["model", "dataset"]
 
 # What the hub keeps as large files: it names them by their sha256.
-_LARGE = (".safetensors", ".parquet", ".bin")
+LARGE = (".safetensors", ".parquet", ".bin")
 
 
 @dataclass
@@ -98,40 +98,42 @@ class HubServer:
         kind_of: Kind = "dataset" if kind == "datasets" else "model"
         found = self.repositories.get((kind_of, f"{owner}/{name}"))
         if found is None:
-            return _refuse(handler, 404, "RepoNotFound", "Repository not found")
+            return refuse(handler, 404, "RepoNotFound", "Repository not found")
         if found.token is not None and handler.headers.get("Authorization") != f"Bearer {found.token}":
-            return _refuse(handler, 401, "RepoNotFound", "Invalid username or password.")
+            return refuse(handler, 401, "RepoNotFound", "Invalid username or password.")
         if found.gated:
-            return _refuse(handler, 403, "GatedRepo", "Access to this repository is restricted")
+            return refuse(handler, 403, "GatedRepo", "Access to this repository is restricted")
         commit = found.branches.get(revision, revision)
         if commit not in found.commits:
-            return _refuse(handler, 404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            return refuse(handler, 404, "RevisionNotFound", f"Invalid rev id: {revision}")
         files = found.commits[commit]
         if action == "revision":
             siblings = [{"rfilename": path} for path in files]
-            return _send_json(handler, {"id": f"{owner}/{name}", "sha": commit, "siblings": siblings})
+            return send_json(handler, {"id": f"{owner}/{name}", "sha": commit, "siblings": siblings})
         if action == "tree":
-            return _send_json(handler, [_entry(path, content) for path, content in files.items()])
+            return send_json(handler, [_entry(path, content) for path, content in files.items()])
         path = "/".join(rest)
         if path not in files:
-            return _refuse(handler, 404, "EntryNotFound", "Entry not found")
-        etag = _entry(path, files[path]).get("lfs", {}).get("oid", _git(files[path]))
+            return refuse(handler, 404, "EntryNotFound", "Entry not found")
+        etag = _entry(path, files[path]).get("lfs", {}).get("oid", git_name(files[path]))
         return _send_content(handler, commit, etag, self.damaged.get(path, files[path]))
 
 
-def _git(content: bytes) -> str:
+def git_name(content: bytes) -> str:
+    """What git calls a file of this content."""
     return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
 
 
 def _entry(path: str, content: bytes) -> dict[str, Any]:
-    entry: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": _git(content)}
-    if path.endswith(_LARGE):
+    entry: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": git_name(content)}
+    if path.endswith(LARGE):
         sha256 = hashlib.sha256(content).hexdigest()
         entry["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 134}
     return entry
 
 
-def _refuse(handler: BaseHTTPRequestHandler, status: int, code: str, message: str) -> None:
+def refuse(handler: BaseHTTPRequestHandler, status: int, code: str, message: str) -> None:
+    """Answer with an error, as the hub tells them."""
     handler.send_response(status)
     handler.send_header("X-Error-Code", code)
     handler.send_header("X-Error-Message", message)
@@ -139,7 +141,8 @@ def _refuse(handler: BaseHTTPRequestHandler, status: int, code: str, message: st
     handler.end_headers()
 
 
-def _send_json(handler: BaseHTTPRequestHandler, value: Any) -> None:
+def send_json(handler: BaseHTTPRequestHandler, value: Any) -> None:
+    """Answer with this."""
     content = json.dumps(value).encode()
     handler.send_response(200)
     handler.send_header("Content-Type", "application/json")

@@ -32,6 +32,8 @@ class Publication(ApiModel):
     """Pods that tried, each with retries of its own, and failed."""
     last_try: datetime | None = None
     """When the last of them failed."""
+    message: Annotated[str, Field(max_length=1024)] | None = None
+    """Why it did."""
     next_try: datetime | None = None
     """When it is tried again; absent while it is under way, and where it was given up."""
     published: Published | None = None

@@ -135,8 +135,11 @@ def _watch(
         follows = f"That was try {tries} of {MAX_TRIES}, and the last: a change of spec.publish begins anew"
     else:
         follows = f"Try {tries + 1} of {MAX_TRIES} follows at {next_try:%H:%M:%S} UTC"
-    failed = known.model_copy(update={"tries": tries, "last_try": now, "next_try": next_try})
-    message = f"{seen.message.rstrip('.')}. {follows}."
+    cause = seen.message.rstrip(".")
+    failed = known.model_copy(
+        update={"tries": tries, "last_try": now, "message": cause[:1024], "next_try": next_try}
+    )
+    message = f"{cause}. {follows}."
     return _write(situation, failed, Told("False", seen.reason, message)).within(0)
 
 
@@ -151,7 +154,7 @@ def _succeeded(situation: Situation, known: Publication, upload: GangJob) -> Out
         published = Published(target=known.target, bytes=size, time=situation.now)
     revision = f" (commit {published.revision})" if published.revision else ""
     message = f"the result is in {published.target}{revision}"
-    done = known.model_copy(update={"published": published, "next_try": None})
+    done = known.model_copy(update={"published": published, "message": None, "next_try": None})
     return _write(situation, done, Told("True", UPLOADED, message))
 
 

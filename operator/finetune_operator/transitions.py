@@ -174,7 +174,11 @@ def _publication(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
         return []
     if after.status == "True":
         return [Event("Published", after.message)]
-    return [Event("PublishFailed", after.message, "Warning")] if after.status == "False" else []
+    if after.status == "Unknown":
+        return []
+    tries = [status.publication.tries if status.publication else 0 for status in (old, new)]
+    cause = new.publication.message if new.publication and tries[1] > tries[0] else None
+    return [Event("PublishFailed", cause or after.message, "Warning")]
 
 
 def _is_new(

@@ -70,6 +70,11 @@ def is_decomposing(status: FineTuneJobStatus) -> bool:
     return is_loading and decomposing(status.subspaces) is not None
 
 
+def _is_uploading(status: FineTuneJobStatus) -> bool:
+    published = conditions.find(status.conditions, conditions.PUBLISHED)
+    return published is not None and published.status == "Unknown"
+
+
 class Display:
     """Shows statuses as they come: what happens as lines, and how far it is as a bar below them."""
 
@@ -103,6 +108,8 @@ class Display:
             self.say(word, sentence)
         if is_decomposing(status) or status.phase is Phase.MERGING:
             self._show_words(status)
+        elif _is_uploading(status):
+            self._show_words(status, conditions.PUBLISHED)
         elif status.progress is not None:
             self._show_progress(status.progress, _details(status, status.progress))
         elif status.phase is Phase.PREPARING:
@@ -114,11 +121,9 @@ class Display:
         line = Text.assemble((f"{datetime.now():%H:%M:%S}  ", "dim"), (f"{word:<16}", "bold"), sentence)
         self._console.print(line, soft_wrap=True)
 
-    def _show_words(self, status: FineTuneJobStatus) -> None:
-        """Show how far it has come with what is not training."""
-        ready, before = (
-            conditions.find(known.conditions, conditions.READY) for known in (status, self._known)
-        )
+    def _show_words(self, status: FineTuneJobStatus, type_: str = conditions.READY) -> None:
+        """Show how far it has come with what is not training, as the condition of this type tells it."""
+        ready, before = (conditions.find(known.conditions, type_) for known in (status, self._known))
         if ready is None:
             return
         self._bar.update(self._task, description=ready.message)

@@ -10,6 +10,7 @@ from kubernetes.aio.watch import Watch
 
 from finetune_api import names
 from finetune_api.status import FineTuneJobStatus
+from finetune_operator import publishing, reading
 from finetune_operator.cli.cluster import connect, refusal, selection, status_of, unreachable
 from finetune_operator.cli.display import Display
 from finetune_operator.cli.errors import CommandError
@@ -34,7 +35,8 @@ async def follow(
         async for found in _states(client.CustomObjectsApi(api), namespace, name, display):
             status = status_of(found)
             display.show(status)
-            if status.phase is not None and status.phase.is_terminal:
+            over = status.phase is not None and status.phase.is_terminal
+            if over and publishing.is_settled(reading.subject(found)):
                 return status
     raise AssertionError("a job is followed until it is over")
 

@@ -12,17 +12,18 @@ import typer
 from rich.console import Console
 
 from finetune_api import names
+from finetune_api.sources import ObjectStore
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus, Output, Phase, newest_state
 from finetune_api.tracking import MLFLOW_VARIABLES, WANDB_VARIABLES, Tracking
-from finetune_operator import conditions
+from finetune_operator import conditions, publishing
 from finetune_operator.cli import files, manifests
 from finetune_operator.cli.display import Display
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.local import folders, gpus, trainer
 from finetune_operator.cli.local.identity import run_uid
 from finetune_operator.cli.local.interrupt import Interrupt
-from finetune_operator.cli.local.loop import train
+from finetune_operator.cli.local.loop import is_over, train
 from finetune_operator.cli.local.machine import Machine
 from finetune_operator.cli.output import to_yaml
 
@@ -33,8 +34,8 @@ _TRACKING = (
 
 
 _CREDENTIALS = (
-    "spec names Secrets of who may download, and there are none without a cluster: what this shell has is used instead "
-    "(HF_TOKEN, AWS_ACCESS_KEY_ID and the like; see docs/sources.md)"
+    "spec names Secrets of who may download or upload, and there are none without a cluster: what this shell has is "
+    "used instead (HF_TOKEN, AWS_ACCESS_KEY_ID and the like; see docs/sources.md and docs/publishing.md)"
 )
 
 
@@ -61,7 +62,7 @@ def run(
     Ctrl-C saves the state and ends; the same command goes on from there. At the end the job's status is printed as
     YAML, as it would be on a cluster.
 
-    Exit code: 0 it succeeded, 1 it failed or cannot start, 2 wrong usage, 130 Ctrl-C.
+    Exit code: 0 it succeeded, 1 it failed or cannot start, or its result is not uploaded, 2 wrong usage, 130 Ctrl-C.
     """
     job = _only_job(file)
     if job.spec.tracking != Tracking():
@@ -79,7 +80,7 @@ def run(
         machine = Machine(job, locations, command, devices, lock)
         with Display(Console(stderr=True, highlight=False)) as display:
             status = train(job, machine, display, interrupt)
-    if interrupt.signal is not None and (status.phase is None or not status.phase.is_terminal):
+    if interrupt.signal is not None and not is_over(job, status):
         machine.clean()
         typer.echo(_farewell(status), err=True)
         sys.exit(128 + interrupt.signal)
@@ -88,16 +89,28 @@ def run(
         ready = conditions.find(status.conditions, conditions.READY)
         assert ready is not None
         raise CommandError(f"{ready.message}\nWhat the nodes printed is in {machine.directory}")
-    machine.clean()
     assert status.output is not None
     typer.echo(_results(status.output, Path(locations.storage)), err=True)
+    if publishing.has_failed(status):
+        assert status.publication is not None
+        raise CommandError(
+            f"It is trained, and not uploaded: {status.publication.message}. The same command tries again\n"
+            f"What the nodes printed is in {machine.directory}"
+        )
+    machine.clean()
+    if status.publication is not None:
+        typer.echo(f"It is uploaded to {status.publication.target}", err=True)
 
 
 def _names_secrets(job: FineTuneJob) -> bool:
-    """Whether it takes a Secret to download what the job names."""
+    """Whether it takes a Secret to download what the job names, or to upload its result."""
     sources = job.spec.data_sources.values()
     repositories = [job.spec.model.hugging_face, *(source.hugging_face for source in sources)]
-    stores = [source.object_store for source in sources]
+    stores: list[ObjectStore | None] = [source.object_store for source in sources]
+    if job.spec.publish is not None:
+        if job.spec.publish.hugging_face is not None:
+            return True
+        stores.append(job.spec.publish.object_store)
     return any(one is not None and one.token_secret_ref is not None for one in repositories) or any(
         one is not None and one.credentials_secret_ref is not None for one in stores
     )
@@ -155,6 +168,8 @@ def _results(output: Output, storage: Path) -> str:
 
 
 def _farewell(status: FineTuneJobStatus) -> str:
+    if status.phase is Phase.SUCCEEDED:
+        return "Stopped. The result is complete, and not uploaded: the same command goes on with that."
     if status.output is not None:
         return "Stopped. The adapter is complete: the same command goes on with merging it."
     saved = newest_state(status.checkpoints)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from finetune_api import names
 from finetune_api.status import Phase
-from finetune_operator import conditions
+from finetune_operator import conditions, publishing
 from finetune_operator.cli.display import Display
 from finetune_operator.cli.errors import CommandError
 
@@ -47,10 +47,10 @@ def watch(
 ) -> None:
     """Follow a FineTuneJob on a cluster until it is over.
 
-    The cluster is that of the current kubeconfig.
+    That is when its result is uploaded, too, where spec.publish says so. The cluster is that of the current kubeconfig.
 
-    Exit code: 0 it succeeded, 1 it failed or is gone, 2 wrong usage, 124 the timeout is over, 130 Ctrl-C. Leaving
-    does nothing to the job.
+    Exit code: 0 it succeeded, 1 it failed or is gone, or the upload was given up, 2 wrong usage, 124 the timeout is
+    over, 130 Ctrl-C. Leaving does nothing to the job.
     """
     # The Kubernetes client takes longer to import than the other commands take to run.
     from finetune_operator.cli.following import follow
@@ -66,3 +66,6 @@ def watch(
     if status.phase is not Phase.SUCCEEDED:
         ready = conditions.find(status.conditions, conditions.READY)
         raise CommandError(ready.message if ready else f"{names.SINGULAR}/{name} failed")
+    if publishing.has_failed(status):
+        published = conditions.find(status.conditions, conditions.PUBLISHED)
+        raise CommandError(f"it is trained, and not uploaded: {published.message if published else ''}")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator import progress
+from finetune_operator import progress, publishing
 from finetune_operator.cli.display import Display
 from finetune_operator.cli.local.interrupt import Interrupt
 from finetune_operator.cli.local.machine import Machine
@@ -32,7 +32,7 @@ def train(job: FineTuneJob, machine: Machine, display: Display, interrupt: Inter
         found = machine.observe(now)
         outcome = reconcile(_subject(job, status), found, now, INSTALLATION)
         status = outcome.status or status
-        over = status.phase is not None and status.phase.is_terminal
+        over = is_over(job, status)
         left = machine.idle and (over or interrupt.signal is not None)
         # That an interrupted attempt would be started again is true on a cluster, and not here.
         if over or not left:
@@ -43,6 +43,13 @@ def train(job: FineTuneJob, machine: Machine, display: Display, interrupt: Inter
             machine.carry_out(outcome, now)
         if outcome.requeue_after != 0:
             time.sleep(LOOK_SECONDS)
+
+
+def is_over(job: FineTuneJob, status: FineTuneJobStatus) -> bool:
+    """Whether nothing is left to do here. On a cluster, an upload that failed would be tried again later."""
+    if status.phase is None or not status.phase.is_terminal:
+        return False
+    return publishing.is_settled(_subject(job, status)) or publishing.has_failed(status)
 
 
 def _subject(job: FineTuneJob, status: FineTuneJobStatus) -> Subject:

@@ -8,7 +8,7 @@ from pathlib import Path
 from finetune_api import names
 from finetune_api.runconfig import Locations, RunConfig
 from finetune_api.spec import FineTuneJob
-from finetune_operator import reading
+from finetune_operator import reading, steps
 from finetune_operator.cli.local.gang import Gang
 from finetune_operator.cli.local.report_file import ReportFile
 from finetune_operator.observed import GangJob, Observed, Received
@@ -17,7 +17,7 @@ from finetune_operator.pods import Manifest
 
 
 class Machine:
-    """Runs what one FineTuneJob has run: the preparation of its data, its gang, then the merging of its adapter."""
+    """Runs what one FineTuneJob has run: the preparation of its data, its gang, and what follows that."""
 
     def __init__(
         self,
@@ -92,7 +92,9 @@ class Machine:
         file.write_text(here.to_json())
         [container] = job["spec"]["template"]["spec"]["containers"]
         command = [*self._trainer, container["args"][0], "--config", str(file)]
-        single = (names.PREPARATION, names.MERGING)
-        alone = name in [names.attempt_job_name(self._job.metadata.name, number) for number in single]
+        alone = name in [names.attempt_job_name(self._job.metadata.name, step) for step in steps.BY_NUMBER]
+        if name == names.attempt_job_name(self._job.metadata.name, names.PUBLISHING):
+            # Who waits for an upload sees that it failed, and may try again.
+            job = job | {"spec": job["spec"] | {"backoffLimit": 0}}
         devices: list[list[str]] = [[]] if alone else self._devices
         self._gang = Gang(job, command, self.directory, devices, self._lock)
