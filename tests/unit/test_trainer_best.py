@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -67,7 +68,7 @@ def keep(storage: Storage, step: int, *, as_best: bool) -> Path:
         (directory / "model.safetensors").write_text(f"weights {step}")
         (directory / "config.json").write_text("{}")
         files = commit.sealed(directory.iterdir(), lambda: None)
-        facts = {"step": step, "epoch": step / 10, "format": "model", "base": None}
+        facts: dict[str, Any] = {"step": step, "epoch": step / 10, "format": "model", "base": None}
         commit.publish(final, uid=storage.uid, files=files, facts=facts | (AS_BEST if as_best else {}))
     return final
 

@@ -158,12 +158,13 @@ class Loop:
         return True
 
     def _evaluate(self, safekeeping: Safekeeping) -> Outlook:
-        budget = self.plan.max_tokens_per_gpu
-        return self._judge.after(self._done, budget, self._guarding(), safekeeping)
+        what = f"the evaluation after step {self._done}" if self._done else "the evaluation before training"
+        guarding = self._guarding(what=what)
+        return self._judge.after(self._done, self.plan.max_tokens_per_gpu, guarding, safekeeping)
 
-    def _guarding(self) -> Guard:
+    def _guarding(self, what: str | None = None) -> Guard:
         position = self._progress.epoch(self._done), self.reporter.position
-        return partial(self._retreat.guarding, self._done, *position)
+        return partial(self._retreat.guarding, self._done, *position, what=what)
 
     def _leave(self, safekeeping: Safekeeping) -> NoReturn:
         outcome = safekeeping.before_leaving(

@@ -104,8 +104,12 @@ class Retreat:
         self._watcher.join()
 
     @contextmanager
-    def guarding(self, step: int, epoch: float, metrics_bytes: int, inputs: Inputs) -> Iterator[None]:
+    def guarding(
+        self, step: int, epoch: float, metrics_bytes: int, inputs: Inputs, *, what: str | None = None
+    ) -> Iterator[None]:
         """Guard forward and backward pass of one micro-batch, after `step` whole steps, which are `epoch` epochs.
+
+        It is one of the next step, unless `what` says otherwise.
 
         Where memory runs out, it raises SmallerBudgetError if the step can be done again in this process (see
         `recover`), OutOfMemoryError if a smaller budget would not help, and otherwise does not return. Tensors of the
@@ -124,7 +128,7 @@ class Retreat:
         lengths = inputs["sample_lengths"]
         budget = self._planner.smaller(self._plan, step + 1, lengths, said)
         if budget is None:
-            raise OutOfMemoryError(self._advice(step + 1, lengths, said))
+            raise OutOfMemoryError(self._advice(what or f"step {step + 1}", lengths, said))
         _log.warning("%s; the step is done again", budget.reason)
         if not self._alone:
             self._call(_Call(step=step, budget=budget))
@@ -149,7 +153,7 @@ class Retreat:
             self._position = _Position(step, epoch, metrics_bytes, changed)
             self._moved.notify_all()
 
-    def _advice(self, step: int, lengths: Sequence[int], said: str) -> str:
+    def _advice(self, when: str, lengths: Sequence[int], said: str) -> str:
         tokens = sum(lengths)
         what = (
             f"a sample of {tokens:,} tokens" if len(lengths) == 1 else f"the least budget, {tokens:,} tokens,"
@@ -159,7 +163,7 @@ class Retreat:
         if found:
             fitting = "; or ".join(found)
             advice = f"Change spec.hyperparameters or spec.resources to what fits by the plan: {fitting}"
-        return f"step {step}: {what} does not fit into memory ({said:.200}). {advice}"
+        return f"{when}: {what} does not fit into memory ({said:.200}). {advice}"
 
     def _make_room(self) -> None:
         self._state.trained.zero_grad()
