@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from finetune_api.report import Stage
 from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator.api import Api, ApiError
 from finetune_operator.cluster import Cluster, Key
+from finetune_operator.conditions import PUBLISHED
 from finetune_operator.controller import Controller
 from finetune_operator.metrics import Metrics
 from finetune_operator.observed import GangJob, Owned, Received, Subject
@@ -29,10 +31,13 @@ from world import (
     MERGED,
     MERGES,
     OUTPUT,
+    PUBLISH,
     START,
+    TARGET,
     checkpoint,
     found,
     merged,
+    published,
     report,
 )
 
@@ -104,8 +109,10 @@ class Life:
         """A quick one: what is to wait for seconds need not keep this test waiting."""
         return START + timedelta(seconds=int(20 * (time.monotonic() - self.began)))
 
-    async def until(self, phase: str, attempt: int, *, cleaned_up: bool = False) -> None:
-        """Reconcile until the job is in this phase of this attempt."""
+    async def until(
+        self, phase: str, attempt: int, *, also: Callable[[dict[str, Any]], bool] = lambda status: True
+    ) -> None:
+        """Reconcile until the job is in this phase of this attempt, and this is true of its status, too."""
         deadline = time.monotonic() + 30
         while True:
             assert time.monotonic() < deadline, (self.cluster.writes, self.namespace.status())
@@ -122,8 +129,7 @@ class Life:
                 self.gangs.setdefault(job["metadata"]["name"], set()).add(job["metadata"]["uid"])
             status = self.namespace.status()
             attempts = status.get("attempts", [])
-            cleaned = not cleaned_up or "cleanupTime" in status
-            if cleaned and status.get("phase") == phase and len(attempts) == attempt:
+            if status.get("phase") == phase and len(attempts) == attempt and also(status):
                 return
             await asyncio.sleep(0.02)
 
@@ -189,7 +195,7 @@ class SuspendedLife(Life):
         await self.train(2)
         await self.succeed()
         self._edit(ttlSecondsAfterFinished=0)
-        await self.until("Succeeded", 2, cleaned_up=True)
+        await self.until("Succeeded", 2, also=lambda status: "cleanupTime" in status)
         await self.be_idle()
 
     def _edit(self, **spec: object) -> None:
@@ -227,6 +233,52 @@ class MergingLife(SuspendedLife):
         self.namespace.run_pods([pod])
         await self.until("Merging", 1)
         return pod
+
+
+class PublishingLife(SuspendedLife):
+    """One whose result is uploaded at the second try. Its operator is mortal from the job's end on."""
+
+    async def live(self) -> None:
+        mortal_for, self.cluster.left = self.cluster.left, -1
+        self.namespace.submit(dataset=INLINE, **PUBLISH)
+        await self.until("Starting", 1)
+        await self.train(1)
+        last = report(1, 99, step=36, stage=Stage.FINISHED, output=OUTPUT)
+        pods = self.namespace.pods(attempt=1)
+        self.namespace.end_pod(pods[1], 0)
+        self.namespace.end_pod(pods[0], 0, last.to_termination_message())
+        await self.until("Succeeded", 1)
+        self.cluster.left = mortal_for
+        self.namespace.end_pod(await self.uploading(tries=0), 77, "no access")
+        await self.told("False")
+        self.namespace.end_pod(await self.uploading(tries=1), 0, published().to_termination_message())
+        await self.told("True")
+        await self.be_idle()
+
+    async def uploading(self, *, tries: int) -> str:
+        """A pod uploads the result; returns which."""
+        name = "demo-publish"
+
+        def is_there(status: dict[str, Any]) -> bool:
+            known = status.get("publication", {})
+            jobs = [job["metadata"] for job in self.namespace.all(JOBS)]
+            made = any(job["name"] == name and "deletionTimestamp" not in job for job in jobs)
+            return made and known.get("tries") == tries and "nextTry" not in known
+
+        await self.until("Succeeded", 1, also=is_there)
+        [pod] = self.namespace.pods(count=1, attempt=names.PUBLISHING)
+        self.namespace.run_pods([pod])
+        return pod
+
+    async def told(self, truth: str) -> None:
+        """The condition says so."""
+        await self.until(
+            "Succeeded",
+            1,
+            also=lambda status: any(
+                (one["type"], one["status"]) == (PUBLISHED, truth) for one in status["conditions"]
+            ),
+        )
 
 
 @pytest.fixture
@@ -310,6 +362,27 @@ async def test_nor_does_death_while_the_adapter_is_merged(api: Api, kube: Kube) 
 
     writes_to_live = 0
     while await merging_deaths(writes_to_live):
+        writes_to_live += 1
+    assert writes_to_live > 8
+
+
+async def test_nor_does_death_while_the_result_is_uploaded(api: Api, kube: Kube) -> None:
+    async def publishing_deaths(writes_to_live: int) -> int:
+        with kube.namespace() as namespace:
+            life = PublishingLife(api, namespace, writes_to_live)
+            await life.live()
+            status = namespace.status()
+            assert status["publication"]["tries"] == 1
+            assert status["publication"]["published"]["target"] == TARGET
+            # One that failed, and one after that.
+            assert {name: len(uids) for name, uids in life.gangs.items()} == {"demo-1": 1, "demo-publish": 2}
+            assert len(namespace.all(PODS)) == 3
+            told = [event for event in namespace.events() if event.startswith("Publish")]
+            assert len(told) == len(set(told))
+        return life.deaths
+
+    writes_to_live = 0
+    while await publishing_deaths(writes_to_live):
         writes_to_live += 1
     assert writes_to_live > 8
 

@@ -12,6 +12,9 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from finetune_trainer.model import load_config
 
+# An upload that is cut goes on with the file that it was at.
+LARGEST_FILE = "5GB"
+
 Format = Literal["model", "adapter"]
 Describe = Callable[[Path, Format, int], None]
 """Writes what is told of a result into its directory, before that is complete: told are what it is, and the step whose
@@ -71,7 +74,7 @@ class WholeModel:
 
     def write(self, weights: dict[str, Tensor], into: Path) -> None:
         """Write the model's files."""
-        self._hf.save_pretrained(into, state_dict=weights)
+        self._hf.save_pretrained(into, state_dict=weights, max_shard_size=LARGEST_FILE)
         # save_pretrained writes down the type that the model has in training.
         config = self._hf.config.to_dict() | {"dtype": str(self._dtype).removeprefix("torch.")}
         type(self._hf.config).from_dict(config).save_pretrained(into)
