@@ -50,7 +50,7 @@ def test_it_tells_what_rose_since_when_and_what_to_do() -> None:
 
 
 def test_whoever_stops_early_is_not_told_to() -> None:
-    stopping = {"evaluation": {"earlyStopping": {"patience": 5}}, "dataset": VALIDATED}
+    stopping: dict[str, Any] = {"evaluation": {"earlyStopping": {"patience": 5}}, "dataset": VALIDATED}
     message = said(3.0, 2.0, 2.1, 2.2, 2.3, **stopping)
     assert message is not None
     assert "earlyStopping" not in message

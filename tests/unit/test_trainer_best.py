@@ -69,7 +69,7 @@ def keep(storage: Storage, step: int, *, as_best: bool) -> Path:
         (directory / "config.json").write_text("{}")
         files = commit.sealed(directory.iterdir(), lambda: None)
         facts: dict[str, Any] = {"step": step, "epoch": step / 10, "format": "model", "base": None}
-        commit.publish(final, uid=storage.uid, files=files, facts=facts | (AS_BEST if as_best else {}))
+        commit.publish(final, uid=storage.uid, files=files, facts={**facts, **(AS_BEST if as_best else {})})
     return final
 
 
