@@ -41,6 +41,11 @@ def directories(run: RunConfig) -> list[Path]:
     return sorted(Path(run.locations.prepared).iterdir())
 
 
+def dropping(run: RunConfig) -> RunConfig:
+    """The same, with rows left out that are wrong."""
+    return run.model_copy(update={"dataset": run.dataset.model_copy(update={"invalid_rows": "Drop"})})
+
+
 def talk(number: int) -> dict[str, Any]:
     """A conversation that no other number has."""
     return conversation("hi", "y" * (1 + number % 50) + str(number))
@@ -207,9 +212,12 @@ def test_a_row_of_a_set_that_is_wrong_is_told_with_its_field(tmp_path: Path, mod
     ):
         prepare(job(tmp_path, model, rows, sets={"long": [conversation("hi", "y" * 300)]}))
     run = job(tmp_path, model, rows, sets={"general": [rows[0], bad]})
-    run = run.model_copy(update={"dataset": run.dataset.model_copy(update={"invalid_rows": "Drop"})})
-    [told] = prepare(run).evaluation_data
+    [told] = prepare(dropping(run)).evaluation_data
     assert (told.samples, told.invalid) == (1, 1)
+    # What is left out of the training data is left out before any are held back.
+    data = prepare(dropping(job(tmp_path, model, [*rows, bad], split=0.5)))
+    [told] = data.evaluation_data
+    assert (data.train.status.invalid, told.samples, told.invalid) == (1, 2, 0)
 
 
 def test_files_are_read_one_after_the_other(tmp_path: Path, model: Path) -> None:

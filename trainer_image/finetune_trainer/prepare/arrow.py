@@ -80,6 +80,8 @@ class SampleWriter:
 
     def write(self, part: Part) -> None:
         """Add samples."""
+        if not len(part):
+            return
         self._pending.append(part)
         self._lengths.append(np.stack([part.lengths, part.loss_tokens], axis=1))
         if (

@@ -75,14 +75,28 @@ class Kept:
         else:
             held_back = split.held_back(contents, np.ones(samples, np.int64), origin)
             held_back_contents = held_back
+        empty = None if self.status.empty is None else 0
         return (
-            self._part(~held_back, Findings(contents[~held_back_contents], self.findings.overlong)),
-            self._part(held_back, Findings(contents[held_back_contents], np.empty(0, np.int32))),
+            # What was left out of the data was left out before they were divided.
+            self._part(
+                ~held_back,
+                Findings(contents[~held_back_contents], self.findings.overlong),
+                invalid=self.status.invalid,
+                empty=self.status.empty,
+            ),
+            self._part(
+                held_back,
+                Findings(contents[held_back_contents], np.empty(0, np.int32)),
+                invalid=0,
+                empty=empty,
+            ),
         )
 
-    def _part(self, wanted: npt.NDArray[np.bool_], findings: Findings) -> Self:
-        samples, whole = self.samples.part(np.flatnonzero(wanted)), self.status
-        status = described(whole.digest, samples, findings, invalid=whole.invalid, empty=whole.empty)
+    def _part(
+        self, wanted: npt.NDArray[np.bool_], findings: Findings, *, invalid: int, empty: int | None
+    ) -> Self:
+        samples = self.samples.part(np.flatnonzero(wanted))
+        status = described(self.status.digest, samples, findings, invalid=invalid, empty=empty)
         return dataclasses.replace(self, samples=samples, findings=findings, status=status)
 
 

@@ -127,6 +127,7 @@ def _blocks(task: Task, chunks: Iterable[Rows], processes: int, counts: Counts, 
         contents = np.concatenate(counts.contents)
         held_back = task.split.held_back(contents, waiting.lengths, task.origin)
         yield from _joined(((some, end) for some in waiting.those(~held_back)), task, padding)
+        # Whoever takes parts has counted them.
         trained_on = counts.samples
         yield from _joined(((some, end) for some in waiting.those(held_back)), task, padding)
     counts.contents = [contents[~held_back], contents[held_back]]
