@@ -83,10 +83,11 @@ def plain_sets(directories: list[Path]) -> list[EvaluatedSet]:
 
 def scores(
     gang: Gang, base: Path, directories: list[Path], method: str, budgets: list[int]
-) -> list[list[SetScore] | None]:
+) -> list[list[SetScore]]:
     """Part of a gang: what every set gets, with one token budget after the other."""
-    found = evaluator(gang, parametrized(gang, base, method).model, base, plain_sets(directories))
-    return [found.evaluate(budget) for budget in budgets]
+    judge = evaluator(gang, parametrized(gang, base, method).model, base, plain_sets(directories))
+    found = [judge.evaluate(budget) for budget in budgets]
+    return [of_budget for of_budget in found if of_budget is not None]
 
 
 @dataclass
@@ -97,7 +98,7 @@ class Condition:
     random_numbers: Tensor
     weights: dict[str, Tensor] = field(repr=False)
     gathered: list[str]
-    """Modules whose weights FSDP has gathered."""
+    """Weights that FSDP has gathered."""
     gradients: list[str]
 
     @classmethod
@@ -108,10 +109,8 @@ class Condition:
             {name: _local(weight).clone() for name, weight in model.named_parameters()},
             [
                 name
-                for name, module in model.named_modules()
-                if isinstance(module, FSDPModule)
-                for weight in module.parameters(recurse=False)
-                if not isinstance(weight, DTensor)
+                for name, weight in model.named_parameters()
+                if isinstance(model, FSDPModule) and not isinstance(weight, DTensor)
             ],
             [name for name, weight in model.named_parameters() if weight.grad is not None],
         )
