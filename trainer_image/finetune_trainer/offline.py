@@ -16,6 +16,7 @@ def stay_offline() -> None:
     """Have this process and those that it starts use local files only. To be called before libraries are imported."""
     os.environ.setdefault(_ENV_WANTED, os.environ.get(_OFFLINE, ""))
     os.environ[_OFFLINE] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
 def is_wanted() -> bool:
