@@ -51,7 +51,7 @@ class Run:
         self.said_at_first = self.said
         self._adviser = Adviser(recipe("lora"), plan, self._reporter)
         self._reporter.rewind(step, None)
-        self._adviser.recall(self._reporter.steps())
+        self._adviser.recall(self._reporter.steps(), self._reporter.evaluations())
         self._step = step
 
     def train(self, *losses: float) -> None:
@@ -62,8 +62,13 @@ class Run:
             self._reporter.update(metrics=metrics)
             self._adviser.hear(metrics)
 
-    def judge(self, evaluations: list[Evaluated]) -> None:
-        self._adviser.judge(evaluations)
+    def judge(self, loss: float) -> None:
+        """An evaluation shows this loss."""
+        assert self._reporter is not None
+        score = SetScore(name="validation", loss=loss, tokens=1)
+        time = datetime(2026, 1, 1, tzinfo=UTC)
+        self._reporter.evaluated(Evaluated(step=self._step, time=time, sets=[score]))
+        self._adviser.judge(self._reporter.evaluations())
 
     def replan(self) -> None:
         assert self._reporter is not None
@@ -143,16 +148,24 @@ def test_a_restart_from_before_takes_it_back_and_finds_it_again(run: Run) -> Non
 
 
 def test_evaluations_are_judged_as_they_come(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    made: list[Evaluated] = []
     for number, loss in enumerate((2.0, 2.1, 2.2, 2.3, 1.9)):
-        score = SetScore(name="validation", loss=loss, tokens=1)
-        made.append(Evaluated(step=5 * number, time=now, sets=[score]))
-        run.judge(made)
+        run.judge(loss)
         assert [said.partition(":")[0] for said in run.said] == (["overfitting"] if number == 3 else [])
         run.train(*[2.0 - number / 2] * 5)
     [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warning.startswith("after step 15: spec.evaluation.earlyStopping: the model overfits: ")
+
+
+def test_a_restart_knows_of_evaluations_from_its_first_report_on(run: Run) -> None:
+    for number, loss in enumerate((2.0, 2.1, 2.2, 2.3)):
+        run.judge(loss)
+        run.train(*[2.0 - number / 2] * 5)
+    said = run.said
+    assert said
+    run.start(16)
+    assert run.said_at_first == run.said == said
+    run.start(14)
+    assert run.said == []
 
 
 def test_others_than_the_first_process_have_nothing_to_recall(tmp_path: Path) -> None:

@@ -29,9 +29,10 @@ class Adviser:
         self._evaluations: list[Evaluated] = []
         self._said: list[Advice] = []
 
-    def recall(self, before: Iterable[Metrics]) -> None:
-        """Go on from the steps that the run has made before, and say what those show."""
+    def recall(self, before: Iterable[Metrics], evaluations: Sequence[Evaluated]) -> None:
+        """Go on from the steps and evaluations that the run has made before, and say what those show."""
         self._steps = [step for metrics in before if (step := _step(metrics))]
+        self._evaluations = list(evaluations)
         self._say()
 
     def hear(self, metrics: Metrics) -> None:

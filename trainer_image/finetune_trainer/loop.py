@@ -113,7 +113,7 @@ class Loop:
         resumed = restored.step if restored.step or self.attempt > 1 else None
         self.reporter.stage(Stage.TRAINING, resumed_from_step=resumed)
         if self._adviser:
-            self._adviser.recall(self.reporter.steps())
+            self._adviser.recall(self.reporter.steps(), self.reporter.evaluations())
         self._judge.recall()
 
     def _train(self, safekeeping: Safekeeping) -> bool:

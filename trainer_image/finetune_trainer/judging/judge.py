@@ -69,8 +69,6 @@ class Judge:
             return
         told = self.gang.on_first(lambda: [one.to_wire() for one in self.reporter.evaluations()])
         self.history = [Evaluated.model_validate(one) for one in told]
-        if self.adviser:
-            self.adviser.judge(self.history)
 
     def after(self, step: int, budget: int, guarding: Guard, safekeeping: Safekeeping) -> Outlook:
         """Make the evaluation that is due after so many steps, unless there is one, and do what follows from it.
