@@ -200,6 +200,10 @@ class _Shown:
 
     def __call__(self, done: Transfer) -> None:
         """Take note of it."""
+        if not done.total_bytes:
+            # It is being asked what there is.
+            self._reporter.tick()
+            return
         self._reporter.tick(transfer=done)
         now = time.monotonic()
         if now - self._last >= _LOG_SECONDS:
