@@ -97,7 +97,9 @@ class ModelSource(SpecModel):
         if self.hugging_face is not None:
             return self.hugging_face.repo
         assert self.image is not None
-        return self.image.reference
+        # A digest tells people nothing.
+        name = self.image.reference.partition("@")[0]
+        return name if self.image.path == "." else f"{name}/{self.image.path}"
 
     def __str__(self) -> str:
         """It in the words of the spec."""

@@ -117,6 +117,21 @@ def test_a_model_of_unknown_shape_is_taken_for_what_its_name_says_and_that_is_sa
     )
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"volume": {"claimName": "models", "path": "qwen2.5-1.5b"}},
+        {"huggingFace": {"repo": "Qwen/Qwen2.5-1.5B-Instruct"}},
+        {"image": {"reference": f"registry.example/qwen2.5-1.5b:2@sha256:{'7b' * 32}"}},
+        {"image": {"reference": "registry.example/models:2", "path": "qwen2.5-1.5b"}},
+    ],
+)
+def test_wherever_a_model_comes_from_its_name_may_tell_its_size(source: dict[str, Any]) -> None:
+    named = model_by_name(FineTuneJob.model_validate(manifest(model=source)).spec)
+    assert named is not None
+    assert round(named.architecture.parameters / 1e9, 1) == 1.5
+
+
 @pytest.mark.parametrize(("method", "field"), [("osft", "targetPatterns"), ("lora", "targetModules")])
 def test_patterns_are_not_searched_for_in_a_model_that_nobody_knows(method: str, field: str) -> None:
     """The operator studies everybody's jobs, and this one would keep it busy for hours."""
