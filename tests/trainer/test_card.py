@@ -134,7 +134,7 @@ def test_it_tells_how_the_result_was_made(run: Card, tmp_path: Path) -> None:
     for told in (
         f'from_pretrained("org/base-1b", revision="{COMMIT}", dtype="auto")',
         f"| base model | {FOUND['model'][0]} | `{COMMIT}` | `sha256:of-model` |",
-        "| trained on | 1,800 | 45,000 | left out: 3 too long; 7 are equal to earlier ones |",
+        "| trained on | 1,800 | 45,000 | left out: 3 too long; equal to an earlier one: 7 |",
         "| `validation` | 200 | 5,000 | held back from the training data |",
         "| `validation` | 2 | 1.5 | -0.5 | 7.389 → 4.482 | 40.0% → 40.0% |",
         "Training ended early: no improvement of the validation loss in 1 evaluation: best 1.5 at step 5.",

@@ -116,7 +116,7 @@ def _data(story: Story) -> str:
     found = story.dataset
     told = _notes(
         f"left out: {found.left_out}" if found.left_out else "",
-        f"{found.duplicates:,} are equal to earlier ones" if found.duplicates else "",
+        f"equal to an earlier one: {found.duplicates:,}" if found.duplicates else "",
     )
     rows = [("trained on", f"{found.samples:,}", f"{found.loss_tokens:,}", told)]
     for one in story.report.evaluation_data:
@@ -125,7 +125,7 @@ def _data(story: Story) -> str:
         told = _notes(
             f"left out: {said}" if said else "",
             "" if one.digest else "held back from the training data",
-            f"{one.in_training:,} of them are trained on, too" if one.in_training else "",
+            f"trained on, too: {one.in_training:,}" if one.in_training else "",
         )
         rows.append((code(one.name), f"{one.samples:,}", f"{one.loss_tokens:,}", told))
     return table(("data", "samples", "tokens that loss is taken on", ""), rows)
