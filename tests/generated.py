@@ -68,7 +68,8 @@ def kinds_of(path: Path) -> Wire:
     """The kinds of sources, or of targets, of which exactly one stands at a path; none where no such choice is."""
     if path in (("dataset", "train"), ("dataset", "validation"), SET):
         return DATA
-    return {("model",): MODELS, ("publish",): TARGETS}.get(path, {})
+    others: dict[Path, Wire] = {("model",): MODELS, ("publish",): TARGETS}
+    return others.get(path, {})
 
 
 def fields(schema: Wire = SCHEMA, path: Path = ()) -> Iterator[tuple[Path, Wire]]:

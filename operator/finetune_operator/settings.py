@@ -27,9 +27,9 @@ class Settings:
     """Where the API server asks about FineTuneJobs, with the same certificate."""
     health_port: int
     log_level: str
-    hub_endpoint: str | None
+    hub_endpoint: str | None = None
     """A mirror in the place of the Hugging Face Hub."""
-    hub_offline: bool
+    hub_offline: bool = False
     """Whether pods ask for nothing over the network there."""
 
     @classmethod

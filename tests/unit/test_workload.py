@@ -296,9 +296,7 @@ def test_only_the_pod_that_downloads_has_the_secrets_for_that() -> None:
         },
     }
     assert inputs(pod_spec(**NETWORKED)) == EVERYWHERE
-    [merges] = [
-        found for found in merging(job(**MERGES | NETWORKED), INSTALLATION, prepared={}, memory=None)[1:]
-    ]
+    [_, merges] = merging(job(**MERGES | NETWORKED), INSTALLATION, prepared={}, memory=None)
     assert set(inputs(merges["spec"]["template"]["spec"])) == {"/volumes/storage"}
 
 
