@@ -428,7 +428,7 @@ def test_a_suspended_job_uploads_nothing_until_it_goes_on(before: Any) -> None:
     assert set(world.jobs) == {"demo-1"}
     assert told(world) == ("Unknown", "Suspended")
     assert world.status.phase is Phase.SUCCEEDED
-    world.now += timedelta(days=1)
+    world.now += timedelta(seconds=1)
     world.settle()
     assert world.created.count("demo-publish") == 1
     world.edit(suspend=False)
@@ -490,6 +490,14 @@ def test_one_that_somebody_deleted_is_made_again_once_its_pod_is_gone() -> None:
     assert world.created.count("demo-publish") == 2
     assert world.status.publication is not None
     assert world.status.publication.tries == 0
+
+
+def test_how_one_ends_that_was_told_to_go_is_not_counted() -> None:
+    world = under_way()
+    world.fail_single_pod(143)
+    world.jobs["demo-publish"] = replace(world.jobs["demo-publish"], deleting=True, failed=True)
+    assert not world.turn().apply
+    assert condition(world).status == "Unknown"
 
 
 def test_a_pod_without_its_job_is_waited_for() -> None:
