@@ -179,7 +179,11 @@ def _pod(image: str) -> dict[str, Any]:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": [{"name": "packages", "mountPath": "/packages", "readOnly": True}],
+        "volumeMounts": [
+            {"name": "packages", "mountPath": "/packages", "readOnly": True},
+            # Where large objects are.
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
     }
     return {
         "apiVersion": "v1",
@@ -191,7 +195,10 @@ def _pod(image: str) -> dict[str, Any]:
             "enableServiceLinks": False,
             "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [container],
-            "volumes": [{"name": "packages", "persistentVolumeClaim": {"claimName": NAME, "readOnly": True}}],
+            "volumes": [
+                {"name": "packages", "persistentVolumeClaim": {"claimName": NAME, "readOnly": True}},
+                {"name": "tmp", "emptyDir": {}},
+            ],
         },
     }
 

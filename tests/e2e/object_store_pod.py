@@ -11,7 +11,7 @@ PORT, DIRECT_PORT, CONTROL_PORT = 9000, 9001, 9002
 
 
 def main() -> None:
-    """Serve until the pod goes. Objects are in memory: they are there as long as this process."""
+    """Serve until the pod goes. Objects are there as long as this process."""
     ThreadedMotoServer("0.0.0.0", DIRECT_PORT).start()
     plug = Plug(("127.0.0.1", DIRECT_PORT), listen=("0.0.0.0", PORT))
     control = SimpleXMLRPCServer(("0.0.0.0", CONTROL_PORT), logRequests=False, allow_none=True)
