@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from finetune_operator.cli.main import cli
-from world import INLINE, MERGES, manifest
+from world import INLINE, MERGES, PUBLISH, manifest
 
 GANG = ["ConfigMap", "Service", "NetworkPolicy", "Job"]
 KINDS = ["ConfigMap", "Job", *GANG]
@@ -56,6 +56,13 @@ def test_where_the_adapter_is_merged_that_job_comes_last(tmp_path: Path) -> None
     items = json.loads(result.stdout)["items"]
     assert [item["kind"] for item in items] == [*GANG, "Job"]
     assert items[-1]["metadata"]["name"] == "demo-merge"
+
+
+def test_where_the_result_is_uploaded_that_comes_last_with_a_configuration_of_its_own(tmp_path: Path) -> None:
+    result = render("-o", "json", written(tmp_path, "demo", dataset=INLINE, **MERGES, **PUBLISH))
+    items = json.loads(result.stdout)["items"]
+    assert [item["kind"] for item in items] == [*GANG, "Job", "ConfigMap", "Job"]
+    assert items[-1]["metadata"]["name"] == "demo-publish"
 
 
 def test_nothing_is_rendered_while_one_job_is_invalid(tmp_path: Path) -> None:

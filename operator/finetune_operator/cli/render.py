@@ -22,9 +22,9 @@ INSTALLATION = workload.Installation(
 )
 NOTE = """\
 # What the operator creates: what prepares the data, where a pod of its own does, then the first attempt, and in the end
-# what merges the adapter, where that is wanted. The job's uid, the trainer's image, the operator's address and CA
-# certificate and the digest of the data are known in a cluster only: the first is all zeros here, the others are in
-# capitals.
+# what merges the adapter and what uploads the result, where that is wanted. The job's uid, the trainer's image, the
+# operator's address and CA certificate and the digest of the data are known in a cluster only: the first is all zeros
+# here, the others are in capitals.
 """
 
 
@@ -84,4 +84,6 @@ def _objects(job: FineTuneJob) -> Sequence[dict[str, Any]]:
         merging = workload.merging(job, INSTALLATION, prepared=prepared, memory=memory)
         # Its ConfigMap is the gang's.
         objects += [item for item in merging if item not in objects]
+    if job.spec.publish is not None:
+        objects += workload.publishing(job, INSTALLATION)
     return objects
