@@ -220,11 +220,19 @@ def fitting(path: Path) -> Wire:
 
 
 def one_field_at_a_time() -> Iterator[tuple[Path, Wire]]:
-    """Valid FineTuneJobs with one field at an edge, odd, missing, misspelt or from elsewhere; the same every time."""
+    """Valid FineTuneJobs with one field at an edge, odd, missing, misspelt or from elsewhere; the same every time.
+
+    A field that stands in several places, such as the path of each data set, is tried with everything in the first.
+    """
+    known: set[tuple[Any, str]] = set()
     for path, schema in fields():
-        values = [*edges(schema), *ODDITIES, ...]
+        kind = path[-1], repr(schema)
+        values = [None, 1, "", "a", {}, ...] if kind in known else [*edges(schema), *ODDITIES, ...]
         for value in values:
             yield path, replaced(fitting(path), path, value)
+        if kind in known:
+            continue
+        known.add(kind)
         *parents, name = path
         if isinstance(name, str):
             for stranger in (
