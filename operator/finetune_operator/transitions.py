@@ -7,6 +7,7 @@ from finetune_api import guide
 from finetune_api.failure import CAUSES, ExitCode
 from finetune_api.precedents import BUDGET_FIELD, HALVED
 from finetune_api.status import FineTuneJobStatus, Phase
+from finetune_api.units import gib
 from finetune_operator import conditions, evaluation
 
 NAME_CONFLICT = "NameConflict"
@@ -32,6 +33,7 @@ def events(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Event, ...]:
     """The events of the change from one status to the next, in the order in which they happened."""
     return (
         *_acceptance(old, new),
+        *_downloads(old, new),
         *_preparation(old, new),
         *_continuation(old, new),
         *_evaluation(old, new),
@@ -56,6 +58,17 @@ def _acceptance(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
     if after.status == "True":
         return [Event("Accepted", after.message)]
     return [Event(after.reason, after.message, "Warning")]
+
+
+def _downloads(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
+    """What was downloaded, and which version of it; told once it is on record."""
+    known = {one.name for one in old.inputs}
+    told = [
+        f"{one.name}: {one.origin}{f', commit {one.revision}' if one.revision else ''}, {gib(one.bytes)}"
+        for one in new.inputs
+        if one.name not in known and one.path is not None
+    ]
+    return [Event("Downloaded", "; ".join(told))] if told else []
 
 
 def _preparation(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:

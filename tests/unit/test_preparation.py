@@ -117,16 +117,21 @@ def test_what_the_inputs_were_is_on_record_once_they_are_there() -> None:
         origin='Hugging Face repository "org/model" at "main"',
         revision="c0ffee",
         digest="d",
-        bytes=9,
+        bytes=3 << 30,
+        path=".downloads/huggingface/models--org--model",
     )
-    world.succeed(found(inputs=[model]))
+    data = Input(name="train", origin='"train.jsonl" on claim "data"', digest="e", bytes=9)
+    world.succeed(found(inputs=[model, data]))
     world.settle()
-    assert world.status.inputs == [model]
+    assert world.status.inputs == [model, data]
     # What an attempt leaves out is not forgotten.
     world.run_pods()
     world.post(report(1, 1))
     world.settle()
-    assert world.status.inputs == [model]
+    assert world.status.inputs == [model, data]
+    assert [event.message for event in world.events if event.reason == "Downloaded"] == [
+        'model: Hugging Face repository "org/model" at "main", commit c0ffee, 3.0 GiB'
+    ]
 
 
 @pytest.mark.parametrize(
