@@ -104,9 +104,7 @@ def test_links_in_a_circle_are_told_as_such(run: RunConfig) -> None:
     file = Path(run.locations.data["train"][0])
     file.unlink()
     file.symlink_to(file.name)
-    with pytest.raises(
-        InvalidConfigurationError, match=r"spec\.dataset\.train.*leads in a circle"
-    ):
+    with pytest.raises(InvalidConfigurationError, match=r"spec\.dataset\.train.*leads in a circle"):
         checks.check(run, node=0)
 
 

@@ -254,6 +254,8 @@ def _receive(one: Wanted, part: Path, patience: Patience, progress: Progress) ->
 
 def _rest(one: Wanted, start: int, patience: Patience) -> Iterator[bytes]:
     """What a file has from this byte on, however often it is cut."""
+    # Waiting for others, and reading what is there, may have taken long.
+    patience.reset()
     while start < one.size:
         try:
             for block in one.read(start):
