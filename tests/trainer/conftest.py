@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from finetune_api.evaluation import TRAIN
 from tiny import save_chat_data, save_tiny_model
 from trainer import survival
 from trainer.gangs import End, config, run, running
@@ -75,7 +76,7 @@ def pair(inputs: Path) -> Iterator[tuple[Run, Run]]:
             assert found is not None
             # The second attempt is told what was prepared, the third something that is not there.
             known = found.digest if attempt == 1 else "0" * 64
-            interrupted = interrupted.model_copy(update={"prepared": known})
+            interrupted = interrupted.model_copy(update={"prepared": {TRAIN: known}})
         stopped.append(run(interrupted, attempt=3))
         yield Run(inputs / "whole", [whole.wait()]), Run(inputs / "parts", stopped)
 
