@@ -11,7 +11,8 @@ import pytest
 
 from cluster.kube import FINETUNEJOBS, MERGE, Kube, Namespace
 from clusters.local import ControlPlane
-from world import INLINE, OUTPUT, World, checkpoint, report
+from finetune_operator.publishing import MAX_TRIES
+from world import INLINE, OUTPUT, PUBLISH, World, checkpoint, published, report
 
 FINETUNE = str(Path(sys.executable).with_name("finetune"))
 PATIENCE = 60
@@ -77,6 +78,36 @@ def test_what_happens_is_told_as_it_happens_and_success_exits_0(namespace: Names
     assert (watching.returncode, complaints) == (0, "")
     assert words(rest.splitlines()) == ["CheckpointSaved", "Succeeded", "Progress"]
     assert f"the model is in {OUTPUT.path}" in rest
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_result_that_is_to_be_uploaded_is_waited_for(namespace: Namespace, good: bool) -> None:
+    namespace.submit("uploaded", **PUBLISH)
+    world = World(spec={"dataset": INLINE} | PUBLISH)
+    world.settle()
+    world.run_pods()
+    world.succeed(report(step=36, output=OUTPUT))
+    world.turn()
+    write(namespace, "uploaded", world)
+    watching = watch(namespace, "uploaded")
+    assert words(read(watching, 3)) == ["Accepted", "Succeeded", "Started"]
+    world.settle()
+    world.run_pods()
+    if good:
+        world.succeed(published())
+    else:
+        known = world.status.publication
+        assert known is not None
+        tries = {"publication": known.model_copy(update={"tries": MAX_TRIES - 1})}
+        world.status = world.status.model_copy(update=tries)
+        world.fail_single_pod(77, message="no access")
+    world.settle()
+    write(namespace, "uploaded", world)
+    rest, complaints = watching.communicate(timeout=PATIENCE)
+    assert (words(rest.splitlines())[-1], watching.returncode) == (
+        ("Published", 0) if good else ("PublishFailed", 1)
+    )
+    assert complaints.startswith("" if good else "Error: it is trained, and not uploaded: demo-publish-")
 
 
 def test_failure_exits_1_with_its_cause(namespace: Namespace) -> None:
