@@ -21,9 +21,13 @@ def content(*ids: Ids) -> int:
 
 def duplicates(contents: Contents) -> int:
     """How many are equal to an earlier one."""
-    return len(contents) - len(np.unique(contents))
+    # np.unique and np.isin take some fifty times as long for such numbers.
+    ordered = np.sort(contents)
+    return int((ordered[1:] == ordered[:-1]).sum())
 
 
 def also_in(contents: Contents, others: Contents) -> int:
     """How many are equal to one of the others."""
-    return int(np.isin(contents, others).sum())
+    ordered = np.sort(others)
+    first, end = (ordered.searchsorted(contents, side) for side in ("left", "right"))
+    return int((first < end).sum())
