@@ -1,5 +1,6 @@
 """The model card, and that nothing about it costs the model."""
 
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -124,7 +125,7 @@ def header(card: ModelCard) -> ModelCardData:
 
 def test_it_tells_how_the_result_was_made(run: Card, tmp_path: Path) -> None:
     files = written(run, tmp_path / "out")
-    assert files.keys() == {names.MODEL_CARD_FILE, names.MANIFEST_FILE, text.LOSS_PLOT}
+    assert files.keys() == {names.MODEL_CARD_FILE, names.MANIFEST_FILE, names.LOSS_PLOT_FILE}
     card = ModelCard(files[names.MODEL_CARD_FILE].decode())
     data = header(card)
     assert (data.base_model, data.get("base_model_relation")) == ("org/base-1b", "adapter")
@@ -161,7 +162,7 @@ def test_a_merged_model_is_loaded_as_one(run: Card, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "missing"),
     [
-        ((curves, "draw"), {text.LOSS_PLOT}),
+        ((curves, "draw"), {names.LOSS_PLOT_FILE}),
         ((text, "card"), {names.MODEL_CARD_FILE}),
     ],
 )
@@ -178,11 +179,19 @@ def test_what_cannot_be_made_is_left_out_and_logged(
 
     monkeypatch.setattr(*broken, fail)
     files = written(run, tmp_path / "out")
-    assert files.keys() == {names.MODEL_CARD_FILE, names.MANIFEST_FILE, text.LOSS_PLOT} - missing
+    assert files.keys() == {names.MODEL_CARD_FILE, names.MANIFEST_FILE, names.LOSS_PLOT_FILE} - missing
     # It speaks of nothing that is not there.
-    assert b"loss.png" not in files.get(names.MODEL_CARD_FILE, b"") or text.LOSS_PLOT in files
+    assert b"loss.png" not in files.get(names.MODEL_CARD_FILE, b"") or names.LOSS_PLOT_FILE in files
     assert "cannot be made; the model is complete without it" in caplog.text
     assert "no writable cache directory" in caplog.text
+
+
+def test_without_what_draws_there_is_no_plot(
+    run: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, curves.__name__, None)
+    assert written(run, tmp_path / "out").keys() == {names.MODEL_CARD_FILE, names.MANIFEST_FILE}
+    assert "the plot of losses cannot be made" in caplog.text
 
 
 def test_without_a_recorded_commit_there_is_no_manifest_and_the_card_promises_none(
@@ -190,7 +199,7 @@ def test_without_a_recorded_commit_there_is_no_manifest_and_the_card_promises_no
 ) -> None:
     (run.storage.root / names.INPUTS_FILE).unlink()
     files = written(run, tmp_path / "out")
-    assert files.keys() == {names.MODEL_CARD_FILE, text.LOSS_PLOT}
+    assert files.keys() == {names.MODEL_CARD_FILE, names.LOSS_PLOT_FILE}
     assert names.MANIFEST_FILE.encode() not in files[names.MODEL_CARD_FILE]
     assert "which commit" in caplog.text
 

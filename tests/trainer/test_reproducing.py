@@ -20,7 +20,7 @@ from world import manifest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-BESIDE = {names.MODEL_CARD_FILE, names.MANIFEST_FILE, "loss.png"}
+BESIDE = {names.MODEL_CARD_FILE, names.MANIFEST_FILE, names.LOSS_PLOT_FILE}
 SAMPLES = 60
 VOLUME = {"claimName": "data", "path": "general.jsonl"}
 # What is not stated the guide chooses; with its learning rate, so few steps would change little.
@@ -72,7 +72,12 @@ def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "method", [{"method": "sft"}, {"method": "lora", "lora": {"dropout": 0.1, "mergeAdapter": True}}]
+    "method",
+    [
+        {"method": "sft"},
+        {"method": "osft"},
+        {"method": "lora", "lora": {"dropout": 0.1, "mergeAdapter": True}},
+    ],
 )
 def test_the_manifest_beside_an_output_makes_the_same_weights_to_the_bit(
     base: Path, method: dict[str, Any]

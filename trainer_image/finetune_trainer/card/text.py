@@ -18,8 +18,6 @@ from finetune_trainer.card.metadata import metadata
 from finetune_trainer.card.story import Story
 from finetune_trainer.sources.record import origins
 
-LOSS_PLOT = "loss.png"
-
 _TEMPLATE = jinja2.Template(
     Path(__file__).with_name("template.md").read_text(), undefined=jinja2.StrictUndefined
 )
@@ -64,7 +62,7 @@ def card(story: Story, beside: Collection[str]) -> str:
         code=_code(story),
         inputs=_inputs(story),
         data=_data(story),
-        evaluation=_evaluation(story, has_plot=LOSS_PLOT in beside),
+        evaluation=_evaluation(story, has_plot=names.LOSS_PLOT_FILE in beside),
         method=_METHODS[config.method].format(bits=_bits(story)),
         hyperparameters=_hyperparameters(story),
         plan=_plan(story),
@@ -136,7 +134,9 @@ def _notes(*told: str) -> str:
 
 
 def _evaluation(story: Story, *, has_plot: bool) -> str:
-    plot = f"![Losses of training and evaluations by optimizer step]({LOSS_PLOT})" if has_plot else ""
+    plot = (
+        f"![Losses of training and evaluations by optimizer step]({names.LOSS_PLOT_FILE})" if has_plot else ""
+    )
     if story.final is None:
         return paragraphs(("There were no data to evaluate on.", plot))
     before = {score.name: score for score in story.baseline.sets} if story.baseline else {}

@@ -1,7 +1,7 @@
 """Writes what tells of a result beside it."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,22 +56,33 @@ class Card:
 
 def _contents(story: Story) -> Mapping[str, bytes]:
     """All that there is to write, by the names of files."""
-    # They take libraries that nobody is to wait for before there is a result.
-    from finetune_trainer.card import curves, text
-    from finetune_trainer.card.manifest import to_yaml
-
-    def manifest() -> bytes:
-        return to_yaml(reproduce.of_run(story.config, story.plan, story.inputs)).encode()
-
     made = {
-        names.MANIFEST_FILE: _spared("the manifest that repeats the run", manifest),
-        text.LOSS_PLOT: _spared(
-            "the plot of losses", partial(curves.draw, story.steps, story.history, story.step)
-        ),
+        names.MANIFEST_FILE: _spared("the manifest that repeats the run", partial(_manifest, story)),
+        names.LOSS_PLOT_FILE: _spared("the plot of losses", partial(_plot, story)),
     }
     found = {name: content for name, content in made.items() if content is not None}
-    card = _spared("the model card", lambda: text.card(story, found).encode())
+    card = _spared("the model card", partial(_card, story, beside=found))
     return found if card is None else found | {names.MODEL_CARD_FILE: card}
+
+
+# What these need is imported in them: nobody is to wait for it before there is a result. And where it cannot be imported
+# (matplotlib wants a place for its cache), that is one more thing which must not cost a result.
+def _manifest(story: Story) -> bytes:
+    from finetune_trainer.card.manifest import to_yaml
+
+    return to_yaml(reproduce.of_run(story.config, story.plan, story.inputs)).encode()
+
+
+def _plot(story: Story) -> bytes | None:
+    from finetune_trainer.card.curves import draw
+
+    return draw(story.steps, story.history, story.step)
+
+
+def _card(story: Story, beside: Collection[str]) -> bytes:
+    from finetune_trainer.card.text import card
+
+    return card(story, beside).encode()
 
 
 def _spared(what: str, make: Callable[[], T]) -> T | None:
