@@ -65,8 +65,8 @@ def _contents(story: Story) -> Mapping[str, bytes]:
     return found if card is None else found | {names.MODEL_CARD_FILE: card}
 
 
-# What these need is imported in them: nobody is to wait for it before there is a result. And where it cannot be imported
-# (matplotlib wants a place for its cache), that is one more thing which must not cost a result.
+# What these need is imported in them: nobody is to wait for it before there is a result. And where it cannot be
+# imported (matplotlib wants a place for its cache), that is one more thing which must not cost a result.
 def _manifest(story: Story) -> bytes:
     from finetune_trainer.card.manifest import to_yaml
 
