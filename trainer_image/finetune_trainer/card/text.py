@@ -103,7 +103,7 @@ def _inputs(story: Story) -> str:
     found = {one.name: one for one in story.inputs}
     rows = []
     for name, origin in origins(story.config).items():
-        # Where the training pods prepare the data, nobody has looked.
+        # Its record may have been lost since; where it came from is known still.
         one = found.get(name) or Input(name=name, origin=origin, digest="", bytes=0)
         told = (code(part) if part else "" for part in (one.revision, one.digest))
         rows.append((titles.get(name, f"{code(name)} data"), origin, *told))
