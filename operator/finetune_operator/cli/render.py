@@ -51,7 +51,7 @@ def render(
         ),
     ] = None,
 ) -> None:
-    """Print the objects that the operator would create, or the FineTuneJob that repeats a run.
+    """Print what the operator would create, or what repeats a run.
 
     Exit code: 0 done, 1 a FineTuneJob is not valid, or there is no such run (nothing is printed then), 2 wrong usage.
     """
