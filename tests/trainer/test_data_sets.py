@@ -211,6 +211,12 @@ def test_a_row_of_a_set_that_is_wrong_is_told_with_its_field(tmp_path: Path, mod
         InvalidDataError, match=r"^spec.evaluation.sets\[long\]: .*: all 1 samples are longer"
     ):
         prepare(job(tmp_path, model, rows, sets={"long": [conversation("hi", "y" * 300)]}))
+    # A document that is but the token that ends one: nothing before it tells it.
+    silent = {"general": [{"text": "<|im_end|>"}]}
+    with pytest.raises(
+        InvalidDataError, match=r"^spec.evaluation.sets\[general\]: .*: loss is taken on none"
+    ):
+        prepare(job(tmp_path, model, [{"text": "abc"}], sets=silent, **DOCUMENTS))
     run = job(tmp_path, model, rows, sets={"general": [rows[0], bad]})
     [told] = prepare(dropping(run)).evaluation_data
     assert (told.samples, told.invalid) == (1, 1)
