@@ -1,12 +1,19 @@
 """Numbers as people read them."""
 
+MIB = 2**20
 GIB = 2**30
 
 
-def gib(size: float) -> str:
+def gib(amount: float) -> str:
     """Bytes in GiB: '0.4 GiB', '23 GiB', '1,120 GiB'."""
-    value = size / GIB
+    value = amount / GIB
     return f"{value:,.1f} GiB" if value < 10 else f"{value:,.0f} GiB"
+
+
+def size(amount: float) -> str:
+    """Bytes in a unit that suits: '0.2 MiB', '466 MiB', '23 GiB'."""
+    value = amount / MIB
+    return gib(amount) if amount >= GIB else f"{value:.1f} MiB" if value < 10 else f"{value:.0f} MiB"
 
 
 def billions(count: int) -> str:

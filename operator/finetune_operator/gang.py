@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from finetune_api import names
 from finetune_api.report import Report, Stage, Transfer
 from finetune_api.status import Attempt, Phase
-from finetune_api.units import gib
+from finetune_api.units import size
 from finetune_operator import conditions, deadlines, ends, progress, workload
 from finetune_operator.conditions import Standing
 from finetune_operator.heard import pods_of, received_from, reported
@@ -52,7 +52,7 @@ def stage(report: Report) -> tuple[Phase, str, str]:
 def transferred(transfer: Transfer) -> str:
     """How far a download or an upload has come: '3.2 GiB of 14 GiB, 22 %'."""
     percent = 100 * transfer.bytes // transfer.total_bytes if transfer.total_bytes else 100
-    return f"{gib(transfer.bytes)} of {gib(transfer.total_bytes)}, {percent} %"
+    return f"{size(transfer.bytes)} of {size(transfer.total_bytes)}, {percent} %"
 
 
 def hindered(pods: Sequence[Pod]) -> Pod | None:

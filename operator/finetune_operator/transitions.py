@@ -7,7 +7,7 @@ from finetune_api import guide
 from finetune_api.failure import CAUSES, ExitCode
 from finetune_api.precedents import BUDGET_FIELD, HALVED
 from finetune_api.status import FineTuneJobStatus, Phase
-from finetune_api.units import gib
+from finetune_api.units import size
 from finetune_operator import conditions, evaluation
 
 NAME_CONFLICT = "NameConflict"
@@ -64,7 +64,7 @@ def _downloads(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
     """What was downloaded, and which version of it; told once it is on record."""
     known = {one.name for one in old.inputs}
     told = [
-        f"{one.name}: {one.origin}{f', commit {one.revision}' if one.revision else ''}, {gib(one.bytes)}"
+        f"{one.name}: {one.origin}{f', commit {one.revision}' if one.revision else ''}, {size(one.bytes)}"
         for one in new.inputs
         if one.name not in known and one.path is not None
     ]
