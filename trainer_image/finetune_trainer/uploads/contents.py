@@ -31,7 +31,11 @@ class Content:
 
     def verify(self, tick: Callable[[], None]) -> None:
         """Make sure that it still is. Raises InvalidConfigurationError if it is not, OSError."""
-        if commit.sha256(self.file, tick) != self.record.sha256:
+        self.expect(commit.sha256(self.file, tick))
+
+    def expect(self, digest: str) -> None:
+        """The same, of a file whose SHA-256 is known."""
+        if digest != self.record.sha256:
             raise InvalidConfigurationError(
                 f'spec.storage: the result is damaged: "{self.file}" has not the content that it had when it was '
                 "complete, and is not uploaded. Put it back, or train anew with another spec.storage.path"

@@ -102,8 +102,7 @@ class _Upload:
         # The library reads it all, for the digest that the hub knows it by.
         file = _Shown(content.file, self._progress)
         addition = CommitOperationAdd(content.name, file)
-        if addition.upload_info.sha256.hex() != content.record.sha256:
-            content.verify(self._progress.tick)
+        content.expect(addition.upload_info.sha256.hex())
         patience = self._patience(content.name)
 
         def send() -> None:
