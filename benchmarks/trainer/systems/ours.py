@@ -9,11 +9,12 @@ from benchmarks.trainer.job import configuration
 from benchmarks.trainer.ports import free_port
 from benchmarks.trainer.systems import Preparation, Prepared, Run, Trained
 from finetune_api import names
+from finetune_api.evaluation import TRAIN
 from finetune_api.report import Report, StepRecord
 from finetune_trainer import checks
 from finetune_trainer.batches import Schedule
 from finetune_trainer.ends.stopping import StopRequest
-from finetune_trainer.prepare.pipeline import open_prepared, prepare
+from finetune_trainer.prepare.data_sets import open_all, prepare_all
 from finetune_trainer.train import train
 
 
@@ -53,10 +54,11 @@ class Ours:
         assert len(steps) == run.steps, (len(steps), run.steps)
         report = Report.model_validate_json((storage / names.REPORT_FILE).read_bytes())
         assert report.dataset is not None
-        prepared = open_prepared(config, report.dataset.digest)
-        assert prepared is not None
-        schedule = Schedule(len(prepared.samples), run.batch_size, run.seed)
-        lengths = [prepared.samples.lengths[schedule.batch(step).samples] for step in range(run.steps)]
+        data = open_all(config, {TRAIN: report.dataset.digest})
+        assert data is not None
+        samples = data.train.samples
+        schedule = Schedule(len(samples), run.batch_size, run.seed)
+        lengths = [samples.lengths[schedule.batch(step).samples] for step in range(run.steps)]
         return Trained(
             losses=[step.loss for step in steps if step.loss is not None],
             step_ends=[step.time.timestamp() for step in steps],
@@ -73,7 +75,7 @@ class Ours:
             hyperparameters={"maxSeqLen": preparation.max_length},
         )
         began = time.perf_counter()
-        status = prepare(config, preparation.max_length, lambda _: None).status
+        status = prepare_all(config, preparation.max_length, lambda _: None).train.status
         return Prepared(
             seconds=time.perf_counter() - began,
             rows=status.samples,
