@@ -9,7 +9,6 @@ from typing import Any
 
 import boto3  # type: ignore[import-untyped]
 import pytest
-from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 from moto.server import ThreadedMotoServer
 
 from finetune_api import names
@@ -17,7 +16,7 @@ from finetune_api.failure import ExitCode
 from finetune_api.report import Stage
 from finetune_api.sources import ObjectStore
 from finetune_trainer import commit
-from finetune_trainer.ends.errors import InvalidConfigurationError, TrainerError
+from finetune_trainer.ends.errors import TrainerError
 from finetune_trainer.sources import transfer
 from finetune_trainer.sources.transfer import Progress
 from finetune_trainer.uploads import to_object_store
@@ -268,13 +267,3 @@ def test_without_credentials_access_is_denied_and_the_field_named(run: Trained, 
     ended = run.publish(endpoint, **STORE)
     assert (ended.exit_code, store.objects()) == (ExitCode.ACCESS_DENIED, {})
     assert f'spec.publish.objectStore: "{URI}": the store denies access' in ended.message
-
-
-def test_it_needs_to_be_told_where_to(run: Trained) -> None:
-    with pytest.raises(InvalidConfigurationError, match="nothing to upload"):
-        contents(run.storage.__class__(run.base / "other", "other", "uid"), "there", run.base)
-
-
-def test_the_store_is_looked_at_as_who_uploads_it(store: Store) -> None:
-    with pytest.raises(ClientError):
-        store.get("demo/manifest.json")
