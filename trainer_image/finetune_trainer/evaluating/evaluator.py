@@ -1,5 +1,6 @@
 """How a model in training does on every data set of the run."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from finetune_trainer.model import TrainableModel
 from finetune_trainer.prepare.arrow import Prepared, Samples
 from finetune_trainer.prepare.questions import Question
 from finetune_trainer.step import Guard
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,7 @@ class Evaluator:
         """The scores of all sets, the same on every process; None when some process was asked to stop.
 
         To be called between optimizer steps. A pass has at most `budget` tokens, but for samples that are longer, and
-        happens inside of `guarding`. Raises InvalidDataError, on all processes, where a reference turns out to be one
-        that nothing can be compared with.
+        happens inside of `guarding`.
         """
         passes = Passes(
             self._gang, self._model, budget, guarding, tick=self._tick, asked_to_stop=self._asked_to_stop
@@ -139,18 +141,14 @@ class Evaluator:
             ends=self._writer.ends,
             context_length=self._context_length,
         )
-        right, problems = 0, []
+        right = 0
         for question, answer in zip(mine, map(self._writer.text, written), strict=True):
             try:
                 right += matches(one.generate, answer, question.reference)
             except TimeoutError as error:
-                problems.append(_problem(one, question, str(error)))
-        # Nobody is left waiting for whoever cannot go on.
-        everyone = self._gang.collect((right, problems))
-        for _, found in everyone:
-            if found:
-                raise InvalidDataError(found[0])
-        return sum(count for count, _ in everyone) / len(one.questions)
+                # A pattern that one answer brings out is no reason to lose a run, and its other answers count.
+                _log.warning("%s, so that counts as no match", _problem(one, question, str(error)))
+        return sum(self._gang.collect(right)) / len(one.questions)
 
 
 def _check(one: EvaluatedSet) -> None:

@@ -28,5 +28,5 @@ def matches(generate: Generate, answer: str, reference: str) -> bool:
     except TimeoutError:
         raise TimeoutError(
             f"{reference!r:.200} takes more than {_SECONDS:g} seconds to be looked for in an answer of "
-            f"{len(answer)} characters: write it so that there are fewer ways to match the same text"
+            f"{len(answer)} characters (write it so that there are fewer ways to match the same text)"
         ) from None
