@@ -74,6 +74,10 @@ def test_the_last_report_tells_the_whole_story(name: str, request: pytest.Fixtur
         assert size == sum((directory / file).stat().st_size for file in manifest(directory)["files"])
 
 
+def test_inputs_are_told_where_no_pod_came_before_that_looked_at_them(whole: Run) -> None:
+    assert [one.name for one in whole.ends[-1].report.inputs] == ["model", "train"]
+
+
 def test_two_nodes_report_as_one_and_the_second_says_no_more_than_how_it_ended(two: Run) -> None:
     first, second = (end.report for end in two.attempts[1])
     assert first.plan is not None
