@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 from xmlrpc.client import ServerProxy
 
-import boto3  # type: ignore[import-untyped]
+import boto3
 from packaging.requirements import Requirement
 
 from deploy import NAMESPACE, RELEASE, ROOT, run

@@ -112,7 +112,7 @@ def test_what_is_not_in_the_file_is_told_at_the_nearest_line() -> None:
     absent = VALID.replace("learningRate: 5e-6", "maxSeqLen: 64")
     findings = finetune("plan", "-", "-o", "json", stdin=absent.replace("base", "llama-8b")).stdout
     lines = {found["field"]: found["line"] for found in json.loads(findings)["findings"]}
-    assert lines["spec.model"] == 8
+    assert lines["spec.evaluation"] == 6
 
 
 def test_notes_are_for_plan_only() -> None:

@@ -6,10 +6,10 @@ import os
 import aiohttp
 import pytest
 from azure.core import exceptions as azure
-from botocore import exceptions as aws  # type: ignore[import-untyped]
-from gcsfs.retry import HttpError  # type: ignore[import-untyped]
+from botocore import exceptions as aws
+from gcsfs.retry import HttpError
 from google.auth import exceptions as google
-from s3fs.errors import translate_boto_error  # type: ignore[import-untyped]
+from s3fs.errors import translate_boto_error
 
 from finetune_api.sources import ObjectStore
 from finetune_trainer.ends.errors import (

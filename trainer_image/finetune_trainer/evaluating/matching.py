@@ -1,6 +1,6 @@
 """Whether an answer matches its reference."""
 
-import regex  # type: ignore[import-untyped]
+import regex
 
 from finetune_api.evaluation import Generate
 

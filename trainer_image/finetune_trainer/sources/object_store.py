@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
+from fsspec import AbstractFileSystem
 
 from finetune_api.secrets import OBJECT_STORE_KEYS
 from finetune_api.sources import ObjectStore
@@ -76,7 +76,7 @@ def _secret(store: ObjectStore) -> str:
 
 
 def _s3(keys: Mapping[str, str]) -> AbstractFileSystem:
-    import s3fs  # type: ignore[import-untyped]
+    import s3fs
 
     region = keys.get("AWS_REGION")
     return s3fs.S3FileSystem(
@@ -96,7 +96,7 @@ def _s3(keys: Mapping[str, str]) -> AbstractFileSystem:
 
 
 def _google(store: ObjectStore, keys: Mapping[str, str]) -> AbstractFileSystem:
-    import gcsfs  # type: ignore[import-untyped]
+    import gcsfs
 
     token: str | dict[str, Any] | None = None
     if text := keys.get("GOOGLE_APPLICATION_CREDENTIALS_JSON"):
@@ -120,7 +120,7 @@ def _google(store: ObjectStore, keys: Mapping[str, str]) -> AbstractFileSystem:
 
 
 def _azure(keys: Mapping[str, str]) -> AbstractFileSystem:
-    import adlfs  # type: ignore[import-untyped]
+    import adlfs
 
     return adlfs.AzureBlobFileSystem(
         connection_string=keys.get("AZURE_STORAGE_CONNECTION_STRING"),

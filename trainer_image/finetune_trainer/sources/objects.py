@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
+from fsspec import AbstractFileSystem
 
 from finetune_api.sources import ObjectStore
 from finetune_trainer.ends.errors import InvalidConfigurationError

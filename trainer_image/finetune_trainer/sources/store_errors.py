@@ -74,7 +74,7 @@ def _kinds(protocol: str) -> tuple[tuple[type[Exception], ...], tuple[type[Excep
     import aiohttp
 
     if protocol == "s3":
-        from botocore import exceptions as aws  # type: ignore[import-untyped]
+        from botocore import exceptions as aws
 
         denied = (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError)
         return denied, (

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
-from fsspec.callbacks import Callback  # type: ignore[import-untyped]
+from fsspec import AbstractFileSystem
+from fsspec.callbacks import Callback
 
 from finetune_api.sources import ObjectStore
 from finetune_trainer import commit
