@@ -60,13 +60,13 @@ def test_the_data_were_prepared_on_a_pod_of_their_own_before_the_gang_was_made(f
     assert all(
         pod["metadata"]["creationTimestamp"] >= container["state"]["terminated"]["finishedAt"] for pod in gang
     )
-    [config] = [
+    configs = [
         json.loads(found["data"]["run.json"])
         for found in finished.get("configmaps", "-l", "finetune.dev/job=two")["items"]
-        if "prepared" in json.loads(found["data"]["run.json"])
     ]
-    dataset = status(finished, "two")["dataset"]
-    assert config["prepared"] == dataset["digest"]
+    # That of the preparation, and that of the gang.
+    digests = [config["prepared"] for config in configs if config["prepared"]]
+    assert digests == [{"train": status(finished, "two")["dataset"]["digest"]}]
     prepared = {c["type"]: c for c in status(finished, "two")["conditions"]}["Prepared"]
     assert prepared["status"] == "True"
     assert prepared["message"].startswith("19 samples of ")
