@@ -76,9 +76,9 @@ class EvaluationStatus(ApiModel):
     """What the evaluations have shown."""
 
     validation_loss: FiniteFloat = None
-    """The latest loss on the validation data."""
+    """The latest loss on the validation data; once there is an output, that of the output."""
     summary: Annotated[str, Field(max_length=MAX_SUMMARY_LENGTH)] | None = None
-    """From the baseline to the latest one, in words."""
+    """From the baseline to that evaluation, in words."""
     stopped_early: Annotated[str, Field(max_length=512)] | None = None
     """Why training ended before its last step, if it did."""
     baseline: Evaluated | None = None
@@ -119,15 +119,18 @@ def status_of(
     """All that a history shows; None of one without an evaluation. `final_step` is that of the output, once it is."""
     if not history:
         return None
-    latest = history[-1]
+    baseline, latest = _at(history, 0), history[-1]
+    final = None if final_step is None else _at(history, final_step)
+    # Once it is there, people want to know of the output: with deliverBest, that is an earlier one.
+    shown = final or latest
     return EvaluationStatus(
-        validation_loss=latest.validation_loss,
-        summary=summary(_at(history, 0), latest),
+        validation_loss=shown.validation_loss,
+        summary=summary(baseline, shown),
         stopped_early=stopped_early,
-        baseline=_at(history, 0),
+        baseline=baseline,
         latest=latest,
         best=best(history),
-        final=None if final_step is None else _at(history, final_step),
+        final=final,
     )
 
 

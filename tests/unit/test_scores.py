@@ -99,7 +99,11 @@ def test_a_status_is_made_of_the_whole_history() -> None:
     found = status_of(made, final_step=20)
     assert found is not None
     assert (found.baseline, found.latest, found.best, found.final) == (made[0], made[3], made[2], made[2])
-    assert (found.validation_loss, found.summary) == (3.5, "validation loss 5 → 3.5")
+    # What people want to know of in the end is the output.
+    assert (found.validation_loss, found.summary) == (3.0, "validation loss 5 → 3")
+    under_way = status_of(made)
+    assert under_way is not None
+    assert (under_way.validation_loss, under_way.summary) == (3.5, "validation loss 5 → 3.5")
     without = status_of(made[1:])
     assert without is not None
     assert (without.baseline, without.final, without.summary) == (None, None, "validation loss 3.5")
