@@ -23,3 +23,8 @@ def billions(count: int) -> str:
     if count < 10**9:
         return f"{count / 10**6:.3g} million"
     return f"{count / 10**9:.3g} billion"
+
+
+def times(ratio: float) -> str:
+    """How many times: '1.5', '200', '2,000'."""
+    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}"

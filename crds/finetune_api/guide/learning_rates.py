@@ -4,6 +4,7 @@ from finetune_api.facts import Severity
 from finetune_api.guide.case import Case
 from finetune_api.guide.choices import LEARNING_RATES, large_things, learning_rate, rate
 from finetune_api.guide.guideline import guideline
+from finetune_api.units import times
 
 _SECTION = "Learning rate"
 _FIELD = "spec.hyperparameters.learningRate"
@@ -20,7 +21,7 @@ def learning_rate_high(case: Case) -> str | None:
     lora = case.recipe.method == "lora"
     what = "the aggressive end for lora" if lora else f"the most to start {case.recipe.method} with"
     return (
-        f"{rate(value)} is {value / rates.high:,.3g} times {rate(rates.high)}, {what}: training may diverge, or the "
+        f"{rate(value)} is {times(value / rates.high)} times {rate(rates.high)}, {what}: training may diverge, or the "
         f"model forget what it knew. Set {_better(case)}, or leave it out"
     )
 
