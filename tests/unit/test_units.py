@@ -20,7 +20,8 @@ def test_bytes_are_told_in_a_unit_that_suits(amount: int, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "words"), [(1.5, "1.5"), (10.0, "10"), (199.99999, "200"), (2000.0, "2,000"), (2.0e5, "200,000")]
+    ("ratio", "words"),
+    [(1.5, "1.5"), (10.0, "10"), (199.99999, "200"), (2000.0, "2,000"), (2.0e5, "200,000")],
 )
 def test_ratios_are_told_without_powers_of_ten(ratio: float, words: str) -> None:
     assert times(ratio) == words
