@@ -175,11 +175,15 @@ class Namespace:
         assert status is not None
         return status
 
-    def events(self, name: str = "demo") -> list[str]:
-        """Reasons of the events about a FineTuneJob, oldest first."""
+    def told(self, name: str = "demo") -> list[tuple[str, str]]:
+        """Reasons and words of the events about a FineTuneJob, oldest first."""
         found = [e for e in self.all(EVENTS) if e["regarding"]["kind"] == "FineTuneJob"]
         found = [e for e in found if e["regarding"]["name"] == name]
-        return [e["reason"] for e in sorted(found, key=lambda e: str(e["eventTime"]))]
+        return [(e["reason"], e.get("note", "")) for e in sorted(found, key=lambda e: str(e["eventTime"]))]
+
+    def events(self, name: str = "demo") -> list[str]:
+        """Reasons of them."""
+        return [reason for reason, _ in self.told(name)]
 
     def belongings(self, name: str = "demo") -> list[str]:
         """Everything that carries the job's label."""

@@ -313,8 +313,9 @@ def check(life: Life) -> None:
     }
     assert {job["metadata"]["name"] for job in life.namespace.all(JOBS)} == {"demo-prepare", "demo-2"}
     assert len(life.namespace.all(PODS)) == 3
-    events = life.namespace.events()
-    assert len(events) == len(set(events)) + (events.count("Started") == 2)
+    told = life.namespace.told()
+    events = [reason for reason, _ in told]
+    assert len(events) == len(set(events)) + (events.count("Started") == 2), told
 
 
 async def test_death_before_any_write_loses_nothing_and_doubles_nothing(api: Api, kube: Kube) -> None:
@@ -377,8 +378,8 @@ async def test_nor_does_death_while_the_result_is_uploaded(api: Api, kube: Kube)
             # One that failed, and one after that.
             assert {name: len(uids) for name, uids in life.gangs.items()} == {"demo-1": 1, "demo-publish": 2}
             assert len(namespace.all(PODS)) == 3
-            told = [event for event in namespace.events() if event.startswith("Publish")]
-            assert len(told) == len(set(told))
+            told = [event for event in namespace.told() if event[0].startswith("Publish")]
+            assert len(told) == len({reason for reason, _ in told}), told
         return life.deaths
 
     writes_to_live = 0
