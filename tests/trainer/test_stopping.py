@@ -97,19 +97,21 @@ class HeldUp:
             time.sleep(10 * PATIENCE)
 
         if rank == 0:
-            vars(importlib.import_module(self.module))[self.function] = stay
+            there = vars(importlib.import_module(self.module))
+            assert self.function in there, "what is not called holds nobody up"
+            there[self.function] = stay
 
 
 @pytest.mark.parametrize(
-    ("module", "function"), [("finetune_trainer.train", "prepare"), ("finetune_trainer.methods.sft", "load")]
+    ("module", "function"),
+    [("finetune_trainer.train", "prepare_all"), ("finetune_trainer.methods.sft", "load")],
 )
 def test_before_training_all_leave_though_one_alone_is_asked(base: Path, module: str, function: str) -> None:
     """The others are where no signal reaches them: waiting for rank 0 at the store, or inside of a collective."""
     reached = base / f"{function}-reached"
     # Rank 0 is in the midst of its work, and nobody asks it.
-    with forked.running(
-        config(base, f"held-up-{function}"), beforehand=HeldUp(module, function, reached)
-    ) as gang:
+    run = config(base, f"held-up-{function}".replace("_", "-"))
+    with forked.running(run, beforehand=HeldUp(module, function, reached)) as gang:
         wait_for(reached, gang)
         gang.signal(1, signal.SIGTERM)
         assert gang.wait() == [ExitCode.TERMINATED] * 2, gang.output()
