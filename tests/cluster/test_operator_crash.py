@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 
 from cluster.kube import BARE_JOB, FINETUNEJOBS, JOBS, PODS, Kube, Namespace, eventually
 from cluster.operators import Operator
+from clusters.local import ControlPlane
 from finetune_api import names
 from finetune_api.report import Stage
 from finetune_api.status import FineTuneJobStatus, Phase
@@ -281,17 +282,26 @@ class PublishingLife(SuspendedLife):
         )
 
 
+@pytest.fixture(scope="module")
+def lonely() -> Iterator[Kube]:
+    """An API server that no operator watches but those of a test itself."""
+    with ControlPlane() as plane:
+        kube = Kube(plane.kubeconfig)
+        kube.install_crd()
+        yield kube
+
+
 @pytest.fixture
-async def api(kube: Kube, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
-    monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
+async def api(lonely: Kube, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
+    monkeypatch.setenv("KUBECONFIG", str(lonely.kubeconfig))
     api = await Api.connect(Metrics())
     yield api
     await api.close()
 
 
-async def deaths(api: Api, kube: Kube, writes_to_live: int) -> int:
+async def deaths(api: Api, lonely: Kube, writes_to_live: int) -> int:
     """How often the operator died in a whole life, which is in a namespace of its own and checked."""
-    with kube.namespace() as namespace:
+    with lonely.namespace() as namespace:
         life = Life(api, namespace, writes_to_live)
         await life.live()
         check(life)
@@ -318,17 +328,17 @@ def check(life: Life) -> None:
     assert len(events) == len(set(events)) + (events.count("Started") == 2), told
 
 
-async def test_death_before_any_write_loses_nothing_and_doubles_nothing(api: Api, kube: Kube) -> None:
+async def test_death_before_any_write_loses_nothing_and_doubles_nothing(api: Api, lonely: Kube) -> None:
     # How often the progress is written depends on the clock: no life tells how many writes another one has.
     writes_to_live = 0
-    while await deaths(api, kube, writes_to_live):
+    while await deaths(api, lonely, writes_to_live):
         writes_to_live += 1
     assert writes_to_live > 20
 
 
-async def test_neither_does_death_while_it_is_suspended_or_cleaned_up(api: Api, kube: Kube) -> None:
+async def test_neither_does_death_while_it_is_suspended_or_cleaned_up(api: Api, lonely: Kube) -> None:
     async def suspended_deaths(writes_to_live: int) -> int:
-        with kube.namespace() as namespace:
+        with lonely.namespace() as namespace:
             life = SuspendedLife(api, namespace, writes_to_live)
             await life.live()
             status = namespace.status()
@@ -347,9 +357,9 @@ async def test_neither_does_death_while_it_is_suspended_or_cleaned_up(api: Api, 
     assert writes_to_live > 20
 
 
-async def test_nor_does_death_while_the_adapter_is_merged(api: Api, kube: Kube) -> None:
+async def test_nor_does_death_while_the_adapter_is_merged(api: Api, lonely: Kube) -> None:
     async def merging_deaths(writes_to_live: int) -> int:
-        with kube.namespace() as namespace:
+        with lonely.namespace() as namespace:
             life = MergingLife(api, namespace, writes_to_live)
             await life.live()
             status = namespace.status()
@@ -367,9 +377,9 @@ async def test_nor_does_death_while_the_adapter_is_merged(api: Api, kube: Kube) 
     assert writes_to_live > 8
 
 
-async def test_nor_does_death_while_the_result_is_uploaded(api: Api, kube: Kube) -> None:
+async def test_nor_does_death_while_the_result_is_uploaded(api: Api, lonely: Kube) -> None:
     async def publishing_deaths(writes_to_live: int) -> int:
-        with kube.namespace() as namespace:
+        with lonely.namespace() as namespace:
             life = PublishingLife(api, namespace, writes_to_live)
             await life.live()
             status = namespace.status()
@@ -388,23 +398,25 @@ async def test_nor_does_death_while_the_result_is_uploaded(api: Api, kube: Kube)
     assert writes_to_live > 8
 
 
-async def test_who_decided_on_an_old_status_cannot_write(api: Api, namespace: Namespace) -> None:
-    cluster, key = Cluster(api, instance="slow"), Key(namespace.name, "demo")
-    namespace.submit()
-    old = await cluster.subject(key)
-    assert old is not None
-    namespace.patch(FINETUNEJOBS, "demo", {"metadata": {"labels": {"touched": "yes"}}})
-    with pytest.raises(ApiError) as refused:
-        await cluster.write_status(old, FineTuneJobStatus(phase=Phase.FAILED))
-    assert refused.value.status == 409
-    assert "phase" not in namespace.status()
+async def test_who_decided_on_an_old_status_cannot_write(api: Api, lonely: Kube) -> None:
+    with lonely.namespace() as namespace:
+        cluster, key = Cluster(api, instance="slow"), Key(namespace.name, "demo")
+        namespace.submit()
+        old = await cluster.subject(key)
+        assert old is not None
+        namespace.patch(FINETUNEJOBS, "demo", {"metadata": {"labels": {"touched": "yes"}}})
+        with pytest.raises(ApiError) as refused:
+            await cluster.write_status(old, FineTuneJobStatus(phase=Phase.FAILED))
+        assert refused.value.status == 409
+        assert "phase" not in namespace.status()
 
 
-async def test_a_job_that_only_has_the_name_is_not_deleted(api: Api, namespace: Namespace) -> None:
-    namespace.create(JOBS, BARE_JOB)
-    impostor = GangJob(name="demo-1", uid="00000000-0000-0000-0000-000000000000", attempt=1)
-    await Cluster(api, instance="slow").delete(namespace.name, impostor)
-    assert "deletionTimestamp" not in namespace.get(JOBS, "demo-1")["metadata"]
+async def test_a_job_that_only_has_the_name_is_not_deleted(api: Api, lonely: Kube) -> None:
+    with lonely.namespace() as namespace:
+        namespace.create(JOBS, BARE_JOB)
+        impostor = GangJob(name="demo-1", uid="00000000-0000-0000-0000-000000000000", attempt=1)
+        await Cluster(api, instance="slow").delete(namespace.name, impostor)
+        assert "deletionTimestamp" not in namespace.get(JOBS, "demo-1")["metadata"]
 
 
 def test_the_process_is_killed_again_and_again(namespace: Namespace, operator: Operator) -> None:
