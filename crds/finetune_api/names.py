@@ -45,6 +45,8 @@ MODEL_MOUNT = "/volumes/model"
 DATA_MOUNT = "/volumes/data"
 STORAGE_MOUNT = "/volumes/storage"
 CREDENTIALS_DIR = "/var/run/credentials"
+# What those of the upload are called beside those of the inputs, which have the inputs' names.
+PUBLISH_CREDENTIALS = "publish"
 TERMINATION_LOG = "/dev/termination-log"
 
 # Under a job's directory on its storage claim. Users find these in status, so they are part of the contract.

@@ -16,7 +16,7 @@ from finetune_api.resources import Resources
 from finetune_api.runconfig import RunConfig
 from finetune_api.scalars import MAX_PATH_LENGTH
 from finetune_api.sources import Dataset, DataSource, ModelSource, Storage
-from finetune_api.spec import FineTuneJob, FineTuneJobSpec
+from finetune_api.spec import FIXED, FineTuneJob, FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus, Plan
 from finetune_api.trained_weights import ALL_LINEAR, lora_alpha, lora_r, unfreeze_rank_ratio
 
@@ -25,17 +25,7 @@ _SUFFIX = "-repeated"
 _COMMENT_WIDTH = 110
 _ITEM = "- "
 # What a RunConfig knows of a spec: all that decides the result.
-_KNOWN_TO_RUNS = (
-    "method",
-    "model",
-    "dataset",
-    "hyperparameters",
-    "osft",
-    "lora",
-    "evaluation",
-    "checkpoints",
-    "storage",
-)
+_KNOWN_TO_RUNS = (*FIXED, "checkpoints")
 
 Source = TypeVar("Source", ModelSource, DataSource)
 

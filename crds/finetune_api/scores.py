@@ -31,6 +31,11 @@ class SetScore(ApiModel):
     change: FiniteFloat = None
     """Loss, less that of the baseline; absent without one."""
 
+    @property
+    def label(self) -> str:
+        """What its loss is called, for people."""
+        return f"{VALIDATION} loss" if self.name == VALIDATION else self.name
+
     @classmethod
     def of(
         cls, name: str, *, loss_sum: float, correct: int, tokens: int, answered: float | None = None
@@ -184,5 +189,5 @@ def summary(baseline: Evaluated | None, latest: Evaluated | None) -> str | None:
 
 
 def _words(score: SetScore, before: float | None) -> str:
-    name = f"{VALIDATION} loss" if score.name == VALIDATION else score.name
+    name = score.label
     return f"{name} {score.loss:.4g}" if before is None else f"{name} {before:.4g} → {score.loss:.4g}"

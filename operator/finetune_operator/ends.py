@@ -33,8 +33,7 @@ def succeeded(
     output = told.output if told is not None else None
     claim = situation.job.spec.storage.claim_name
     message = f"the {output.format} is in {output.path} on claim {claim}" if output else "all pods ended well"
-    if (changed := evaluation.outcome(status.evaluation)) is not None:
-        message = f"{message}; {changed}"
+    message = evaluation.with_outcome(message, status.evaluation)
     attempt = ended(status, now, reason=steps.COMPLETED, message=message, exit_code=0)
     status = status.model_copy(
         update={

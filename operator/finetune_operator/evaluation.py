@@ -61,6 +61,12 @@ def outcome(status: EvaluationStatus | None) -> str | None:
     return summary(status.baseline, status.final)
 
 
+def with_outcome(message: str, status: EvaluationStatus | None) -> str:
+    """A message about a job that is done, with what training has changed, where that is known."""
+    changed = outcome(status)
+    return message if changed is None else f"{message}; {changed}"
+
+
 def news(old: EvaluationStatus | None, new: EvaluationStatus | None) -> list[tuple[str, str]]:
     """What new evaluations show, as pairs of a word and a sentence.
 

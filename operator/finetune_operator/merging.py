@@ -24,6 +24,5 @@ def succeeded(situation: Situation, job: GangJob) -> Outcome:
         f"the merged model is in {directory}/{names.MERGED_DIR}, and the adapter in {directory}/{names.OUTPUT_DIR}, "
         f"on claim {claim}"
     )
-    if (changed := evaluation.outcome(status.evaluation)) is not None:
-        message = f"{message}; {changed}"
+    message = evaluation.with_outcome(message, status.evaluation)
     return write(situation.subject, status, Standing.SUCCEEDED, COMPLETED, message, situation.now)

@@ -1,4 +1,4 @@
-"""Pure: the pods that a job's Jobs make: one that prepares the data, the gang that trains, and one that merges."""
+"""Pure: the pods that a job's Jobs make: the gang that trains, and those that prepare, merge and publish, alone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -15,8 +15,6 @@ from finetune_api.spec import FineTuneJob
 Manifest = dict[str, Any]
 
 CLAIM = "persistentVolumeClaim"
-# What credentials for the upload are called beside those of the inputs.
-PUBLISH = "publish"
 # What a cluster answers to a model in an image that cannot mount one.
 NO_IMAGES = (
     "spec.model.image: the API server has no image volumes: they are on from Kubernetes 1.35 on, and before, from 1.31 "
@@ -95,7 +93,9 @@ def published(job: FineTuneJob) -> tuple[list[Manifest], list[Manifest]]:
     publish = job.spec.publish
     assert publish is not None
     secret = _secret(publish.hugging_face, publish.object_store)
-    return _attached([_storage(job), *([_credentials(PUBLISH, secret)] if secret is not None else [])])
+    return _attached(
+        [_storage(job), *([_credentials(names.PUBLISH_CREDENTIALS, secret)] if secret is not None else [])]
+    )
 
 
 def _storage(job: FineTuneJob) -> _Part:

@@ -52,7 +52,7 @@ def _publish(config: RunConfig, storage: Storage, reporter: Reporter) -> None:
     progress = Progress(publish.target, total, show)
     begun = Transfer(of=publish.target[:256], bytes=0, total_bytes=total)
     reporter.stage(Stage.PUBLISHING, transfer=begun, published=None)
-    credentials = Path(names.credentials_dir("publish"))
+    credentials = Path(names.credentials_dir(names.PUBLISH_CREDENTIALS))
     revision: str | None = None
     # Their libraries are many, and who goes to one store has no use for the others'.
     if publish.object_store is not None:

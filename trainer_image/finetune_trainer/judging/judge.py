@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Protocol
 
-from finetune_api.evaluation import VALIDATION, EarlyStopping
+from finetune_api.evaluation import EarlyStopping
 from finetune_api.report import Stage
 from finetune_api.scores import Evaluated, SetScore, best, why_to_stop, with_changes
 from finetune_trainer.adviser import Adviser
@@ -137,9 +137,8 @@ def told(evaluated: Evaluated, baseline: Evaluated | None) -> str:
 
 
 def _words(score: SetScore, before: float | None) -> str:
-    name = f"{VALIDATION} loss" if score.name == VALIDATION else score.name
     loss = "not finite" if score.loss is None else f"{score.loss:.4g}"
     notes = [] if before is None else [f"{before:.4g} before training"]
     if score.answered is not None:
         notes.append(f"{score.answered:.0%} of the answers match")
-    return f"{name} {loss}" + (f" ({'; '.join(notes)})" if notes else "")
+    return f"{score.label} {loss}" + (f" ({'; '.join(notes)})" if notes else "")
