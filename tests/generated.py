@@ -271,6 +271,11 @@ def conforming(schema: Wire) -> st.SearchStrategy[Any]:
             return st.text(LETTERS, min_size=least, max_size=min(most, 20))
         case "array":
             return st.lists(conforming(schema["items"]), min_size=schema.get("minItems", 0), max_size=3)
+    if values := schema.get("additionalProperties"):
+        [rule] = schema["x-kubernetes-validations"]
+        pattern = rule["rule"].partition("matches(r'")[2].rpartition("')")[0]
+        keys = st.from_regex(pattern, fullmatch=True)
+        return st.dictionaries(keys, conforming(values), max_size=3)
     properties = {name: conforming(child) for name, child in schema["properties"].items()}
     required = {name: properties.pop(name) for name in schema.get("required", [])}
     return st.fixed_dictionaries(required, optional=properties)

@@ -4,11 +4,19 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.model import ApiModel
-from finetune_api.spec import FIXED, MAX_NAME_LENGTH, NAME_PATTERN, FineTuneJobSpec
+from finetune_api.spec import FIXED, FIXED_UNLESS_SUSPENDED, MAX_NAME_LENGTH, NAME_PATTERN, FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus, Phase
 
 # What JSON schema says and a structural schema may not.
-_DROPPED = {"title", "additionalProperties", "examples", "const", "$defs"}
+_DROPPED = {
+    "title",
+    "additionalProperties",
+    "patternProperties",
+    "propertyNames",
+    "examples",
+    "const",
+    "$defs",
+}
 
 
 def _column(name: str, kind: str, path: str, *, wide: bool = False) -> dict[str, Any]:
@@ -89,6 +97,17 @@ def _structural(node: Any, definitions: dict[str, Any], models: dict[str, type[A
         }
     if "items" in result:
         result["items"] = _structural(result["items"], definitions, models)
+    if patterns := node.get("patternProperties"):
+        # A structural schema has no rule for keys, so CEL has.
+        [(pattern, values)] = patterns.items()
+        longest = node["propertyNames"]["maxLength"]
+        result["additionalProperties"] = _structural(values, definitions, models)
+        result["x-kubernetes-validations"] = [
+            {
+                "rule": f"self.all(key, key.size() <= {longest} && key.matches(r'{pattern}'))",
+                "message": f"every key must match {pattern}, and have at most {longest} characters",
+            }
+        ]
     rules = models[title].rules if title in models and "properties" in result else ()
     if rules:
         result["x-kubernetes-validations"] = [
@@ -133,14 +152,16 @@ def _fixed(field: str) -> dict[str, Any]:
     }
 
 
-_FIXED_UNLESS_SUSPENDED = {
-    "rule": "!has(oldSelf.status) || !has(oldSelf.status.startTime) || "
-    f"(has(oldSelf.status.phase) && oldSelf.status.phase == '{Phase.SUSPENDED}') || "
-    "self.spec.resources == oldSelf.spec.resources",
-    "message": "spec.resources may change while the job is suspended: set spec.suspend: true, and wait for the "
-    "condition Suspended",
-    "fieldPath": ".spec.resources",
-}
+def _fixed_unless_suspended(field: str) -> dict[str, Any]:
+    """Where it is trained may change while nothing runs."""
+    return {
+        "rule": "!has(oldSelf.status) || !has(oldSelf.status.startTime) || "
+        f"(has(oldSelf.status.phase) && oldSelf.status.phase == '{Phase.SUSPENDED}') || "
+        f"self.spec.{field} == oldSelf.spec.{field}",
+        "message": f"spec.{field} may change while the job is suspended: set spec.suspend: true, and wait for the "
+        "condition Suspended",
+        "fieldPath": f".spec.{field}",
+    }
 
 
 def custom_resource_definition() -> dict[str, Any]:
@@ -193,7 +214,7 @@ def custom_resource_definition() -> dict[str, Any]:
                                     "letters, digits and '-': it becomes part of host names",
                                 },
                                 *map(_fixed, FIXED),
-                                _FIXED_UNLESS_SUSPENDED,
+                                *map(_fixed_unless_suspended, FIXED_UNLESS_SUSPENDED),
                             ],
                         }
                     },

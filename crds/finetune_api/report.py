@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field
 
+from finetune_api.curve import Curve
 from finetune_api.evaluation import MAX_SETS
 from finetune_api.failure import cause_of
 from finetune_api.inputs import MAX_INPUTS, Input
@@ -202,6 +203,8 @@ class Report(ApiModel):
     """Measurements of the last step."""
     initial_loss: FiniteFloat = None
     """Loss of the very first step of the run."""
+    curve: Curve | None = None
+    """How training went from the first step on."""
     seconds_remaining: FiniteFloat = None
     """Time to the end of training at the present speed."""
     plan: Plan | None = None
@@ -241,9 +244,10 @@ class Report(ApiModel):
     def to_termination_message(self) -> str:
         """JSON of at most MAX_TERMINATION_BYTES.
 
-        What does not fit is left out, the least needed first: the oldest checkpoints, reasons and warnings of the plan,
-        subspaces, plan and dataset (the operator has had them from earlier Reports, if it had any), the last details of
-        a failure, the beginning of the log, inputs, evaluations, then even what only a multi-byte script makes so long.
+        What does not fit is left out, the least needed first: the curve, the oldest checkpoints, reasons and warnings
+        of the plan, subspaces, plan and dataset (the operator has had them from earlier Reports, if it had any), the
+        last details of a failure, the beginning of the log, inputs, evaluations, then even what only a multi-byte
+        script makes so long.
         """
         lean: Report | None = self
         while lean is not None and len((text := lean.to_json()).encode()) > MAX_TERMINATION_BYTES:
@@ -255,7 +259,9 @@ class Report(ApiModel):
         """The same without what is needed least; None if it has nothing to spare."""
         failure = self.failure
         changes: dict[str, Any]
-        if len(self.checkpoints) > 1:
+        if self.curve:
+            changes = {"curve": None}
+        elif len(self.checkpoints) > 1:
             changes = {"checkpoints": self.checkpoints[1:]}
         elif self.plan and (self.plan.chosen or self.plan.warnings):
             changes = {"plan": self.plan.model_copy(update={"chosen": [], "warnings": []})}

@@ -10,6 +10,7 @@ from finetune_api.methods import Lora, Method, Osft
 from finetune_api.model import ApiModel, Rule, SpecModel
 from finetune_api.publish import Publish
 from finetune_api.resources import Resources
+from finetune_api.scheduling import Scheduling
 from finetune_api.sources import Dataset, DataSource, ModelSource, Storage
 from finetune_api.tracking import Tracking
 
@@ -55,7 +56,7 @@ class FailurePolicy(SpecModel):
 
 
 # Fields that decide what is trained: they may not change any more once training has begun. Where it is trained
-# (resources) may change while the job is suspended.
+# (resources, scheduling) may change while the job is suspended.
 FIXED = (
     "method",
     "model",
@@ -66,6 +67,7 @@ FIXED = (
     "evaluation",
     "storage",
 )
+FIXED_UNLESS_SUSPENDED = ("resources", "scheduling")
 
 
 _VALIDATED = "has(self.dataset.validation) || has(self.dataset.validationSplit)"
@@ -106,6 +108,11 @@ class FineTuneJobSpec(SpecModel):
     """Where to upload the result once the job has succeeded. May change at any time, after that too."""
     resources: Resources = Resources()
     """Pods, GPUs, CPU and memory. Once training has begun, they may change while the job is suspended."""
+    scheduling: Scheduling = Scheduling()
+    """When and where the pods run. Once training has begun, it may change while the job is suspended."""
+    trainer_image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """The image that trains, one of those that the administrator allows; the installation's own if left out. May change
+    at any time, from the next attempt on."""
     failure_policy: FailurePolicy = FailurePolicy()
     """What happens when an attempt fails. May change at any time."""
     tracking: Tracking = Tracking()

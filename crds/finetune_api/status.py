@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from finetune_api.curve import Curve
 from finetune_api.evaluation import MAX_SETS
 from finetune_api.inputs import MAX_INPUTS, Input
 from finetune_api.model import ApiModel, FiniteFloat
 from finetune_api.publication import Publication
+from finetune_api.queueing import Queueing
 from finetune_api.scores import EvaluationStatus
 
 # Long runs make many: the newest are listed, all of them lie on the volume.
@@ -65,6 +67,7 @@ class Phase(StrEnum):
     """Where a job stands, derived from what is observed."""
 
     PENDING = "Pending"
+    QUEUED = "Queued"
     STARTING = "Starting"
     PREPARING = "Preparing"
     RUNNING = "Running"
@@ -465,6 +468,8 @@ class FineTuneJobStatus(ApiModel):
     """What osft trains of the model; absent for other methods."""
     progress: Progress | None = None
     """How far training has come."""
+    curve: Curve | None = None
+    """How it went from the first step on."""
     checkpoints: Annotated[
         list[Checkpoint],
         Field(max_length=MAX_LISTED_CHECKPOINTS, json_schema_extra=_list_map("kind", "name")),
@@ -478,6 +483,8 @@ class FineTuneJobStatus(ApiModel):
     """Restarts so far that were not the cluster's doing."""
     since_checkpoint: SinceCheckpoint | None = None
     """How much of the restart budgets is used up."""
+    queue: Queueing | None = None
+    """How the job stands in its queue."""
     suspended_seconds: int | None = None
     """Seconds for which the job was suspended since it began, a suspension that lasts not counted."""
     output: Output | None = None

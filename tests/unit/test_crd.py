@@ -65,9 +65,12 @@ def test_bounds_that_are_not_values_are_said_in_the_way_of_openapi_3_0() -> None
 
 
 def test_nothing_is_left_that_a_structural_schema_forbids() -> None:
-    forbidden = {"$ref", "$defs", "anyOf", "title", "const", "exclusiveMinimumValue", "additionalProperties"}
+    forbidden = {"$ref", "$defs", "anyOf", "title", "const", "exclusiveMinimumValue", "patternProperties"}
     for path, schema in nodes(root()):
         assert not forbidden & schema.keys(), path
+        # Of an object it lists its fields, or says what its values are, never both.
+        assert not {"properties", "additionalProperties"} <= schema.keys(), path
+        assert schema.get("additionalProperties", {}) is not True, path
         assert "null" not in json.dumps(schema.get("default", "")), path
         for bound in ("exclusiveMinimum", "exclusiveMaximum"):
             assert isinstance(schema.get(bound, True), bool), path
