@@ -50,8 +50,9 @@ crds: setup ## Generate the CustomResourceDefinition from finetune_api.
 	@$(RUN) hack/generate_crds.py
 
 .PHONY: docs
-docs: setup ## Generate docs/hyperparameters.md from finetune_api and its rules.
+docs: setup ## Generate docs/hyperparameters.md and docs/troubleshooting.md from finetune_api.
 	@$(RUN) hack/generate_docs.py
+	@$(RUN) hack/generate_troubleshooting.py
 
 .PHONY: gpu-check
 gpu-check: setup ## Run the tests that need a GPU; where there is none, all are skipped.
