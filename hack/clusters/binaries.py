@@ -131,6 +131,8 @@ BINARIES = {
         Binary("helm", "helm", "helm.sh/helm/v3/cmd/helm", "helm.sh/helm/v3"),
         Binary("kind", "kind", "sigs.k8s.io/kind", "sigs.k8s.io/kind"),
         Binary("pause", "pause", ".", None),
+        Binary("kstatus", "kstatus", ".", "github.com/fluxcd/cli-utils"),
+        Binary("argocd-lua", "argocd-lua", ".", "github.com/yuin/gopher-lua"),
     )
 }
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")

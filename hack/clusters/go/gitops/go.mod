@@ -1,3 +1,0 @@
-module finetune.dev/cluster/gitops
-
-go 1.25.0
