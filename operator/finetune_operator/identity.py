@@ -81,6 +81,8 @@ class Identities:
         if account[:2] != ["system", "serviceaccount"] or not extra.get(POD_NAME) or not extra.get(POD_UID):
             return NotAMemberError("the token is not bound to a pod")
         namespace, [name], [uid] = account[2], extra[POD_NAME], extra[POD_UID]
+        if not self._cluster.covers(namespace):
+            return NotAMemberError(f"the jobs of namespace {namespace} are not this operator's")
         pod = await self._cluster.pod(namespace, name)
         if pod is None or pod["metadata"]["uid"] != uid:
             return NotAMemberError(f"pod {name} is gone")

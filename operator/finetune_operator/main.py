@@ -56,7 +56,7 @@ async def run(
     async with AsyncExitStack() as cleanup:
         api = await Api.connect(metrics)
         cleanup.push_async_callback(api.close)
-        cluster = Cluster(api, instance=socket.gethostname())
+        cluster = Cluster(api, instance=socket.gethostname(), namespaces=settings.namespaces)
         reports = Reports()
         installation = Installation(
             trainer_image=settings.trainer_image,
@@ -120,7 +120,8 @@ async def _watch(queue: WorkQueue[Key], health: WatchHealth, settings: Settings,
         registry=handlers.registry(queue, health),
         settings=handlers.settings(webhook.server(settings.tls_dir, settings.webhook_port)),
         standalone=True,
-        clusterwide=True,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
     )
     # kopf has just taken the signals for itself; here, more than kopf must end in good order.
     _stop_on_signals(stop)

@@ -1,5 +1,6 @@
 """The operator's settings, from its environment."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from finetune_operator.receiver import CA_FILE, CERTIFICATE_FILE, KEY_FILE
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 class SettingsError(Exception):
@@ -31,6 +33,8 @@ class Settings:
     """A mirror in the place of the Hugging Face Hub."""
     hub_offline: bool = False
     """Whether pods ask for nothing over the network there."""
+    namespaces: tuple[str, ...] = ()
+    """The namespaces whose jobs are the operator's; none named: all of the cluster."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
@@ -56,6 +60,16 @@ class Settings:
                 faults.append(f"{name} must be true or false, not {value!r}")
             return value == "true"
 
+        def namespaces(name: str) -> tuple[str, ...]:
+            value = environment.get(name, "")
+            found = tuple(word.strip() for word in value.split(",")) if value else ()
+            faults.extend(
+                f"{name} must name namespaces with commas between them, and {word!r} is no name of one"
+                for word in found
+                if not _NAMESPACE.fullmatch(word)
+            )
+            return tuple(dict.fromkeys(found))
+
         settings = cls(
             trainer_image=text("FINETUNE_TRAINER_IMAGE"),
             report_url=text("FINETUNE_REPORT_URL"),
@@ -66,6 +80,7 @@ class Settings:
             log_level=text("FINETUNE_LOG_LEVEL", "INFO").upper(),
             hub_endpoint=environment.get("FINETUNE_HUB_ENDPOINT") or None,
             hub_offline=switch("FINETUNE_HUB_OFFLINE"),
+            namespaces=namespaces("FINETUNE_NAMESPACES"),
         )
         if settings.report_url and not settings.report_url.startswith("https://"):
             faults.append(f"FINETUNE_REPORT_URL must start with https://, not be {settings.report_url!r}")

@@ -14,17 +14,24 @@ IMAGES = {
     "image": {"repository": "registry.example:5000/team/operator", "tag": "1"},
     "trainer": {"image": {"repository": "registry.example:5000/team/trainer", "tag": "2"}},
 }
+RELEASE = "finetune-operator"
+"""Everything that there is one of has the name of the release."""
 
 Manifest = dict[str, Any]
 
 
 def rendered(kind: str, **values: Any) -> Manifest:
-    """The chart's only manifest of a kind."""
+    """The chart's manifest of a kind."""
+    return one(manifests(**values), kind)
+
+
+def manifests(namespace: str = "default", **values: Any) -> list[Manifest]:
+    """All that the chart installs, away from any cluster."""
     helm = str(ensure(["helm"])["helm"])
-    command = [helm, "template", "test", str(CHART), "--kube-version=1.34", "--values=-"]
+    command = [helm, "template", RELEASE, str(CHART), "--kube-version=1.34", f"--namespace={namespace}"]
     stdin = json.dumps(IMAGES | values)
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=True)
-    return one(parsed(done.stdout), kind)
+    done = subprocess.run([*command, "--values=-"], input=stdin, capture_output=True, text=True, check=True)
+    return parsed(done.stdout)
 
 
 def parsed(text: str) -> list[Manifest]:
@@ -32,7 +39,15 @@ def parsed(text: str) -> list[Manifest]:
     return [manifest for manifest in yaml.safe_load_all(text) if manifest]
 
 
-def one(manifests: list[Manifest], kind: str) -> Manifest:
-    """The only manifest of its kind."""
-    [found] = [manifest for manifest in manifests if manifest["kind"] == kind]
-    return found
+def every(manifests: list[Manifest], kind: str) -> list[Manifest]:
+    """The manifests of a kind."""
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def one(manifests: list[Manifest], kind: str, name: str = RELEASE) -> Manifest:
+    """The only manifest of its kind, or the one of several that has the name."""
+    found = every(manifests, kind)
+    if len(found) > 1:
+        found = [manifest for manifest in found if manifest["metadata"]["name"] == name]
+    [only] = found
+    return only

@@ -38,7 +38,7 @@ def test_without_image_volumes_nothing_is_made_and_the_status_tells_why(
 
 
 def test_with_image_volumes_the_model_is_mounted(tmp_path: Path) -> None:
-    with ControlPlane(feature_gates="ImageVolume=true") as plane:
+    with ControlPlane("--feature-gates=ImageVolume=true") as plane:
         kube = Kube(plane.kubeconfig)
         kube.install_crd()
         operator = Operator(plane.kubeconfig, tmp_path)

@@ -29,9 +29,9 @@ class ControlPlane:
             subprocess.run(["kubectl", "--kubeconfig", plane.kubeconfig, "get", "namespaces"])
     """
 
-    def __init__(self, *, feature_gates: str = "") -> None:
-        """`feature_gates` are the API server's, as its option takes them."""
-        self._options = [f"--feature-gates={feature_gates}"] if feature_gates else []
+    def __init__(self, *api_server_options: str) -> None:
+        """`api_server_options` are given to the API server besides its own."""
+        self._options = api_server_options
         self._layout: Layout | None = None
         self._supervisor: Supervisor | None = None
 
