@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pathlib import Path
 from clusters.console import ClusterError, say, step
 from clusters.golang import Version, find_go, go_environment, parse_version
 from clusters.paths import binaries_directory, locked
+from clusters.shell import output
 
 _MODULES = Path(__file__).parent / "go"
 
@@ -34,6 +36,8 @@ class Binary:
     folder: str
     package: str
     module: str | None
+    manifests: str | None = None
+    """Folder of the module that is kept beside the program: what its API needs in a cluster."""
 
     @cached_property
     def version(self) -> str:
@@ -54,6 +58,11 @@ class Binary:
     def path(self) -> Path:
         """Where the program is, or will be once it has been built."""
         return binaries_directory() / f"{self.name}-{self.version}" / self.name
+
+    @property
+    def manifests_path(self) -> Path:
+        """Where the manifests are, once the program has been built."""
+        return self.path.parent / "manifests"
 
     @property
     def linker_flags(self) -> str:
@@ -90,9 +99,22 @@ class Binary:
             )
         except subprocess.CalledProcessError as error:
             raise ClusterError(f"building {self.name} {self.version} failed, see above") from error
+        if self.manifests is not None:
+            self._copy_manifests(go)
         partial.replace(self.path)
         # Last, because it is what says that the program is whole.
         self._fingerprint_file.write_text(self._fingerprint)
+
+    def _copy_manifests(self, go: list[str]) -> None:
+        """Go's cache of modules has them now, but may be emptied at any time."""
+        find = [*go, "-C", str(_MODULES / self.folder), "list", "-m", "-f", "{{.Dir}}", str(self.module)]
+        source = Path(output(*find, environment=go_environment(os.environ)).strip()) / str(self.manifests)
+        shutil.rmtree(self.manifests_path, ignore_errors=True)
+        # Not copytree: it would copy that the cache is read-only, too.
+        for file in (found for found in source.rglob("*") if found.is_file()):
+            target = self.manifests_path / file.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
 
     @cached_property
     def _go_mod(self) -> str:
@@ -105,6 +127,8 @@ class Binary:
     @cached_property
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(f"{self.package}\n{self.linker_flags}\n".encode())
+        if self.manifests is not None:
+            digest.update(f"{self.manifests}\n".encode())
         for file in sorted((_MODULES / self.folder).iterdir()):
             digest.update(file.name.encode() + b"\n" + file.read_bytes())
         return digest.hexdigest()
@@ -130,6 +154,13 @@ BINARIES = {
         Binary("coredns", "coredns", ".", "github.com/coredns/coredns"),
         Binary("helm", "helm", "helm.sh/helm/v3/cmd/helm", "helm.sh/helm/v3"),
         Binary("kind", "kind", "sigs.k8s.io/kind", "sigs.k8s.io/kind"),
+        Binary(
+            "kueue",
+            "kueue",
+            "sigs.k8s.io/kueue/cmd/kueue",
+            "sigs.k8s.io/kueue",
+            manifests="charts/kueue",
+        ),
         Binary("pause", "pause", ".", None),
         Binary("kstatus", "kstatus", ".", "github.com/fluxcd/cli-utils"),
         Binary("argocd-lua", "argocd-lua", ".", "github.com/yuin/gopher-lua"),

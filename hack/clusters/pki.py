@@ -13,13 +13,15 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _VALIDITY = datetime.timedelta(days=365)
 # Clocks of the machine's other programs may lag a little behind.
 _BACKDATE = datetime.timedelta(minutes=5)
+
+_PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,22 @@ class Pki:
         return self.pair("sa")
 
 
+def write_self_signed(files: KeyPair, hosts: Sequence[str]) -> None:
+    """A server's certificate that is valid for `hosts`, and is itself the authority to check it against.
+
+    With RSA, for programs that read no other key.
+    """
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
+    certificate = (
+        _builder(name, name, key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    _write_pair(files, certificate, key)
+
+
 @dataclass(frozen=True)
 class _Authority:
     certificate: x509.Certificate
@@ -141,7 +159,7 @@ def _new_key() -> ec.EllipticCurvePrivateKey:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey
+    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
@@ -176,7 +194,7 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _write_pair(files: KeyPair, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+def _write_pair(files: KeyPair, certificate: x509.Certificate, key: _PrivateKey) -> None:
     files.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
     _write_key(files.key, key)
 
@@ -189,7 +207,7 @@ def _write_service_account_keys(files: KeyPair) -> None:
     _write_key(files.key, key)
 
 
-def _write_key(file: Path, key: ec.EllipticCurvePrivateKey) -> None:
+def _write_key(file: Path, key: _PrivateKey) -> None:
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as opened:
