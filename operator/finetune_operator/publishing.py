@@ -5,7 +5,7 @@ everywhere, status.publication has on record what is done, before anything is:
 
     another upload is asked for than what is on record    → delete the Job of the one before, if there is one
     nothing of that is left                               → write what is asked for to the status
-    a try is open, and its Job is missing                 → apply ConfigMap and, last, the Job
+    a try is open, and its Job is missing                 → apply ConfigMap, NetworkPolicy and, last, the Job
     the Job is there                                      → follow it: what is uploaded, what keeps its pod from running
     it succeeded                                          → write what is there now to the status: no Job follows
     it failed                                             → write that to the status, and when it is tried again

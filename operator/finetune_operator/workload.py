@@ -49,7 +49,7 @@ def preparation(job: FineTuneJob, installation: Installation) -> tuple[Manifest,
     config, config_map = _configuration(job, installation, prepared={})
     name, hub = config_map["metadata"]["name"], installation.hub_environment
     pod = pods.preparation(job, installation.trainer_image, config, name, hub)
-    return config_map, _single_pod_job(job, names.PREPARATION, pod)
+    return config_map, _network_policy(job), _single_pod_job(job, names.PREPARATION, pod)
 
 
 def merging(
@@ -61,7 +61,7 @@ def merging(
     """
     config, config_map = _configuration(job, installation, prepared=prepared)
     pod = pods.merging(job, installation.trainer_image, config, config_map["metadata"]["name"], memory=memory)
-    return config_map, _single_pod_job(job, names.MERGING, pod)
+    return config_map, _network_policy(job), _single_pod_job(job, names.MERGING, pod)
 
 
 def publishing(job: FineTuneJob, installation: Installation) -> tuple[Manifest, ...]:
@@ -69,7 +69,7 @@ def publishing(job: FineTuneJob, installation: Installation) -> tuple[Manifest, 
     config, config_map = _configuration(job, installation, prepared={}, publishes=True)
     name, hub = config_map["metadata"]["name"], installation.hub_environment
     pod = pods.publishing(job, installation.trainer_image, config, name, hub)
-    return config_map, _single_pod_job(job, names.PUBLISHING, pod)
+    return config_map, _network_policy(job), _single_pod_job(job, names.PUBLISHING, pod)
 
 
 def attempt(
@@ -89,7 +89,7 @@ def attempt(
     pod = pods.member(
         job, number, installation.trainer_image, config, config_map["metadata"]["name"], avoid=avoid
     )
-    return config_map, _service(job), _network_policy(job), _gang_job(job, number, pod)
+    return config_map, _service(job), _network_policy(job, number), _gang_job(job, number, pod)
 
 
 def _configuration(
@@ -151,17 +151,25 @@ def _service(job: FineTuneJob) -> Manifest:
     }
 
 
-def _network_policy(job: FineTuneJob) -> Manifest:
-    # torch's store and its collectives trust whoever reaches them, on ports that the system picks.
-    gang = {"matchLabels": {names.LABEL_JOB: job.metadata.name}}
+def _network_policy(job: FineTuneJob, number: int | None = None) -> Manifest:
+    """Who reaches the pods of the job: those of the attempt `number`; of any other step, nobody.
+
+    torch's store and its collectives trust whoever connects, on ports that the system picks. Nor may a pod of an
+    earlier attempt join that lives on, on a node out of reach. It is one object, which every step makes its own.
+    """
+    pods_of_job = {names.LABEL_JOB: job.metadata.name}
+    ingress = []
+    if number is not None:
+        gang = pods_of_job | {names.LABEL_ATTEMPT: names.attempt_label(number)}
+        ingress = [{"from": [{"podSelector": {"matchLabels": gang}}]}]
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": _metadata(job, names.network_policy_name(job.metadata.name)),
         "spec": {
-            "podSelector": gang,
+            "podSelector": {"matchLabels": pods_of_job},
             "policyTypes": ["Ingress"],
-            "ingress": [{"from": [{"podSelector": gang}]}],
+            "ingress": ingress,
         },
     }
 

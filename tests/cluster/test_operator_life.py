@@ -85,7 +85,7 @@ def test_from_submission_to_success(namespace: Namespace, operator: Operator) ->
 
     after = operator.writes()
     spent = {key: count - before.get(key, 0) for key, count in after.items() if count != before.get(key, 0)}
-    created = {"patch configmaps": 2, "patch services": 1, "patch networkpolicies": 1, "patch jobs": 2}
+    created = {"patch configmaps": 2, "patch services": 1, "patch networkpolicies": 2, "patch jobs": 2}
     assert spent.pop("patch finetunejobs") <= 9
     assert spent == created | {"post events": 6, "post tokenreviews": 1}
 

@@ -13,7 +13,8 @@ from finetune_operator.cli.main import cli
 from world import INLINE, MERGES, PUBLISH, manifest
 
 GANG = ["ConfigMap", "Service", "NetworkPolicy", "Job"]
-KINDS = ["ConfigMap", "Job", *GANG]
+ALONE = ["ConfigMap", "NetworkPolicy", "Job"]
+KINDS = [*ALONE, *GANG]
 
 
 def render(*arguments: str | Path, stdin: str | None = None) -> Result:
@@ -43,7 +44,7 @@ def test_json_is_one_list_that_kubectl_takes(tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert (found["apiVersion"], found["kind"]) == ("v1", "List")
     assert [item["kind"] for item in found["items"]] == KINDS * 2
-    assert [item["metadata"]["name"] for item in found["items"][5::6]] == ["one-1", "two-1"]
+    assert [item["metadata"]["name"] for item in found["items"][6::7]] == ["one-1", "two-1"]
 
 
 def test_where_the_gang_prepares_there_is_nothing_but_the_gang(tmp_path: Path) -> None:
@@ -54,14 +55,14 @@ def test_where_the_gang_prepares_there_is_nothing_but_the_gang(tmp_path: Path) -
 def test_where_the_adapter_is_merged_that_job_comes_last(tmp_path: Path) -> None:
     result = render("-o", "json", written(tmp_path, "demo", dataset=INLINE, **MERGES))
     items = json.loads(result.stdout)["items"]
-    assert [item["kind"] for item in items] == [*GANG, "Job"]
+    assert [item["kind"] for item in items] == [*GANG, *ALONE[1:]]
     assert items[-1]["metadata"]["name"] == "demo-merge"
 
 
 def test_where_the_result_is_uploaded_that_comes_last_with_a_configuration_of_its_own(tmp_path: Path) -> None:
     result = render("-o", "json", written(tmp_path, "demo", dataset=INLINE, **MERGES, **PUBLISH))
     items = json.loads(result.stdout)["items"]
-    assert [item["kind"] for item in items] == [*GANG, "Job", "ConfigMap", "Job"]
+    assert [item["kind"] for item in items] == [*GANG, *ALONE[1:], *ALONE]
     assert items[-1]["metadata"]["name"] == "demo-publish"
 
 

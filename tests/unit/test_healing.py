@@ -51,7 +51,7 @@ def test_so_is_the_pod_of_the_preparation() -> None:
     world = World()
     world.settle()
     world.now += timedelta(seconds=15)
-    assert needed(world) == ["ConfigMap"]
+    assert needed(world) == ["ConfigMap", "NetworkPolicy"]
 
 
 def test_a_config_map_of_before_the_spec_changed_cannot_be_made_again() -> None:

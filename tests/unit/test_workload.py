@@ -8,7 +8,7 @@ import pytest
 from finetune_api.runconfig import RunConfig
 from finetune_api.spec import FineTuneJob
 from finetune_operator.workload import Installation, attempt, merging, preparation, publishing
-from world import INSTALLATION, MERGES, manifest
+from world import INSTALLATION, MERGES, PUBLISH, manifest
 
 
 def job(**spec: Any) -> FineTuneJob:
@@ -94,14 +94,30 @@ def test_names_of_pods_resolve_before_pods_are_ready() -> None:
     assert service["spec"]["selector"] == {"finetune.dev/job": "demo"}
 
 
-def test_only_pods_of_the_job_reach_its_pods() -> None:
-    spec = objects()["NetworkPolicy"]["spec"]
-    gang = {"matchLabels": {"finetune.dev/job": "demo"}}
-    assert spec == {
-        "podSelector": gang,
+def test_only_pods_of_the_same_attempt_reach_the_pods_of_a_job() -> None:
+    gang = {"matchLabels": {"finetune.dev/job": "demo", "finetune.dev/attempt": "3"}}
+    assert objects(3)["NetworkPolicy"]["spec"] == {
+        "podSelector": {"matchLabels": {"finetune.dev/job": "demo"}},
         "policyTypes": ["Ingress"],
         "ingress": [{"from": [{"podSelector": gang}]}],
     }
+    template = objects(3)["Job"]["spec"]["template"]
+    assert gang["matchLabels"].items() <= template["metadata"]["labels"].items()
+
+
+def test_nobody_reaches_a_pod_that_is_alone_at_work() -> None:
+    alone = (
+        preparation(job(), INSTALLATION),
+        merging(job(**MERGES), INSTALLATION, prepared={}, memory=None),
+        publishing(job(**PUBLISH), INSTALLATION),
+    )
+    for _, policy, _ in alone:
+        assert policy["metadata"]["name"] == objects()["NetworkPolicy"]["metadata"]["name"]
+        assert policy["spec"] == {
+            "podSelector": {"matchLabels": {"finetune.dev/job": "demo"}},
+            "policyTypes": ["Ingress"],
+            "ingress": [],
+        }
 
 
 def test_pods_meet_the_restricted_pod_security_standard() -> None:
@@ -296,7 +312,7 @@ def test_only_the_pod_that_downloads_has_the_secrets_for_that() -> None:
         },
     }
     assert inputs(pod_spec(**NETWORKED)) == EVERYWHERE
-    [_, merges] = merging(job(**MERGES | NETWORKED), INSTALLATION, prepared={}, memory=None)
+    [*_, merges] = merging(job(**MERGES | NETWORKED), INSTALLATION, prepared={}, memory=None)
     assert set(inputs(merges["spec"]["template"]["spec"])) == {"/volumes/storage"}
 
 
@@ -362,7 +378,7 @@ GPUS = {"nodes": 2, "gpusPerNode": 8, "requests": {"cpu": "32", "memory": "400Gi
 
 def test_the_preparation_is_attempt_0_and_has_nothing_of_a_gang() -> None:
     found = prepare_objects(resources=GPUS)
-    assert list(found) == ["ConfigMap", "Job"]
+    assert list(found) == ["ConfigMap", "NetworkPolicy", "Job"]
     assert found["Job"]["metadata"]["name"] == "demo-prepare"
     template = found["Job"]["spec"]["template"]
     assert template["metadata"]["labels"] == found["Job"]["metadata"]["labels"]

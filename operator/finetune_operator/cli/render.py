@@ -83,7 +83,7 @@ def _objects(job: FineTuneJob) -> Sequence[dict[str, Any]]:
         memory = study(job.spec).plan.merge_memory
         merging = workload.merging(job, INSTALLATION, prepared=prepared, memory=memory)
         # Its ConfigMap is the gang's.
-        objects += [item for item in merging if item not in objects]
+        objects += [item for item in merging if item["kind"] != "ConfigMap"]
     if job.spec.publish is not None:
         objects += workload.publishing(job, INSTALLATION)
     return objects
