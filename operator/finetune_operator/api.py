@@ -1,14 +1,15 @@
-"""Requests to the API server: one shared client, plain JSON in and out, every write counted."""
+"""Requests to the API server: one shared client, plain JSON in and out, every one counted and timed."""
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import load_incluster_config, load_kube_config
 
-from finetune_operator.metrics import Metrics
+from finetune_operator.metrics import NO_ANSWER, Metrics
 
 FIELD_MANAGER = "finetune-operator"
 REQUEST_TIMEOUT_SECONDS = 30.0
@@ -74,8 +75,6 @@ class Api:
 
         Raises ApiError for an answer other than 2xx, and aiohttp.ClientError or TimeoutError without an answer.
         """
-        if method != "GET":
-            self._metrics.api_writes.labels(verb=method.lower(), resource=resource).inc()
         arguments = await self._client.param_serialize(
             method,
             path,
@@ -84,8 +83,13 @@ class Api:
             body=body,
             auth_settings=["BearerToken"],
         )
-        response = await self._client.call_api(*arguments, _request_timeout=REQUEST_TIMEOUT_SECONDS)
-        text = await response.read()  # type: ignore[no-untyped-call]
+        started, code = time.perf_counter(), NO_ANSWER
+        try:
+            response = await self._client.call_api(*arguments, _request_timeout=REQUEST_TIMEOUT_SECONDS)
+            text = await response.read()  # type: ignore[no-untyped-call]
+            code = str(response.status)
+        finally:
+            self._metrics.api_request(method, resource, code, time.perf_counter() - started)
         answer = _parsed(text)
         if not 200 <= response.status < 300:
             retry_after = response.headers.get("Retry-After", "")

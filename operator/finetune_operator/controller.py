@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import aiohttp
 
 from finetune_api.status import Phase
-from finetune_operator import cleanup, publishing, volumes
+from finetune_operator import cleanup, logs, publishing, volumes
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster, Key
 from finetune_operator.gang import unexplained
@@ -56,6 +56,7 @@ class Controller:
 
         Raises TryAgainError for what passes by itself: a conflict, an API server that is overloaded or away.
         """
+        logs.about(key.namespace, key.name)
         started = time.perf_counter()
         result = "error"
         try:
@@ -70,9 +71,11 @@ class Controller:
                 result = "conflict"
                 raise TryAgainError(str(error)) from error
             if error.status == 429 or error.status >= 500:
+                result = "unavailable"
                 raise TryAgainError(str(error), error.retry_after or 0) from error
             raise
         except (aiohttp.ClientError, TimeoutError) as error:
+            result = "unavailable"
             raise TryAgainError(f"the API server cannot be reached: {error!r}") from error
         finally:
             self._metrics.reconcile_seconds.labels(result=result).observe(time.perf_counter() - started)
@@ -82,7 +85,10 @@ class Controller:
         subject = await self._cluster.subject(key)
         if subject is None:
             self._forget(key)
+            self._metrics.jobs.forget(key.namespace, key.name)
             return "idle", None
+        if attempts := subject.status.attempts:
+            logs.more_about(attempt=attempts[-1].number)
         now = self._clock()
         observed = await self._observe(key, subject, now)
         outcome = reconcile(subject, observed, now, self._installation)
@@ -93,6 +99,7 @@ class Controller:
             if observed.taken or observed.refusal:
                 outcome = reconcile(subject, observed, now, self._installation)
         await self._carry_out(subject, outcome)
+        self._metrics.jobs.see(subject, outcome.status or subject.status)
         mended = await self._mend(key, subject, outcome, now)
         changed = bool(outcome.delete or outcome.remove or outcome.apply or outcome.status or mended)
         return "changed" if changed else "idle", outcome.requeue_after
@@ -161,9 +168,7 @@ class Controller:
         self._looks.forget(key)
 
     async def _tell(self, subject: Subject, event: Event) -> None:
-        logger.info(
-            "%s: %s", event.reason, event.message, extra={"key": f"{subject.namespace}/{subject.name}"}
-        )
+        logger.info(event.message, extra={"event": event.reason})
         try:
             await self._cluster.post(subject, event)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:

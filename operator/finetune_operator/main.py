@@ -66,18 +66,22 @@ async def run(
             hub_offline=settings.hub_offline,
         )
         controller = Controller(cluster, reports, installation, metrics)
-        queue: WorkQueue[Key] = WorkQueue(controller.handle, workers=WORKERS)
+        queue: WorkQueue[Key] = WorkQueue(
+            controller.handle, workers=WORKERS, waited=metrics.queue_wait_seconds.observe
+        )
         await _check_crd(cluster)
         health = WatchHealth(tolerance_seconds=tolerance_seconds)
         metrics.queue_depth.set_function(lambda: queue.depth)
-        metrics.watch_ages(health.ages)
+        metrics.queue_in_flight.set_function(lambda: queue.in_flight)
+        metrics.reporting_gangs.set_function(lambda: reports.active(utc_now()))
+        metrics.watches(health.ages, health.alive)
 
         queue.start()
         cleanup.push_async_callback(queue.stop, seconds=SHUTDOWN_SECONDS)
         # kopf, when it ends, also ends every task that was started after it: so it comes last and goes first,
         # but for the servers, whose connections are such tasks.
         patrol = asyncio.create_task(
-            Patrol(cluster, health, queue, seconds=patrol_seconds).run(), name="patrol"
+            Patrol(cluster, health, queue, metrics, seconds=patrol_seconds).run(), name="patrol"
         )
         cleanup.push_async_callback(_cancel, patrol)
         stopping = asyncio.create_task(stop.wait(), name="stop")

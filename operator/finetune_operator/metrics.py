@@ -1,30 +1,64 @@
 """What Prometheus reads of the operator."""
 
+import importlib.metadata
+import platform
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from finetune_operator.job_metrics import JobMetrics
+
 WATCH_AGE = "finetune_watch_last_event_age_seconds"
+WATCH_ALIVE = "finetune_watch_alive"
+# In the place of an HTTP status, where there was no answer at all.
+NO_ANSWER = "none"
+# From an idle turn to one that waits for an overloaded API server.
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Metrics:
     """All metrics of one operator, in a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], datetime] = _now) -> None:
+        # One more series for every series, which nobody asks for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.reconcile_seconds = Histogram(
             "finetune_reconcile_seconds",
-            "Time to reconcile one FineTuneJob once, by result: idle, changed, gone, conflict or error",
+            "Time to reconcile one FineTuneJob once, by result: idle, changed, gone, conflict, unavailable or error",
             ["result"],
-            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+            buckets=_SECONDS,
             registry=self.registry,
         )
-        self.api_writes = Counter(
-            "finetune_api_writes_total",
-            "Write requests to the API server",
+        for result in ("idle", "changed", "gone", "conflict", "unavailable", "error"):
+            # So that the first error is a rise from 0, and not a series that begins.
+            self.reconcile_seconds.labels(result=result)
+        self._api_requests = Counter(
+            "finetune_api_requests_total",
+            "Requests to the API server, by HTTP status of the answer; what the watches ask for is not counted",
+            ["verb", "resource", "code"],
+            registry=self.registry,
+        )
+        self._api_request_seconds = Histogram(
+            "finetune_api_request_seconds",
+            "Time until the API server has answered",
             ["verb", "resource"],
+            buckets=_SECONDS,
             registry=self.registry,
         )
         self.reports = Counter(
@@ -33,25 +67,77 @@ class Metrics:
             ["code"],
             registry=self.registry,
         )
+        self.reports.labels(code=200)
+        self.reporting_gangs = Gauge(
+            "finetune_reporting_gangs",
+            "Gangs that were heard of within the last two minutes",
+            registry=self.registry,
+        )
         self.queue_depth = Gauge(
             "finetune_queue_depth", "FineTuneJobs that wait for a worker", registry=self.registry
         )
+        self.queue_in_flight = Gauge(
+            "finetune_queue_in_flight", "FineTuneJobs that workers have in hand", registry=self.registry
+        )
+        self.queue_wait_seconds = Histogram(
+            "finetune_queue_wait_seconds",
+            "Time that a FineTuneJob waited for a worker",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.last_list = Gauge(
+            "finetune_last_list_timestamp_seconds",
+            "When the operator last listed all that it watches, to compare it with what the watches brought",
+            registry=self.registry,
+        )
+        self.last_resync = Gauge(
+            "finetune_last_resync_timestamp_seconds",
+            "When the operator last had every FineTuneJob looked at again; its start, before the first time",
+            registry=self.registry,
+        )
+        self.last_resync.set_to_current_time()
+        build = Gauge(
+            "finetune_build_info",
+            "1; the operator's version, and that of Python",
+            ["version", "python_version"],
+            registry=self.registry,
+        )
+        version = importlib.metadata.version("finetune-operator")
+        build.labels(version=version, python_version=platform.python_version()).set(1)
+        ProcessCollector(registry=self.registry)
+        self.jobs = JobMetrics(self.registry, clock)
 
-    def watch_ages(self, ages: Callable[[], Mapping[str, float]]) -> None:
-        """Show, whenever metrics are read, how long ago each watch brought its last event."""
-        self.registry.register(_WatchAges(ages))
+    def api_request(self, method: str, resource: str, code: str, seconds: float) -> None:
+        """A request to the API server is over; `code` is the HTTP status, or NO_ANSWER."""
+        verb = method.lower()
+        self._api_requests.labels(verb=verb, resource=resource, code=code).inc()
+        self._api_request_seconds.labels(verb=verb, resource=resource).observe(seconds)
+
+    def watches(
+        self, ages: Callable[[], Mapping[str, float]], alive: Callable[[], Mapping[str, bool]]
+    ) -> None:
+        """Show, whenever metrics are read, how long ago each watch brought its last event, and which one is dead."""
+        self.registry.register(_Watches(ages, alive))
 
     def text(self) -> bytes:
         """Everything in the Prometheus text format."""
         return generate_latest(self.registry)
 
 
-class _WatchAges(Collector):
-    def __init__(self, ages: Callable[[], Mapping[str, float]]) -> None:
+class _Watches(Collector):
+    def __init__(
+        self, ages: Callable[[], Mapping[str, float]], alive: Callable[[], Mapping[str, bool]]
+    ) -> None:
         self._ages = ages
+        self._alive = alive
 
     def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily(WATCH_AGE, "Time since a watch brought an event", labels=["watch"])
-        for watch, age in self._ages().items():
-            family.add_metric([watch], age)
-        yield family
+        age = GaugeMetricFamily(WATCH_AGE, "Time since a watch brought an event", labels=["watch"])
+        alive = GaugeMetricFamily(
+            WATCH_ALIVE, "0 for a watch that has stopped bringing events", labels=["watch"]
+        )
+        for watch, seconds in self._ages().items():
+            age.add_metric([watch], seconds)
+        for watch, lives in self._alive().items():
+            alive.add_metric([watch], lives)
+        yield from (age, alive)

@@ -9,6 +9,7 @@ import aiohttp
 
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster, Key, Resource
+from finetune_operator.metrics import Metrics
 from finetune_operator.queue import WorkQueue
 from finetune_operator.watch_health import Watch, WatchHealth
 
@@ -28,6 +29,7 @@ class Patrol:
         cluster: Cluster,
         health: WatchHealth,
         queue: WorkQueue[Key],
+        metrics: Metrics,
         *,
         seconds: float,
     ) -> None:
@@ -35,6 +37,7 @@ class Patrol:
         self._cluster = cluster
         self._health = health
         self._queue = queue
+        self._metrics = metrics
         self._seconds = seconds
         self._next_resync = time.monotonic() + RESYNC_SECONDS
 
@@ -60,6 +63,7 @@ class Patrol:
             behind |= {namespace for namespace, _ in missing}
             if watch is Watch.FINETUNEJOBS:
                 jobs = {Key(*name) for name in listed}
+        self._metrics.last_list.set_to_current_time()
         for sentence in self._health.dead():
             logger.error(sentence)
         for job in jobs:
@@ -67,5 +71,6 @@ class Patrol:
                 self._queue.add(job)
         if time.monotonic() >= self._next_resync:
             self._next_resync = time.monotonic() + RESYNC_SECONDS
+            self._metrics.last_resync.set_to_current_time()
             for job in jobs:
                 self._queue.add_after(job, random.uniform(0, self._seconds))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -28,7 +29,8 @@ class WorkQueue(Generic[Key]):
     """Keys to be handled, level-triggered: what happens to a key while it waits is covered by its one turn.
 
     `handle` returns the seconds after which it wants the key again, or None. When it raises, the error is logged and
-    the key comes back after a time that doubles with every failure in a row.
+    the key comes back after a time that doubles with every failure in a row. `waited` is told the seconds for which a
+    key has waited for its turn.
     """
 
     def __init__(
@@ -37,12 +39,14 @@ class WorkQueue(Generic[Key]):
         *,
         workers: int,
         first_retry_seconds: float = FIRST_RETRY_SECONDS,
+        waited: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._handle = handle
         self._workers = workers
         self._first_retry_seconds = first_retry_seconds
+        self._waited = waited
         self._ready: asyncio.Queue[Key | None] = asyncio.Queue()
-        self._dirty: set[Key] = set()
+        self._dirty: dict[Key, float] = {}
         self._in_flight: set[Key] = set()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
@@ -54,6 +58,11 @@ class WorkQueue(Generic[Key]):
         """Keys that wait for a worker."""
         return len(self._dirty)
 
+    @property
+    def in_flight(self) -> int:
+        """Keys that workers have in hand."""
+        return len(self._in_flight)
+
     def add(self, key: Key) -> None:
         """Have a key handled as soon as a worker is free."""
         if self._closed:
@@ -62,7 +71,7 @@ class WorkQueue(Generic[Key]):
             timer.cancel()
         if key in self._dirty:
             return
-        self._dirty.add(key)
+        self._dirty[key] = time.monotonic()
         # A key in flight is put back when its worker is done with it.
         if key not in self._in_flight:
             self._ready.put_nowait(key)
@@ -107,16 +116,17 @@ class WorkQueue(Generic[Key]):
 
     async def _work(self) -> None:
         while (key := await self._ready.get()) is not None and not self._closed:
-            self._dirty.discard(key)
+            self._waited(time.monotonic() - self._dirty.pop(key))
             self._in_flight.add(key)
             try:
                 again = await self._handle(key)
             except TryAgainError as reason:
                 again = max(self._back_off(key), reason.seconds)
-                logger.info("%s; next try in %.1f s", reason, again, extra={"key": str(key)})
+                # `handle` has said, for all that its task logs, what it is about (see logs.about).
+                logger.info("%s; next try in %.1f s", reason, again)
             except Exception:
                 again = self._back_off(key)
-                logger.exception("reconciling failed; next try in %.1f s", again, extra={"key": str(key)})
+                logger.exception("reconciling failed; next try in %.1f s", again)
             else:
                 self._failures.pop(key, None)
             finally:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from finetune_api import names
 from finetune_api.report import MAX_REPORT_BYTES, Report, ReportReply
-from finetune_operator import validation
+from finetune_operator import logs, validation
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Key
 from finetune_operator.identity import GangMember, Identities, NotAMemberError, TokenRefusedError
@@ -85,14 +85,23 @@ class Receiver:
             if error.status == web.HTTPUnauthorized.status_code:
                 response.headers["WWW-Authenticate"] = "Bearer"
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            logger.warning("a Report could not be checked: %s", error, extra={"key": request.path})
+            logger.warning("a Report could not be checked: %s", error)
             response = web.json_response({"error": "the API server cannot be asked just now"}, status=503)
         self._metrics.reports.labels(code=response.status).inc()
         return response
 
     async def _report(self, request: web.Request) -> web.Response:
         key = Key(request.match_info["namespace"], request.match_info["name"])
+        logs.about(key.namespace, key.name)
+        try:
+            return await self._take(request, key)
+        except web.HTTPException as error:
+            logger.info("a Report was refused with %d: %s", error.status, error.text)
+            raise
+
+    async def _take(self, request: web.Request, key: Key) -> web.Response:
         member = await self._member(request, key)
+        logs.more_about(attempt=member.attempt, pod=member.pod)
         report = await self._read(request)
         if report.attempt != member.attempt:
             raise web.HTTPForbidden(

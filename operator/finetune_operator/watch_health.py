@@ -93,15 +93,9 @@ class WatchHealth:
 
     def dead(self) -> list[str]:
         """A sentence for every watch that has stopped."""
-        now = self._clock()
         sentences = []
-        for watch, state in self._states.items():
-            late = [
-                name
-                for name, missing in state.missing.items()
-                if now - missing.since > self._tolerance_seconds
-            ]
-            if late:
+        for watch in self._states:
+            if late := self._late(watch):
                 namespace, name = min(late)
                 sentences.append(
                     f"the watch of {watch.plural} has stopped: no event for {len(late)} changed objects, "
@@ -109,7 +103,17 @@ class WatchHealth:
                 )
         return sentences
 
+    def alive(self) -> dict[str, bool]:
+        """Whether each watch brings what lists show."""
+        return {watch.plural: not self._late(watch) for watch in self._states}
+
     def ages(self) -> dict[str, float]:
         """Seconds since the last event of each watch."""
         now = self._clock()
         return {watch.plural: now - state.last_event for watch, state in self._states.items()}
+
+    def _late(self, watch: Watch) -> list[ObjectName]:
+        """Objects whose events are overdue."""
+        now = self._clock()
+        missing = self._states[watch].missing
+        return [name for name, since in missing.items() if now - since.since > self._tolerance_seconds]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +126,12 @@ class Operator:
 
     def writes(self) -> dict[str, int]:
         """Write requests to the API server so far, as "verb resource"."""
-        pattern = r'finetune_api_writes_total\{resource="(\w+)",verb="(\w+)"\} (\S+)'
-        return {
-            f"{verb} {resource}": int(float(count))
-            for resource, verb, count in re.findall(pattern, self.get("/metrics")[1])
-        }
+        pattern = r'finetune_api_requests_total\{code="\w+",resource="(\w+)",verb="(\w+)"\} (\S+)'
+        found: Counter[str] = Counter()
+        for resource, verb, count in re.findall(pattern, self.get("/metrics")[1]):
+            if verb != "get":
+                found[f"{verb} {resource}"] += int(float(count))
+        return dict(found)
 
     def post(
         self,
