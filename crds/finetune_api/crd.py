@@ -96,7 +96,10 @@ def _structural(node: Any, definitions: dict[str, Any], models: dict[str, type[A
             name: _structural(child, definitions, models) for name, child in result["properties"].items()
         }
     if "items" in result:
-        result["items"] = _structural(result["items"], definitions, models)
+        items = _structural(result["items"], definitions, models)
+        # A field that is null is absent, but a list cannot do without an item in its middle.
+        nullable = {"type": "null"} in result["items"].get("anyOf", ())
+        result["items"] = items | ({"nullable": True} if nullable else {})
     if patterns := node.get("patternProperties"):
         # A structural schema has no rule for keys, so CEL has.
         [(pattern, values)] = patterns.items()

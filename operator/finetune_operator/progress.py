@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+from finetune_api.curve import Curve
 from finetune_api.report import Report, Stage
 from finetune_api.status import (
     MAX_LISTED_CHECKPOINTS,
@@ -22,11 +23,11 @@ def with_report(
 
     A `final` Report is one from a termination message: short of room, it may leave out plan, dataset, subspaces and the
     oldest checkpoints, so those that are known already are kept. Subspaces are also kept until a later attempt has come
-    so far as to tell its own. A trainer that refuses to start has nothing to say
-    but why, and that takes nothing back.
+    so far as to tell its own, and the curve until it has restored what it goes on from. A trainer that refuses to start
+    has nothing to say but why, and that takes nothing back.
     """
     status = with_findings(status, report, final=final)
-    checkpoints, progressed = report.checkpoints, status.progress
+    checkpoints, progressed, curve = report.checkpoints, status.progress, status.curve
     refusal = final and report.stage is Stage.FAILED and report.metrics is None
     if refusal:
         checkpoints = status.checkpoints
@@ -38,9 +39,11 @@ def with_report(
     elif not refusal:
         total_steps = status.plan.total_steps if status.plan else None
         progressed = progress(report, received, total_steps=total_steps, known=status.progress)
+        curve = _drawn(report.curve) if report.curve is not None else curve
     return status.model_copy(
         update={
             "progress": progressed,
+            "curve": curve,
             "subspaces": _readable(report.subspaces) or status.subspaces,
             "evaluation": with_evaluation(status.evaluation, report, final=final),
             "checkpoints": _unique(checkpoints)[-MAX_LISTED_CHECKPOINTS:],
@@ -155,6 +158,20 @@ def _readable(subspaces: Subspaces | None) -> Subspaces | None:
         "leak": significant(subspaces.leak, digits=2),
     }
     return subspaces.model_copy(update=changes)
+
+
+def _drawn(curve: Curve) -> Curve | None:
+    """A curve with numbers as exact as a chart can show them; None of one without a point."""
+    if not curve.steps and not curve.validation_steps:
+        return None
+    return curve.model_copy(
+        update={
+            "loss": [significant(value) for value in curve.loss],
+            "learning_rate": [significant(value) for value in curve.learning_rate],
+            "tokens_per_second": [rounded(value, decimals=1) for value in curve.tokens_per_second],
+            "validation_loss": [significant(value) for value in curve.validation_loss],
+        }
+    )
 
 
 def _left_out(known: list[Checkpoint], named: list[Checkpoint]) -> list[Checkpoint]:

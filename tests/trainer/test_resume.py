@@ -4,7 +4,7 @@ from safetensors import safe_open
 
 from finetune_api import names
 from finetune_api.failure import ExitCode
-from finetune_api.report import Stage
+from finetune_api.report import Report, Stage
 from trainer.conftest import STEPS, STEPS_PER_EPOCH, Run
 from trainer.gangs import losses
 
@@ -45,6 +45,17 @@ def test_the_result_is_the_same_to_the_last_bit(whole: Run, parts: Run) -> None:
     assert first.read_bytes() == second.read_bytes()
     with safe_open(str(first), framework="pt") as found:
         assert len(found.keys()) > 20
+
+
+def test_its_course_is_drawn_the_same_but_for_its_speed(whole: Run, parts: Run) -> None:
+    drawn = []
+    for run in (whole, parts):
+        curve = Report.from_json((run.storage / names.REPORT_FILE).read_bytes()).curve
+        assert curve is not None
+        drawn.append(curve.model_copy(update={"tokens_per_second": []}))
+    assert drawn[0] == drawn[1]
+    assert drawn[0].steps == list(range(1, STEPS + 1))
+    assert drawn[0].loss == losses(whole.storage)
 
 
 def test_data_are_prepared_once_for_all_runs(whole: Run, parts: Run, two: Run) -> None:

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from finetune_api.curve import Curve
 from finetune_api.report import Metrics, Stage
 from finetune_api.status import Advice, Attempt, Choice, FineTuneJobStatus, Plan, Progress, Subspaces
 from finetune_operator.progress import (
@@ -184,6 +185,40 @@ def test_what_osft_trains_is_kept_until_a_later_attempt_tells_its_own() -> None:
         assert with_report(known, report(attempt=2), START, final=final).subspaces == readable
     begun = Subspaces(decomposed=3, of=14)
     assert with_report(known, report(attempt=2, subspaces=begun), START).subspaces == begun
+
+
+CURVE = Curve(
+    steps=[2, 4],
+    loss=[2.345678901, None],
+    learning_rate=[1.23456789e-6, 0.0],
+    tokens_per_second=[1234.5678, None],
+    validation_steps=[0],
+    validation_loss=[3.456789],
+)
+
+
+def test_the_curve_has_numbers_that_people_read() -> None:
+    assert with_report(status(), report(curve=CURVE), START).curve == Curve(
+        steps=[2, 4],
+        loss=[2.3457, None],
+        learning_rate=[1.2346e-6, 0.0],
+        tokens_per_second=[1234.6, None],
+        validation_steps=[0],
+        validation_loss=[3.4568],
+    )
+    assert with_report(status(), report(curve=Curve()), START).curve is None
+
+
+def test_a_known_curve_is_not_lost_until_an_attempt_begins_anew() -> None:
+    known = with_report(status(), report(attempt=1, curve=CURVE), START)
+    # A termination message without room for it, and one of a trainer that refuses to start.
+    for told in (report(attempt=2, step=8), report(attempt=2, step=None, stage=Stage.FAILED)):
+        assert with_report(known, told, START, final=True).curve == known.curve
+    # It cannot say yet how much it starts with.
+    loading = report(attempt=2, stage=Stage.LOADING, curve=Curve())
+    assert with_report(known, loading, START).curve == known.curve
+    begun = report(attempt=2, step=None, resumed_from_step=0, curve=Curve())
+    assert with_report(known, begun, START).curve is None
 
 
 def test_a_decomposition_is_told_as_long_as_it_goes_on() -> None:

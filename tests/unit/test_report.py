@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from finetune_api.curve import MAX_POINTS, Curve
 from finetune_api.report import MAX_REPORT_BYTES, MAX_TERMINATION_BYTES, Failure, Metrics, Report, Stage
 from finetune_api.status import (
     MAX_LISTED_CHECKPOINTS,
@@ -44,11 +45,22 @@ PLAN = Plan(
     trainable_parameters=10**9,
     chosen=[Choice(field=f"f{n}", value=n, reason="r" * 500) for n in range(5)],
 )
+# No number is longer.
+LONG_NUMBERS = [-2.2250738585072014e-308] * MAX_POINTS
+LONG_CURVE = Curve(
+    steps=[10**15] * MAX_POINTS,
+    loss=LONG_NUMBERS,
+    learning_rate=LONG_NUMBERS,
+    tokens_per_second=LONG_NUMBERS,
+    validation_steps=[10**15] * MAX_POINTS,
+    validation_loss=LONG_NUMBERS,
+)
 FULL = Report(
     attempt=3,
     sequence=10**6,
     stage=Stage.FAILED,
     metrics=Metrics(step=7, loss=1.5),
+    curve=LONG_CURVE,
     plan=PLAN,
     dataset=DatasetStatus(samples=1, dropped=1, tokens=1, loss_tokens=1, longest=1, digest="d" * 64),
     subspaces=Subspaces(
@@ -163,7 +175,8 @@ def test_the_end_of_a_log_begins_with_a_line(text: str, kept: str) -> None:
 
 
 def test_a_short_report_is_kept_whole() -> None:
-    report = FULL.model_copy(update={"checkpoints": [CHECKPOINT], "plan": None})
+    short = Curve(steps=[1], loss=[2.0], learning_rate=[1e-5], tokens_per_second=[None])
+    report = FULL.model_copy(update={"curve": short, "checkpoints": [CHECKPOINT], "plan": None})
     assert Report.model_validate_json(report.to_termination_message()) == report
 
 

@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from finetune_api.curve import Curve
+from finetune_api.evaluation import VALIDATION
 from finetune_api.report import Metrics, Report, Stage
+from finetune_api.scores import Evaluated, SetScore
 from finetune_api.status import Checkpoint, Subspaces
+from finetune_trainer import commit
+from finetune_trainer.reports import history
 from finetune_trainer.reports import reporter as module
 from finetune_trainer.reports.reporter import Reporter
 from finetune_trainer.storage import Storage
@@ -101,6 +106,85 @@ def test_a_restored_run_tells_of_the_step_that_it_goes_on_from(storage: Storage,
     again.rewind(0, None)
     again.stage(Stage.TRAINING)
     assert (kept(storage).metrics, kept(storage).initial_loss, again.position) == (None, None, 0)
+
+
+def step(number: int) -> Metrics:
+    return Metrics(
+        step=number, loss=1 / number, learning_rate=1e-6 / number, tokens_per_second=100.0 + number
+    )
+
+
+def judged(number: int) -> Evaluated:
+    score = SetScore(name=VALIDATION, loss=2 / (1 + number), tokens=1)
+    return Evaluated(step=number, time=datetime(2026, 1, 1, tzinfo=UTC), sets=[score])
+
+
+def curve(storage: Storage) -> Curve:
+    found = kept(storage).curve
+    assert found is not None
+    return found
+
+
+def test_a_run_that_was_killed_and_resumed_is_drawn_as_an_undisturbed_one(
+    storage: Storage, start: Start, tmp_path: Path
+) -> None:
+    def train(reporter: Reporter, first: int, last: int) -> None:
+        for number in range(first, last + 1):
+            reporter.update(metrics=step(number))
+            if number % 30 == 0:
+                reporter.evaluated(judged(number))
+
+    elsewhere = Storage(tmp_path / "undisturbed", "runs/undisturbed", "uid-2")
+    elsewhere.root.mkdir()
+    undisturbed = Reporter(elsewhere, 1, None, silent=False)
+    undisturbed.evaluated(judged(0))
+    train(undisturbed, 1, 150)
+    undisturbed.stage(Stage.SAVING)
+    undisturbed.close()
+    killed = start(1)
+    killed.evaluated(judged(0))
+    train(killed, 1, 140)
+    # Its state is that after step 70, on the other side of where points became twice as wide, and of evaluations.
+    again = start(2)
+    again.rewind(70, None)
+    again.stage(Stage.TRAINING)
+    assert curve(storage).steps[-1] == 70
+    assert curve(storage).validation_steps == [0, 30, 60]
+    train(again, 71, 150)
+    again.stage(Stage.SAVING)
+    assert curve(storage) == curve(elsewhere)
+    assert curve(storage).validation_steps == [0, 30, 60, 90, 120, 150]
+    again.rewind(0, None)
+    again.stage(Stage.TRAINING)
+    assert curve(storage) == Curve(validation_steps=[0], validation_loss=[2.0])
+
+
+def test_before_it_has_restored_an_attempt_draws_no_step_that_it_will_do_again(
+    storage: Storage, start: Start
+) -> None:
+    before = start(1)
+    for number in (1, 2, 3):
+        before.update(metrics=step(number))
+    state = storage.resume / "step-2"
+    file = commit.start(state) / "x"
+    file.touch()
+    files = commit.sealed([file], lambda: None)
+    commit.publish(state, uid=storage.uid, files=files, facts={"step": 2, "epoch": 1.0})
+    again = start(2)
+    again.stage(Stage.LOADING)
+    assert curve(storage).steps == [1, 2]
+
+
+def test_what_was_not_drawn_when_a_process_was_killed_is_drawn_of_the_metrics_file(
+    storage: Storage, start: Start
+) -> None:
+    reporter = start(1)
+    for number in (1, 2):
+        reporter.update(metrics=step(number))
+    assert kept(storage).curve is None
+    told = history.last_report(storage, 1).curve
+    assert told is not None
+    assert told.steps == [1, 2]
 
 
 def test_states_that_were_removed_are_listed_no_more_and_others_are(storage: Storage, start: Start) -> None:

@@ -6,13 +6,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from finetune_api.curve import Curve
 from finetune_api.report import Report, Stage
 from finetune_api.scores import Evaluated, EvaluationStatus, best, status_of
 from finetune_api.status import MAX_LISTED_CHECKPOINTS, Checkpoint, Merged, Output, newest_state
+from finetune_api.thinning import Course
 from finetune_trainer import commit
 from finetune_trainer.commit import Manifest
 from finetune_trainer.reports import evaluations_file
-from finetune_trainer.reports.metrics_file import last_record
+from finetune_trainer.reports.metrics_file import last_record, records
 from finetune_trainer.storage import Storage
 
 
@@ -61,6 +63,18 @@ def evaluation(storage: Storage, *, up_to: int | None = None) -> EvaluationStatu
         facts = manifest.facts
         return status_of(found, stopped_early=facts.get("stoppedEarly"), final_step=facts.get("step"))
     return status_of([one for one in found if up_to is None or one.step <= up_to])
+
+
+def course(storage: Storage, *, up_to: int | None = None) -> Course:
+    """The steps of the run, `up_to` one of them, in points."""
+    return Course(record for record in records(storage) if up_to is None or record.step <= up_to)
+
+
+def curve(storage: Storage, *, up_to: int | None = None) -> Curve | None:
+    """How training went, `up_to` a step; None of a run that has shown nothing so far."""
+    known = [one for one in evaluations(storage) if up_to is None or one.step <= up_to]
+    found = course(storage, up_to=up_to).curve(known)
+    return None if found == Curve() else found
 
 
 def listed(found: Sequence[Checkpoint], known: Sequence[Evaluated]) -> list[Checkpoint]:
@@ -117,7 +131,7 @@ def last_report(storage: Storage, attempt: int) -> Report:
     newest = last_record(storage)
     # The file of Reports may be a second behind.
     if newest is not None and newest.attempt == attempt and newest.step > step:
-        kept = kept.model_copy(update={"metrics": newest.metrics})
+        kept = kept.model_copy(update={"metrics": newest.metrics, "curve": curve(storage)})
     return kept.model_copy(update={"sequence": kept.sequence + 1, "failure": None})
 
 
@@ -145,6 +159,7 @@ def first_report(storage: Storage, attempt: int) -> Report:
         changes["checkpoints"] = checkpoints(storage, up_to=newest)
         record = last_record(storage, up_to=newest)
         changes["metrics"] = record and record.metrics
+        changes["curve"] = curve(storage, up_to=newest)
         changes["subspaces"] = None
     return kept.model_copy(update=changes)
 

@@ -35,6 +35,9 @@ class Reporter:
         self._poster = poster
         self._lock = threading.RLock()
         self.report = history.first_report(storage, attempt)
+        self._course = history.course(storage)
+        self._judged = history.evaluations(storage)
+        self._has_stepped = False
         self._pass_on(urgent=True)
 
     @property
@@ -52,11 +55,14 @@ class Reporter:
         with self._lock:
             self._metrics.rewind(restored_step, metrics_bytes, attempt=self.report.attempt)
             evaluations_file.rewind(self._storage, restored_step)
+            self._course = history.course(self._storage)
+            self._judged = self.evaluations()
             record = last_record(self._storage)
             changes: dict[str, Any] = {
                 "metrics": record and record.metrics,
                 "evaluation": history.evaluation(self._storage),
-                "checkpoints": history.listed(self.report.checkpoints, self.evaluations()),
+                "checkpoints": history.listed(self.report.checkpoints, self._judged),
+                "curve": self._course.curve(self._judged),
             }
             if restored_step == 0:
                 changes["initial_loss"] = None
@@ -76,10 +82,12 @@ class Reporter:
             return
         with self._lock:
             evaluations_file.append(self._storage, EvaluationRecord.of(evaluated, self.report.attempt))
+            self._judged = self.evaluations()
             self.update(
                 urgent=True,
                 evaluation=history.evaluation(self._storage),
-                checkpoints=history.listed(self.report.checkpoints, self.evaluations()),
+                checkpoints=history.listed(self.report.checkpoints, self._judged),
+                curve=self._course.curve(self._judged),
             )
 
     def stopped_early(self, why: str) -> None:
@@ -108,6 +116,8 @@ class Reporter:
         with self._lock:
             if metrics is not None:
                 self._metrics.append(StepRecord.of(metrics, self.report.attempt, datetime.now(UTC)))
+                self._course.add(metrics)
+                self._has_stepped = True
                 changes["metrics"] = metrics
                 if metrics.subspace_leak is not None and self.report.subspaces is not None:
                     leak = {"leak": metrics.subspace_leak}
@@ -115,7 +125,12 @@ class Reporter:
             self.report = self.report.model_copy(update=changes)
             if urgent or time.monotonic() - self._passed_on >= _PASS_ON_SECONDS:
                 # It counts what others see, so that what is on the volume is never behind what was posted.
-                self.report = self.report.model_copy(update={"sequence": self.report.sequence + 1})
+                told: dict[str, Any] = {"sequence": self.report.sequence + 1}
+                if self._has_stepped:
+                    # Not with every step, which may take no longer than this.
+                    told["curve"] = self._course.curve(self._judged)
+                    self._has_stepped = False
+                self.report = self.report.model_copy(update=told)
                 self._pass_on(urgent=urgent)
 
     def tick(self, **changes: Any) -> None:
