@@ -20,6 +20,7 @@ from finetune_api.status import (
     Subspaces,
 )
 from finetune_operator import cleanup
+from finetune_operator.kueue import QUEUE_LABEL
 from finetune_operator.observed import GangJob, Observed, Owned, Pod, Received, Subject
 from finetune_operator.outcome import Outcome
 from finetune_operator.pods import Manifest
@@ -283,14 +284,43 @@ class World:
             volume["configMap"]["name"] for volume in pod_spec(job)["volumes"] if "configMap" in volume
         ]
         uid = f"job-{len(self.created)}"
-        made = GangJob(name=name, uid=uid, attempt=attempt, created=self.now, config=config)
+        queue = job["metadata"]["labels"].get(QUEUE_LABEL)
+        made = GangJob(
+            name=name,
+            uid=uid,
+            attempt=attempt,
+            created=self.now,
+            config=config,
+            queue=queue,
+            suspended=job["spec"].get("suspend", False),
+        )
         self.jobs[name] = made
         if attempt in ALONE:
             self._start_single_pod(made)
-            return
-        for index in range(job["spec"]["completions"]):
-            pod = f"{name}-{index}"
-            self.pods[pod] = Pod(name=pod, job_uid=made.uid, index=index, running=False)
+        elif not made.suspended:
+            self._start_gang(made)
+
+    def _start_gang(self, job: GangJob) -> None:
+        for index in range(2):
+            pod = f"{job.name}-{index}" + (f"-{self.now:%H%M%S}" if job.queue else "")
+            self.pods[pod] = Pod(name=pod, job_uid=job.uid, index=index, running=False, created=job.started)
+
+    def admit(self) -> None:
+        """The queue lets the gang start."""
+        job = self.current
+        assert job is not None
+        assert job.waits
+        self.now += timedelta(seconds=1)
+        self.jobs[job.name] = replace(job, suspended=False, started=self.now)
+        self._start_gang(self.jobs[job.name])
+
+    def preempt(self) -> None:
+        """The queue has the gang give back everything; its pods are still there, and save their state."""
+        job = self.current
+        assert job is not None
+        self.jobs[job.name] = replace(job, suspended=True, started=None)
+        for pod in self.current_pods:
+            self.pods[pod.name] = replace(pod, deleting=True)
 
     def _start_single_pod(self, job: GangJob) -> None:
         number = sum(pod.job_uid == job.uid for pod in self.pods.values())
@@ -311,6 +341,9 @@ class World:
             ended = all(pod.end is not None for pod in pods)
             if job.attempt in ALONE and not job.over and not job.deleting and ended:
                 self._start_single_pod(job)
+        for job in self.jobs.values():
+            if job.waits:
+                self.pods = {name: pod for name, pod in self.pods.items() if pod.job_uid != job.uid}
         for job in [job for job in self.jobs.values() if job.deleting]:
             self.pods = {name: pod for name, pod in self.pods.items() if pod.job_uid != job.uid}
             del self.jobs[job.name]

@@ -112,6 +112,11 @@ def service_name(name: str) -> str:
     return f"{name}-gang"
 
 
+def pod_group_name(name: str) -> str:
+    """The PodGroup by which a scheduler that knows gangs starts all pods of an attempt, or none."""
+    return f"{name}-gang"
+
+
 def run_config_name(name: str, digest: str) -> str:
     """The immutable ConfigMap that holds a RunConfig, named by its content."""
     return f"{name}-run-{digest[:10]}"

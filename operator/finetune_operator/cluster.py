@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from finetune_api import names
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator import reading
+from finetune_operator import kueue, pod_groups, reading
 from finetune_operator.api import APPLY, FIELD_MANAGER, Api, ApiError
 from finetune_operator.observed import GangJob, Observed, Owned, Subject, Taken
 from finetune_operator.pods import Manifest
@@ -39,14 +39,13 @@ class Resource(NamedTuple):
 
     @property
     def root(self) -> str:
-        """Where it lies on the API server, over all namespaces."""
-        prefix = "/api" if "/" not in self.group_version else "/apis"
-        return f"{prefix}/{self.group_version}/{self.plural}"
+        """Where its group lies on the API server."""
+        return f"{'/apis' if '/' in self.group_version else '/api'}/{self.group_version}"
 
-    def path(self, namespace: str, name: str = "") -> str:
-        """The objects of a namespace, or one of them."""
-        prefix = "/api" if "/" not in self.group_version else "/apis"
-        return f"{prefix}/{self.group_version}/namespaces/{namespace}/{self.plural}" + (name and f"/{name}")
+    def path(self, namespace: str | None, name: str = "") -> str:
+        """The objects of a namespace, or one of them; those of all namespaces if it is None."""
+        where = self.root if namespace is None else f"{self.root}/namespaces/{namespace}"
+        return f"{where}/{self.plural}" + (name and f"/{name}")
 
 
 FINETUNEJOBS = Resource(names.API_VERSION, names.PLURAL)
@@ -54,12 +53,20 @@ JOBS = Resource("batch/v1", "jobs")
 PODS = Resource("v1", "pods")
 EVENTS = Resource("v1", "events")
 CONFIGMAPS = Resource("v1", "configmaps")
-_APPLIED = {
+# Kinds of which the API server keeps one version only, or any of which will do.
+_KINDS = {
     "ConfigMap": CONFIGMAPS,
     "Service": Resource("v1", "services"),
     "NetworkPolicy": Resource("networking.k8s.io/v1", "networkpolicies"),
     "Job": JOBS,
 }
+WORKLOADS = tuple(Resource(f"{kueue.GROUP}/{version}", "workloads") for version in kueue.VERSIONS)
+
+
+def _resource(manifest: Manifest) -> Resource:
+    if manifest["kind"] == pod_groups.KIND:
+        return Resource(manifest["apiVersion"], "podgroups")
+    return _KINDS[manifest["kind"]]
 
 
 class Cluster:
@@ -68,11 +75,19 @@ class Cluster:
     Every method raises ApiError where the API server refuses for a reason that the method does not expect.
     """
 
-    def __init__(self, api: Api, *, instance: str) -> None:
-        """`instance` is this operator's name in events."""
+    def __init__(self, api: Api, *, instance: str, namespaces: Sequence[str] = ()) -> None:
+        """`instance` is this operator's name in events.
+
+        What it is about are the `namespaces`, for it has no rights in others; if there are none: all of them.
+        """
         self._api = api
         self._instance = instance
+        self._namespaces = tuple(namespaces)
         self._last_event = 0
+
+    def covers(self, namespace: str) -> bool:
+        """Whether the jobs of a namespace are this operator's."""
+        return not self._namespaces or namespace in self._namespaces
 
     async def subject(self, key: Key) -> Subject | None:
         """The FineTuneJob as it is now; None if there is none.
@@ -83,8 +98,12 @@ class Cluster:
         return None if wire is None else reading.subject(wire)
 
     async def belongings(self, subject: Subject) -> Observed:
-        """The Jobs and pods of a FineTuneJob, as they are now: a gang may only start when no pod is left."""
-        jobs, pods = await asyncio.gather(self._labelled(JOBS, subject), self._labelled(PODS, subject))
+        """The Jobs and pods of a FineTuneJob, as they are now: a gang may only start when no pod is left.
+
+        Jobs are read last: a pod that Kueue has taken away is then never seen without that its Job is suspended.
+        """
+        pods = await self._labelled(PODS, subject)
+        jobs = await self._labelled(JOBS, subject)
         return Observed(
             jobs=tuple(job for wire in jobs if (job := reading.gang_job(wire, subject.uid))),
             pods=tuple(pod for wire in pods if (pod := reading.pod(wire, subject.name))),
@@ -100,12 +119,29 @@ class Cluster:
         )
         return reading.newest_warning(answer["items"])
 
+    async def workload(self, namespace: str, job_uid: str) -> Wire | None:
+        """What Kueue has made of a Job; None if there is nothing, no Kueue, or no right to see it."""
+        for resource in WORKLOADS:
+            try:
+                answer = await self._api.request(
+                    "GET",
+                    resource.path(namespace),
+                    resource=resource.plural,
+                    query={"labelSelector": f"{kueue.JOB_UID_LABEL}={job_uid}"},
+                )
+            except ApiError as error:
+                if error.status not in (403, 404):
+                    raise
+            else:
+                return next(iter(answer["items"]), None)
+        return None
+
     async def others(self, subject: Subject) -> tuple[Owned, ...]:
         """What else belongs to a FineTuneJob. Only ConfigMaps have names that nobody can tell beforehand."""
         namespace = subject.namespace
         service, policy, configs = await asyncio.gather(
-            self._get(_APPLIED["Service"], namespace, names.service_name(subject.name)),
-            self._get(_APPLIED["NetworkPolicy"], namespace, names.network_policy_name(subject.name)),
+            self._get(_KINDS["Service"], namespace, names.service_name(subject.name)),
+            self._get(_KINDS["NetworkPolicy"], namespace, names.network_policy_name(subject.name)),
             self._labelled(CONFIGMAPS, subject),
         )
         found = [("Service", service), ("NetworkPolicy", policy), *(("ConfigMap", wire) for wire in configs)]
@@ -125,9 +161,10 @@ class Cluster:
 
     async def apply(self, manifest: Manifest) -> None:
         """Make an object be as the manifest says (server-side apply)."""
-        metadata = manifest["metadata"]
-        resource = _APPLIED[manifest["kind"]]
-        await self._apply(resource, resource.path(metadata["namespace"], metadata["name"]), manifest)
+        metadata, resource = manifest["metadata"], _resource(manifest)
+        path = resource.path(metadata["namespace"], metadata["name"])
+        # Whether a Job that is there may run is not the operator's to say again (see kueue.py): it gets a conflict.
+        await self._apply(resource, path, manifest, force="false" if resource is JOBS else "true")
 
     async def keeps_volumes(self, job: Manifest) -> bool:
         """Whether the API server would keep all volumes of a Job's pods, asked without making anything.
@@ -155,7 +192,7 @@ class Cluster:
 
     async def remove(self, namespace: str, owned: Owned) -> None:
         """Delete any other object, and no other of its name."""
-        await self._delete(_APPLIED[owned.kind], namespace, owned.name, owned.uid, "Background")
+        await self._delete(_KINDS[owned.kind], namespace, owned.name, owned.uid, "Background")
 
     async def write_status(self, subject: Subject, status: FineTuneJobStatus) -> None:
         """Write the whole status, unless the FineTuneJob has changed since it was read (ApiError 409)."""
@@ -234,11 +271,19 @@ class Cluster:
 
     async def versions(self, resource: Resource, selector: str) -> dict[tuple[str, str], str]:
         """The resourceVersion of every object of a kind, by namespace and name, from the API server's cache."""
+        found: dict[tuple[str, str], str] = {}
+        for namespace in self._namespaces or (None,):
+            found |= await self._versions(resource, selector, namespace)
+        return found
+
+    async def _versions(
+        self, resource: Resource, selector: str, namespace: str | None
+    ) -> dict[tuple[str, str], str]:
         query = {"labelSelector": selector, "resourceVersion": "0", "limit": str(CHUNK_SIZE)}
         found: dict[tuple[str, str], str] = {}
         while True:
             answer = await self._api.request(
-                "GET", resource.root, resource=resource.plural, query=query, accept=METADATA_ONLY
+                "GET", resource.path(namespace), resource=resource.plural, query=query, accept=METADATA_ONLY
             )
             # An empty list of metadata is null.
             for item in answer["items"] or ():
@@ -281,7 +326,7 @@ class Cluster:
 
     async def _existing(self, manifest: Manifest) -> Wire | None:
         metadata = manifest["metadata"]
-        return await self._get(_APPLIED[manifest["kind"]], metadata["namespace"], metadata["name"])
+        return await self._get(_resource(manifest), metadata["namespace"], metadata["name"])
 
     async def _apply(self, resource: Resource, path: str, manifest: Any, **query: str) -> Wire:
         return await self._api.request(

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import aiohttp
 
 from finetune_api.status import Phase
-from finetune_operator import cleanup, logs, publishing, volumes
+from finetune_operator import cleanup, kueue, logs, publishing, volumes
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster, Key
 from finetune_operator.gang import unexplained
@@ -120,6 +120,9 @@ class Controller:
         if newest is None:
             return observed
         observed = replace(observed, report=self._reports.newest(key, newest.uid))
+        if newest.waits and subject.job is not None:
+            workload = await self._cluster.workload(subject.namespace, newest.uid)
+            return replace(observed, wait=kueue.wait(workload, subject.job.spec.scheduling))
         silent = unexplained(observed.pods_of(newest), now)
         if silent is None or (said := await self._cluster.complaint(subject.namespace, silent.name)) is None:
             return observed

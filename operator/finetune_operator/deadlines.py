@@ -47,7 +47,8 @@ def of_gang(
 ) -> Deadline:
     """The deadline that runs for an attempt: first to start, then to make progress. `received` is of this very gang."""
     status, policy = situation.status, situation.job.spec.failure_policy
-    begun = max(attempt.start_time, gang.created or attempt.start_time)
+    # What waits in a queue has not begun.
+    begun = max(attempt.start_time, *(time for time in (gang.created, gang.started) if time is not None))
     all_run = sum(pod.running for pod in pods) >= situation.job.spec.resources.nodes
     told = status.progress.last_report_time if status.progress is not None else None
     heard = received is not None or (told is not None and told >= attempt.start_time)
@@ -105,10 +106,15 @@ def bounded(situation: Situation, outcome: Outcome) -> Outcome:
 def _of_job(situation: Situation) -> Deadline | None:
     status, spec = situation.status, situation.job.spec
     seconds = spec.failure_policy.active_deadline_seconds
-    # Time stands still for a job that is suspended, or about to be.
-    if seconds is None or status.start_time is None or spec.suspend or status.phase is Phase.SUSPENDED:
+    # Time stands still for a job that is suspended, or about to be, and while it waits in a queue.
+    if seconds is None or status.start_time is None or spec.suspend:
         return None
-    return Deadline(OVERDUE, status.start_time + timedelta(seconds=status.suspended_seconds or 0), seconds)
+    if status.phase in (Phase.SUSPENDED, Phase.QUEUED):
+        return None
+    waited = (status.suspended_seconds or 0) + (
+        status.queue.waited_seconds if status.queue is not None else 0
+    )
+    return Deadline(OVERDUE, status.start_time + timedelta(seconds=waited), seconds)
 
 
 def _done(situation: Situation) -> bool:

@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 
 from finetune_api import names
 from finetune_api.report import Report, Stage, Transfer
-from finetune_api.status import Attempt, Phase
+from finetune_api.status import Attempt, FineTuneJobStatus, Phase
 from finetune_api.units import size
-from finetune_operator import conditions, deadlines, ends, progress, workload
+from finetune_operator import conditions, deadlines, ends, kueue, launch, progress, workload
 from finetune_operator.conditions import Standing
 from finetune_operator.heard import pods_of, received_from, reported
 from finetune_operator.observed import GangJob, Pod
@@ -94,6 +94,8 @@ def follow(situation: Situation, attempt: Attempt, gang: GangJob | None) -> Outc
     report = received.report if received is not None else None
     if gang is not None and gang.complete:
         return ends.succeeded(situation, status, pods, report)
+    if gang is not None and gang.waits:
+        return _in_queue(situation, status, gang)
     if gang is None or gang.failed or any(pod.end is not None for pod in pods):
         return ends.failed(situation, status, pods, report)
     phase, reason, message = _stage(situation, pods, report)
@@ -107,6 +109,18 @@ def follow(situation: Situation, attempt: Attempt, gang: GangJob | None) -> Outc
     status = status.model_copy(update={"phase": phase})
     outcome = write(situation.subject, status, Standing.UNDERWAY, reason, message, now)
     return outcome.within(rest)
+
+
+def _in_queue(situation: Situation, status: FineTuneJobStatus, gang: GangJob) -> Outcome:
+    """The gang has no pods, or none that may stay: Kueue has not let it go on, or has taken that back."""
+    now = situation.now
+    reason, message = situation.observed.wait or kueue.wait(None, situation.job.spec.scheduling)
+    status = kueue.waits(status, str(gang.queue), now)
+    status = status.model_copy(update={"progress": progress.without_forecast(status.progress)})
+    outcome = write(situation.subject, status, Standing.UNDERWAY, reason, message, now)
+    # That it may go on is an event of its Job; why it may not is told by none that is watched.
+    since = status.queue.waiting_since if status.queue is not None else None
+    return outcome.within(launch.look_again(since or now, now))
 
 
 def _stage(situation: Situation, pods: Sequence[Pod], report: Report | None) -> tuple[Phase, str, str]:

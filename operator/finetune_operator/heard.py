@@ -19,7 +19,13 @@ def received_from(situation: Situation, attempt: Attempt, gang: GangJob | None) 
     received = situation.observed.report
     if received is None or received.report.attempt != attempt.number:
         return None
-    return received if gang is None or received.job_uid == gang.uid else None
+    if gang is None:
+        return received
+    if received.job_uid != gang.uid:
+        return None
+    # Kueue may let the same Job go on with other pods.
+    pods = situation.observed.pods_of(gang) if gang.queue is not None else []
+    return received if not pods or any(pod.name == received.pod for pod in pods) else None
 
 
 def final_report(pods: Sequence[Pod]) -> Report | None:

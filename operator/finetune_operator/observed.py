@@ -44,6 +44,17 @@ class GangJob:
     """When it was made."""
     config: str | None = None
     """The ConfigMap that its pods ask for."""
+    queue: str | None = None
+    """The queue of Kueue that it has to go through."""
+    suspended: bool = False
+    """It is not to have pods: Kueue has not let it go on."""
+    started: datetime | None = None
+    """When it was last let go on."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is in its queue."""
+        return self.queue is not None and self.suspended and not self.over
 
     @property
     def over(self) -> bool:
@@ -80,6 +91,11 @@ class Pod:
     """When its container ended."""
     report: Report | None = None
     """Its termination message, where that is a Report."""
+
+    @property
+    def is_going(self) -> bool:
+        """Whether it has ended, or was asked to."""
+        return self.deleting or self.end is not None
 
 
 @dataclass(frozen=True)
@@ -129,6 +145,8 @@ class Observed:
     taken: tuple[Taken, ...] = ()
     refusal: str | None = None
     """Why the API server does not let the attempt's objects be: a quota, a policy."""
+    wait: tuple[str, str] | None = None
+    """Why the newest Job waits in its queue, as a word and a sentence."""
     watching_since: datetime | None = None
     """When this operator began to listen for Reports; None if that was before the job began."""
 
@@ -143,5 +161,8 @@ class Observed:
         return next((job for job in self.jobs if job.attempt == attempt), None)
 
     def pods_of(self, job: GangJob) -> list[Pod]:
-        """The pods that a Job controls."""
-        return [pod for pod in self.pods if pod.job_uid == job.uid]
+        """The pods that a Job controls, without those that Kueue had it give up before it let the Job go on again."""
+        own = [pod for pod in self.pods if pod.job_uid == job.uid]
+        if job.queue is None or job.started is None:
+            return own
+        return [pod for pod in own if not (pod.is_going and pod.created and pod.created < job.started)]

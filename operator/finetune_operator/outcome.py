@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator import conditions
+from finetune_operator import conditions, kueue
 from finetune_operator.conditions import Standing
 from finetune_operator.observed import GangJob, Observed, Owned, Subject
 from finetune_operator.pods import Manifest
@@ -78,6 +78,7 @@ def write(
     `faults` is what is wrong with every single row of the data.
     """
     old = subject.status
+    status = kueue.waits_no_more(status, now)
     new = FineTuneJobStatus.model_validate(
         status.model_dump()
         | {
@@ -106,7 +107,7 @@ def _throttled(old: FineTuneJobStatus, new: FineTuneJobStatus, now: datetime) ->
     """Seconds to wait before writing what is mere progress."""
     if old.progress is None or old.progress.last_report_time is None:
         return None
-    mere: dict[str, Any] = {"progress": new.progress, "subspaces": new.subspaces}
+    mere: dict[str, Any] = {"progress": new.progress, "subspaces": new.subspaces, "curve": new.curve}
     if old.subspaces != new.subspaces and _reasons(old) == _reasons(new):
         # Words that go on counting: how many matrices are decomposed.
         mere["conditions"] = new.conditions

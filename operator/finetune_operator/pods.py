@@ -5,6 +5,7 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.runconfig import RunConfig
+from finetune_api.scheduling import Scheduling
 from finetune_api.spec import FineTuneJob
 from finetune_operator import tracking, volumes
 
@@ -106,7 +107,12 @@ def member(
         inputs=volumes.mounted(job, reads_data=True),
         scratch={"shm": ("/dev/shm", _shared_memory(job))},
     )
-    return pod | {"subdomain": names.service_name(job.metadata.name)} | _affinity(avoid)
+    return (
+        pod
+        | {"subdomain": names.service_name(job.metadata.name)}
+        | _placement(job.spec.scheduling)
+        | _affinity(job, attempt, avoid)
+    )
 
 
 def _pod(
@@ -168,13 +174,29 @@ def _pod(
     }
 
 
-def _affinity(avoid: Sequence[str]) -> Manifest:
-    if not avoid:
-        return {}
-    # Such a requirement takes one name; all requirements of a term have to hold.
-    elsewhere = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoid]
-    terms = {"nodeSelectorTerms": [{"matchFields": elsewhere}]}
-    return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}}
+def _placement(scheduling: Scheduling) -> Manifest:
+    placement = {
+        "nodeSelector": scheduling.node_selector,
+        "tolerations": [toleration.to_wire() for toleration in scheduling.tolerations],
+        "priorityClassName": scheduling.priority_class_name,
+        "schedulerName": scheduling.scheduler_name,
+    }
+    return {field: value for field, value in placement.items() if value}
+
+
+def _affinity(job: FineTuneJob, attempt: int, avoid: Sequence[str]) -> Manifest:
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    affinity: Manifest = {}
+    if avoid:
+        # Such a requirement takes one name; all requirements of a term have to hold.
+        elsewhere = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoid]
+        affinity["nodeAffinity"] = {required: {"nodeSelectorTerms": [{"matchFields": elsewhere}]}}
+    if job.spec.scheduling.topology_key is not None:
+        # The first pod of a gang has no other to be near to, and is let go anywhere.
+        gang = {names.LABEL_JOB: job.metadata.name, names.LABEL_ATTEMPT: names.attempt_label(attempt)}
+        near = {"labelSelector": {"matchLabels": gang}, "topologyKey": job.spec.scheduling.topology_key}
+        affinity["podAffinity"] = {required: [near]}
+    return {"affinity": affinity} if affinity else {}
 
 
 def _command(name: str) -> list[str]:

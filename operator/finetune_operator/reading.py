@@ -9,6 +9,7 @@ from finetune_api.failure import PodEnd
 from finetune_api.report import Report
 from finetune_api.status import MAX_LOG_LENGTH, FineTuneJobStatus, last_lines
 from finetune_operator import validation
+from finetune_operator.kueue import QUEUE_LABEL
 from finetune_operator.observed import GangJob, Owned, Pod, Subject, Taken
 
 Wire = Mapping[str, Any]
@@ -53,6 +54,9 @@ def gang_job(wire: Wire, owner_uid: str) -> GangJob | None:
         words=failed.get("message", "") if failed else "",
         created=_time(metadata.get("creationTimestamp")),
         config=_config(wire),
+        queue=metadata.get("labels", {}).get(QUEUE_LABEL),
+        suspended=bool(wire.get("spec", {}).get("suspend")),
+        started=_time(status.get("startTime")),
     )
 
 

@@ -4,7 +4,7 @@ An Outcome is carried out in this order: deletes, applies, ONE status write, eve
 two of these writes, and nothing is lost or done twice, because each step can be told from what the one before left:
 
     the status has no start time           → write it: from here on the spec is fixed
-    it has no attempt, and the Job of the  → apply ConfigMap and, last, the Job
+    it has no attempt, and the Job of the  → apply ConfigMap, NetworkPolicy and, last, the Job
       preparation is missing
     the preparation's Job is there         → follow it: rows read, what keeps its pod from running
     it failed                              → write the failure to the status: nothing of a gang was ever there
@@ -12,7 +12,7 @@ two of these writes, and nothing is lost or done twice, because each step can be
     attempt n is open, its Job is missing  → apply ConfigMap, Service, NetworkPolicy and, last, the Job
     the Job is there                       → follow it: phase, progress, checkpoints
     the Job succeeded or a pod failed      → write the attempt's end, and what follows from it, to the status
-    the model is trained, its adapter is   → apply ConfigMap and, last, the Job
+    the model is trained, its adapter is   → apply ConfigMap, NetworkPolicy and, last, the Job
       to be merged, and the Job of the
       merging is missing
     the merging's Job is there             → follow it, until it succeeded or failed: then write that to the status
@@ -68,7 +68,7 @@ from finetune_operator.transitions import REJECTED
 from finetune_operator.workload import Installation
 
 # Phases in which the Job of the open attempt has been seen. If it is missing now, it vanished.
-_GANG_SEEN = (Phase.STARTING, Phase.PREPARING, Phase.RUNNING)
+_GANG_SEEN = (Phase.QUEUED, Phase.STARTING, Phase.PREPARING, Phase.RUNNING)
 
 
 def reconcile(subject: Subject, observed: Observed, now: datetime, installation: Installation) -> Outcome:
@@ -204,7 +204,7 @@ def _train(situation: Situation, installation: Installation) -> Outcome:
     if gang is None and not seen:
         return launch(situation, attempt.number, manifests)
     outcome = replace(follow(situation, attempt, gang), delete=strays(observed, keep=attempt.number))
-    if gang is None or gang.over or gang.deleting:
+    if gang is None or gang.over or gang.deleting or gang.waits:
         return outcome
     return keep_up(situation, outcome, gang, manifests, nodes=situation.job.spec.resources.nodes)
 

@@ -36,7 +36,8 @@ def hold(situation: Situation) -> Outcome:
 
 def is_ending(situation: Situation, job: GangJob) -> bool:
     """Whether a gang comes to its end by itself: that is judged before it is suspended."""
-    pods = situation.observed.pods_of(job)
+    # Pods that Kueue takes away from a gang say nothing of how it ends.
+    pods = [] if job.waits else situation.observed.pods_of(job)
     return job.over or any(pod.end is not None or pod.finished is not None for pod in pods)
 
 

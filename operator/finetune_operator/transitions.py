@@ -8,7 +8,7 @@ from finetune_api.failure import CAUSES, ExitCode
 from finetune_api.precedents import BUDGET_FIELD, HALVED
 from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_api.units import size
-from finetune_operator import conditions, evaluation
+from finetune_operator import conditions, evaluation, kueue, progress
 
 NAME_CONFLICT = "NameConflict"
 REFUSED = "Refused"
@@ -43,6 +43,7 @@ def events(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Event, ...]:
         *_ends(old, new),
         *_suspension(old, new),
         *_starts(old, new),
+        *_queue(old, new),
         *_obstacles(old, new),
         *_publication(old, new),
     )
@@ -168,11 +169,27 @@ def _starts(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
     ]
 
 
+def _queue(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
+    if new.queue is None:
+        return []
+    if new.phase is Phase.QUEUED and old.phase is not Phase.QUEUED:
+        before = old.queue.preemptions if old.queue is not None else 0
+        if new.queue.preemptions > before:
+            return [Event(kueue.PREEMPTED, _message(new), "Warning")]
+        return [Event(kueue.QUEUED, _message(new))]
+    if old.phase is Phase.QUEUED and new.phase in kueue.ADMITTED:
+        since = old.queue.waited_seconds if old.queue is not None else 0
+        waited = progress.duration(new.queue.waited_seconds - since)
+        return [Event("Admitted", f"queue {new.queue.name} lets the gang start, after {waited}")]
+    return []
+
+
 def _obstacles(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
     told = (
         (NAME_CONFLICT, conditions.STALLED),
         (REFUSED, conditions.STALLED),
         (STUCK, conditions.PROGRESSING),
+        (kueue.INADMISSIBLE, conditions.PROGRESSING),
     )
     return [
         Event(reason, _message(new), "Warning")

@@ -9,7 +9,7 @@ from finetune_api.failure import CAUSES, ExitCode, Recovery
 from finetune_api.runconfig import RunConfig, run_config
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import Attempt
-from finetune_operator import pods, volumes
+from finetune_operator import kueue, pod_groups, pods, volumes
 from finetune_operator.pods import Manifest
 
 # A cluster that runs short of nodes should forget about old errors.
@@ -89,7 +89,13 @@ def attempt(
     pod = pods.member(
         job, number, installation.trainer_image, config, config_map["metadata"]["name"], avoid=avoid
     )
-    return config_map, _service(job), _network_policy(job, number), _gang_job(job, number, pod)
+    return (
+        config_map,
+        _service(job),
+        _network_policy(job, number),
+        *_pod_group(job),
+        _gang_job(job, number, pod),
+    )
 
 
 def _configuration(
@@ -186,17 +192,18 @@ def _single_pod_job(job: FineTuneJob, number: int, pod: Manifest) -> Manifest:
             "backoffLimit": job.spec.failure_policy.max_restarts,
             # The first rule that fits decides, and what none fits counts against the limit.
             "podFailurePolicy": {
-                "rules": [
-                    {
-                        "action": "Ignore",
-                        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
-                    },
-                    {"action": "Ignore", "onExitCodes": _exit_codes(Recovery.RESUME)},
-                    {"action": "FailJob", "onExitCodes": _exit_codes(Recovery.FAIL)},
-                ]
+                "rules": [*_uncounted(), {"action": "FailJob", "onExitCodes": _exit_codes(Recovery.FAIL)}]
             },
         },
     )
+
+
+def _uncounted() -> list[Manifest]:
+    """What does not count as a failure of a pod: that the cluster takes it away."""
+    return [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": "Ignore", "onExitCodes": _exit_codes(Recovery.RESUME)},
+    ]
 
 
 def _exit_codes(recovery: Recovery) -> Manifest:
@@ -207,20 +214,38 @@ def _exit_codes(recovery: Recovery) -> Manifest:
     }
 
 
-def _gang_job(job: FineTuneJob, number: int, pod: Manifest) -> Manifest:
-    nodes = job.spec.resources.nodes
-    return _job(
-        job,
-        number,
-        pod,
-        {
-            "completionMode": "Indexed",
-            "completions": nodes,
-            "parallelism": nodes,
-            # A gang is restarted as a whole, and by one authority: the FineTuneJob.
-            "backoffLimit": 0,
-        },
+def _pod_group(job: FineTuneJob) -> list[Manifest]:
+    return pod_groups.group(
+        job.spec.scheduling,
+        _metadata(job, names.pod_group_name(job.metadata.name)),
+        nodes=job.spec.resources.nodes,
+        start_within=job.spec.failure_policy.startup_deadline_seconds,
     )
+
+
+def _gang_job(job: FineTuneJob, number: int, pod: Manifest) -> Manifest:
+    nodes, scheduling = job.spec.resources.nodes, job.spec.scheduling
+    policy: Manifest = {
+        "completionMode": "Indexed",
+        "completions": nodes,
+        "parallelism": nodes,
+        # A gang is restarted as a whole, and by one authority: the FineTuneJob.
+        "backoffLimit": 0,
+    }
+    queue = kueue.labels(scheduling)
+    if queue:
+        policy |= {
+            # From here on this is Kueue's to change: see kueue.py.
+            "suspend": True,
+            # Pods that Kueue takes away must not count as failed, or the Job would not live to be let go on again.
+            "podFailurePolicy": {"rules": _uncounted()},
+        }
+    manifest = _job(job, number, pod, policy)
+    manifest["metadata"]["labels"] |= queue
+    template = manifest["spec"]["template"]
+    group = names.pod_group_name(job.metadata.name)
+    template["metadata"] = pod_groups.joined(template["metadata"], scheduling, group)
+    return manifest
 
 
 def _job(job: FineTuneJob, number: int, pod: Manifest, policy: Manifest) -> Manifest:

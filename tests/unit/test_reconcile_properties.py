@@ -112,6 +112,7 @@ class Histories(RuleBasedStateMachine):
         active=st.sampled_from([None, 600, 20000]),
         merges=st.booleans(),
         publish=TARGETS,
+        queued=st.booleans(),
     )
     def submit(
         self,
@@ -121,6 +122,7 @@ class Histories(RuleBasedStateMachine):
         active: int | None,
         merges: bool,
         publish: dict[str, Any] | None,
+        queued: bool,
     ) -> None:
         policy = {
             "maxRestarts": MAX_RESTARTS,
@@ -129,6 +131,7 @@ class Histories(RuleBasedStateMachine):
         }
         spec = {"failurePolicy": policy, "suspend": suspend, "ttlSecondsAfterFinished": lives}
         spec["publish"] = publish
+        spec["scheduling"] = {"queueName": "team"} if queued else {}
         spec |= ({"dataset": INLINE} if inline else {}) | (MERGES if merges else {})
         self.world = Watched(spec=spec)
         self.inline = inline
@@ -173,6 +176,23 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def collect_garbage(self) -> None:
         self.world.collect()
+
+    @precondition(lambda self: self.world.current is not None and self.world.current.waits)
+    @rule()
+    def the_queue_lets_it_start(self) -> None:
+        self.world.admit()
+
+    @precondition(lambda self: self._runs_by_leave_of_a_queue())
+    @rule(ended=st.booleans())
+    def the_queue_preempts_it(self, ended: bool) -> None:
+        self.world.preempt()
+        if ended:
+            for index in self._alive():
+                self.world.fail_pod(index, 143)
+
+    def _runs_by_leave_of_a_queue(self) -> bool:
+        job = self.world.current
+        return job is not None and job.queue is not None and not (job.waits or job.over or job.deleting)
 
     @precondition(lambda self: self.world.pods)
     @rule()
@@ -312,6 +332,9 @@ class Histories(RuleBasedStateMachine):
             self.preparation_succeeds(told=True)
             self.prepared = True
             self.world.settle()
+        if self.world.current is not None and self.world.current.waits:
+            self.world.admit()
+            self.world.turn()
         if self._alive():
             self.world.run_pods()
             self.report_arrives(step=self.sequence % 36, kind="weights")
@@ -405,6 +428,12 @@ class Histories(RuleBasedStateMachine):
                 assert attempt.model_copy(update={"last_step": known.last_step}) == known
             elif attempt.end_time is not None:
                 self.ended[attempt.number] = attempt
+
+    @invariant()
+    def who_waits_in_a_queue_waits_since_some_time(self) -> None:
+        status = self.world.status
+        waits = status.queue is not None and status.queue.waiting_since is not None
+        assert waits == (status.phase is Phase.QUEUED)
 
     @invariant()
     def a_suspended_job_holds_nothing(self) -> None:
