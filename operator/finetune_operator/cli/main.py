@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.plan import plan
+from finetune_operator.cli.plot import plot
 from finetune_operator.cli.render import render
 from finetune_operator.cli.run import run
 from finetune_operator.cli.validate import validate
@@ -51,5 +52,5 @@ def finetune(
     """Check, plan, run and watch FineTuneJobs."""
 
 
-for command in (validate, plan, render, run, watch):
+for command in (validate, plan, render, run, watch, plot):
     cli.command()(command)

@@ -13,6 +13,7 @@ from finetune_api.status import Phase
 from finetune_operator import conditions, publishing
 from finetune_operator.cli.display import Display
 from finetune_operator.cli.errors import CommandError
+from finetune_operator.cli.options import JobName, NamespaceOption
 
 # What timeout(1) exits with.
 EXIT_TIMEOUT = 124
@@ -31,13 +32,8 @@ def duration(text: str) -> float:
 
 
 def watch(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the job.")],
-    namespace: Annotated[
-        str | None,
-        typer.Option(
-            "-n", "--namespace", help="Namespace of the job; that of the kubeconfig's context if left out."
-        ),
-    ] = None,
+    name: JobName,
+    namespace: NamespaceOption = None,
     timeout: Annotated[
         float | None,
         typer.Option(
