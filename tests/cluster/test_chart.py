@@ -143,11 +143,12 @@ def test_the_operator_understands_its_environment(manifests: list[Manifest], tmp
         "webhook": settings.webhook_port,
         "health": settings.health_port,
     }
-    report, _ = service["spec"]["ports"]
+    report, *_ = service["spec"]["ports"]
     assert settings.report_url == f"https://{service['metadata']['name']}.{NAMESPACE}.svc:{report['port']}"
     assert {port["name"]: port["targetPort"] for port in service["spec"]["ports"]} == {
         "report": "report",
         "webhook": "webhook",
+        "metrics": "health",
     }
     mounts = {mount["mountPath"]: mount["name"] for mount in operator["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in pod_spec(manifests)["volumes"]}
