@@ -135,6 +135,7 @@ class Binary:
 
 
 _KUBERNETES = "k8s.io/kubernetes"
+_PROMETHEUS = "github.com/prometheus/prometheus"
 
 BINARIES = {
     binary.name: binary
@@ -162,6 +163,10 @@ BINARIES = {
             manifests="charts/kueue",
         ),
         Binary("pause", "pause", ".", None),
+        *(
+            Binary(name, "prometheus", f"{_PROMETHEUS}/cmd/{name}", _PROMETHEUS)
+            for name in ("prometheus", "promtool")
+        ),
         Binary("kstatus", "kstatus", ".", "github.com/fluxcd/cli-utils"),
         Binary("argocd-lua", "argocd-lua", ".", "github.com/yuin/gopher-lua"),
     )

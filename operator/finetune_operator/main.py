@@ -17,7 +17,7 @@ from aiohttp import web
 from kubernetes.aio.config.config_exception import ConfigException
 
 from finetune_api import names
-from finetune_operator import handlers, logs, webhook
+from finetune_operator import certificate, handlers, logs, webhook
 from finetune_operator.api import Api, ApiError
 from finetune_operator.cluster import Cluster, Key, Resource
 from finetune_operator.controller import Controller, utc_now
@@ -75,6 +75,7 @@ async def run(
         metrics.queue_in_flight.set_function(lambda: queue.in_flight)
         metrics.reporting_gangs.set_function(lambda: reports.active(utc_now()))
         metrics.watches(health.ages, health.alive)
+        metrics.certificate_expiry.set_function(lambda: certificate.expiry(settings.tls_dir))
 
         queue.start()
         cleanup.push_async_callback(queue.stop, seconds=SHUTDOWN_SECONDS)

@@ -87,15 +87,21 @@ class Metrics:
         )
         self.last_list = Gauge(
             "finetune_last_list_timestamp_seconds",
-            "When the operator last listed all that it watches, to compare it with what the watches brought",
+            "When the operator last listed all that it watches, to check the watches by; its start, at first",
             registry=self.registry,
         )
+        self.last_list.set_to_current_time()
         self.last_resync = Gauge(
             "finetune_last_resync_timestamp_seconds",
-            "When the operator last had every FineTuneJob looked at again; its start, before the first time",
+            "When the operator last had every FineTuneJob looked at again; its start, at first",
             registry=self.registry,
         )
         self.last_resync.set_to_current_time()
+        self.certificate_expiry = Gauge(
+            "finetune_certificate_expiry_timestamp_seconds",
+            "Until when the certificate of the report endpoint and of the webhook is valid; 0 where it is of no use",
+            registry=self.registry,
+        )
         build = Gauge(
             "finetune_build_info",
             "1; the operator's version, and that of Python",
