@@ -26,6 +26,8 @@ CONFIGMAPS = "/api/v1/namespaces/{namespace}/configmaps"
 NETWORK_POLICIES = "/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/{namespace}/events"
 MERGE = "application/merge-patch+json"
+# The state of a container of which its kubelet says no more.
+CREATING = {"waiting": {"reason": "ContainerCreating"}}
 # A Job of somebody's own that has the name of the demo job's first attempt.
 BARE_JOB = {
     "metadata": {"name": "demo-1"},
@@ -230,6 +232,23 @@ class Namespace:
         finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         terminated = {"exitCode": exit_code, "message": message, "reason": reason, "finishedAt": finished}
         self.set_pod(pod, "Failed" if exit_code else "Succeeded", {"terminated": terminated})
+
+    def warn(self, pod: str, reason: str, message: str) -> None:
+        """Post an event about a pod as its kubelet would."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.create(
+            "/api/v1/namespaces/{namespace}/events",
+            {
+                "metadata": {"generateName": f"{pod}."},
+                "involvedObject": {"kind": "Pod", "name": pod, "namespace": self.name},
+                "type": "Warning",
+                "reason": reason,
+                "message": message,
+                "firstTimestamp": now,
+                "lastTimestamp": now,
+                "count": 1,
+            },
+        )
 
     def token(self, pod: str, *, audience: str = "finetune.dev", bound: bool = True) -> str:
         """What the kubelet would project into the pod."""

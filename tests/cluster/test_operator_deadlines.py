@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cluster.kube import PODS, Namespace, eventually
+from cluster.kube import CREATING, PODS, Namespace, eventually
 from cluster.operators import Operator
 from finetune_api.report import Report, Stage
 from world import checkpoint, report
@@ -13,7 +13,6 @@ from world import checkpoint, report
 pytestmark = pytest.mark.usefixtures("operator")
 
 BACKING_OFF = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "trainer"'}}
-CREATING = {"waiting": {"reason": "ContainerCreating"}}
 
 
 def training(namespace: Namespace, operator: Operator, told: Report) -> list[str]:
@@ -24,24 +23,6 @@ def training(namespace: Namespace, operator: Operator, told: Report) -> list[str
     assert code == 200, answer
     namespace.in_phase("Running")
     return pods
-
-
-def warn(namespace: Namespace, pod: str, reason: str, message: str) -> None:
-    """An event as the kubelet posts it."""
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    namespace.create(
-        "/api/v1/namespaces/{namespace}/events",
-        {
-            "metadata": {"generateName": f"{pod}."},
-            "involvedObject": {"kind": "Pod", "name": pod, "namespace": namespace.name},
-            "type": "Warning",
-            "reason": reason,
-            "message": message,
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        },
-    )
 
 
 def attempts(namespace: Namespace) -> list[dict[str, Any]]:
@@ -71,8 +52,8 @@ def test_what_only_the_events_of_a_pod_tell_is_shown_while_it_waits(namespace: N
     pods = namespace.pods()
     for pod in pods:
         namespace.set_pod(pod, "Pending", CREATING)
-    warn(namespace, pods[1], "FailedMount", 'MountVolume.SetUp failed for volume "models": not found')
-    warn(namespace, pods[0], "FailedMount", 'MountVolume.SetUp failed for volume "runs": not found')
+    namespace.warn(pods[1], "FailedMount", 'MountVolume.SetUp failed for volume "models": not found')
+    namespace.warn(pods[0], "FailedMount", 'MountVolume.SetUp failed for volume "runs": not found')
     eventually(lambda: namespace.condition("Progressing")["reason"] == "FailedMount", seconds=45)
     assert 'volume "runs": not found' in namespace.condition("Progressing")["message"]
 
