@@ -72,6 +72,16 @@ class Kube:
         self, method: str, path: str, body: Any = None, content_type: str = "application/json", **query: str
     ) -> Wire:
         """One request; raises RefusedError."""
+        answer: Wire = json.loads(self._ask(method, path, body, content_type, query))
+        return answer
+
+    def since(self, path: str, version: str) -> list[Wire]:
+        """What became of the objects there after a resourceVersion, change by change, as a watch tells it."""
+        query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": "1"}
+        changes = self._ask("GET", path, None, "application/json", query).splitlines()
+        return [json.loads(change) for change in changes]
+
+    def _ask(self, method: str, path: str, body: Any, content_type: str, query: dict[str, str]) -> str:
         arguments = self._client.param_serialize(
             method,
             path,
@@ -81,11 +91,10 @@ class Kube:
             auth_settings=["BearerToken"],
         )
         response = self._client.call_api(*arguments)
-        text = response.read().decode()
+        text: str = response.read().decode()
         if not 200 <= response.status < 300:
             raise RefusedError(response.status, text)
-        answer: Wire = json.loads(text)
-        return answer
+        return text
 
     def install_crd(self) -> None:
         """Install the CRD of this checkout; not a word in it may be unknown to the API server."""

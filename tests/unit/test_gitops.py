@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from finetune_api import names
-from finetune_operator import conditions
 from terminal import VALID, finetune
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +21,7 @@ MATCHER = EXAMPLE / ".github" / "finetune.json"
 GITLAB = EXAMPLE / ".gitlab-ci.yml"
 HOOKS = EXAMPLE / ".pre-commit-config.yaml"
 ARGO_CD = EXAMPLE / "argocd-cm.yaml"
+CHART_FILES = ROOT / "charts" / "finetune-operator" / "files"
 
 
 def hook() -> dict[str, Any]:
@@ -105,10 +105,11 @@ def test_the_page_shows_the_files_as_they_are(file: Path) -> None:
     assert f"\n{file.read_text()}```\n" in (ROOT / "docs" / "gitops.md").read_text()
 
 
-def test_argo_cd_reads_conditions_that_there_are() -> None:
-    [(key, script)] = yaml.safe_load(ARGO_CD.read_text())["data"].items()
-    assert key.endswith(f".health.{names.GROUP}_{names.KIND}")
-    read = {*re.findall(r"\bis\.(\w+)", script), *re.findall(r'condition\.type == "(\w+)"', script)}
-    assert read == {conditions.STALLED, conditions.READY, conditions.SUSPENDED}
-    answered = set(re.findall(r'status = "(\w+)"', script))
-    assert answered == {"Progressing", "Degraded", "Healthy", "Suspended"}
+def test_argo_cd_is_told_what_the_chart_has_to_say() -> None:
+    told = yaml.safe_load(ARGO_CD.read_text())["data"]
+    customizations, kind = "resource.customizations", f"{names.GROUP}_{names.KIND}"
+    assert told == {
+        f"{customizations}.health.{kind}": (CHART_FILES / "argocd-health.lua").read_text(),
+        f"{customizations}.actions.{kind}": (CHART_FILES / "argocd-actions.yaml").read_text(),
+        f"{customizations}.ignoreResourceUpdates.{kind}": "jsonPointers:\n  - /status\n",
+    }
