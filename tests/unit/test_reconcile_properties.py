@@ -535,6 +535,9 @@ class Histories(RuleBasedStateMachine):
             outcome = world.turn()
             if world.status.phase is Phase.FAILED:
                 return world.settle()
+            if world.status.phase is Phase.QUEUED:
+                # Who waits in a queue is given all the time that there is.
+                return None
             world.now += timedelta(seconds=outcome.requeue_after or 0)
         raise AssertionError(f"it goes on for ever: {world.status.phase}, {outcome}")
 
