@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from cluster import gangs
+from cluster.gangs import end, post, training
 from cluster.kube import (
     CONFIGMAPS,
     FINETUNEJOBS,
@@ -19,7 +21,7 @@ from cluster.kube import (
 )
 from cluster.operators import Operator
 from finetune_api.report import Stage
-from world import INLINE, OUTPUT, checkpoint, report
+from world import INLINE, OUTPUT, report
 
 pytestmark = pytest.mark.usefixtures("operator")
 
@@ -27,40 +29,12 @@ pytestmark = pytest.mark.usefixtures("operator")
 @pytest.fixture
 def node(namespace: Namespace) -> Iterator[str]:
     """A node: pods on one end when their kubelet says so, and not before."""
-    name = f"node-{namespace.name}"
-    namespace.kube.request("POST", "/api/v1/nodes", {"metadata": {"name": name}})
-    yield name
-    namespace.kube.request("DELETE", f"/api/v1/nodes/{name}")
+    with gangs.node(namespace) as name:
+        yield name
 
 
 def edit(namespace: Namespace, **spec: Any) -> None:
     namespace.patch(FINETUNEJOBS, "demo", {"spec": spec})
-
-
-def training(
-    namespace: Namespace, operator: Operator, node: str, *, attempt: int = 1, count: int = 2
-) -> list[str]:
-    """The pods of the demo job's gang, on a node, training."""
-    pods = namespace.pods(attempt=attempt, count=count)
-    for pod in pods:
-        binding = {"metadata": {"name": pod}, "target": {"kind": "Node", "name": node}}
-        namespace.kube.request("POST", namespace.path(PODS, pod) + "/binding", binding)
-    namespace.run_pods(pods)
-    post(namespace, operator, pods[0], attempt=attempt, step=3)
-    namespace.in_phase("Running")
-    return pods
-
-
-def post(namespace: Namespace, operator: Operator, pod: str, *, attempt: int = 1, step: int) -> None:
-    saved = [checkpoint(step, "resume")]
-    told = report(attempt, step, step, checkpoints=saved)
-    assert operator.post(namespace.name, "demo", told, token=namespace.token(pod))[0] == 200
-
-
-def end(namespace: Namespace, pod: str, exit_code: int) -> None:
-    """The container ends, and the kubelet removes the pod."""
-    namespace.end_pod(pod, exit_code)
-    namespace.delete(PODS, pod, gracePeriodSeconds=0)
 
 
 def test_a_gang_saves_and_goes_and_comes_again_in_another_size(
