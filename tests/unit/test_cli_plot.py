@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from finetune_api.curve import Curve
 from finetune_api.report import EvaluationRecord, StepRecord
 from finetune_api.scores import SetScore
-from finetune_operator.cli.plotting import panels, series
+from finetune_operator.cli import run_files
+from finetune_operator.cli.plotting import files, panels, series
 from terminal import finetune
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -47,10 +48,13 @@ def write(
     return directory
 
 
-def test_a_later_attempt_takes_back_what_an_earlier_one_did_after_the_step_it_goes_on_from() -> None:
+def test_a_later_attempt_takes_back_what_an_earlier_one_did_after_the_step_it_goes_on_from(
+    tmp_path: Path,
+) -> None:
     # The first one came to step 8; the second went on from step 5, and has made one step.
     made = [*(step(number) for number in range(1, 9)), step(6, attempt=2, loss=1.5)]
-    course = series.of_records("run", made, [evaluation(0, 3.0), evaluation(8, 2.0), evaluation(6, 1.9, 2)])
+    evaluated = [evaluation(0, 3.0), evaluation(8, 2.0), evaluation(6, 1.9, 2)]
+    course = files.read(write(tmp_path / "run", made, evaluated))
     assert course.loss == (*((number, 2.0) for number in range(1, 6)), (6, 1.5))
     assert course.validation == ((0, 3.0), (6, 1.9))
 
@@ -59,7 +63,7 @@ def test_a_later_attempt_takes_back_what_an_earlier_one_did_after_the_step_it_go
 def test_what_is_in_force_rises_to_the_newest_and_lacks_nothing_that_was_not_taken_back(
     steps: list[int],
 ) -> None:
-    kept = [record.step for record in series.in_force([step(number) for number in steps])]
+    kept = [record.step for record in run_files.in_force([step(number) for number in steps])]
     assert kept == sorted(set(kept))
     assert kept[-1:] == steps[-1:]
     assert all(

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from finetune_operator.cli.checkpoints import checkpoints
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.plan import plan
 from finetune_operator.cli.plot import plot
@@ -52,5 +53,5 @@ def finetune(
     """Check, plan, run and watch FineTuneJobs."""
 
 
-for command in (validate, plan, render, run, watch, plot):
+for command in (validate, plan, render, run, watch, plot, checkpoints):
     cli.command()(command)

@@ -43,7 +43,7 @@ def plot(
     ] = None,
     log_scale: Annotated[bool, typer.Option("--log", help="Loss on a logarithmic scale.")] = False,
 ) -> None:
-    """Draw loss, validation loss, learning rate and throughput of one or several runs.
+    """Draw loss, learning rate and throughput of one or several runs.
 
     A run's directory has every step. Of a job on the cluster the status has up to 64 points, each for several steps.
     With -n, names are those of jobs, even if there is a file of that name.

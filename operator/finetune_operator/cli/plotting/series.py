@@ -1,16 +1,13 @@
 """Pure: the course of a run as series of points, from its status or from the files that its trainer wrote."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from finetune_api.curve import Curve
 from finetune_api.report import EvaluationRecord, StepRecord
 
 Points = tuple[tuple[int, float], ...]
 """Optimizer steps, and what was measured there. What was not finite has no point."""
-
-Record = TypeVar("Record", StepRecord, EvaluationRecord)
 
 
 @dataclass(frozen=True)
@@ -41,33 +38,19 @@ def of_curve(name: str, curve: Curve) -> Course:
 
 
 def of_records(
-    name: str, steps: Iterable[StepRecord], evaluations: Iterable[EvaluationRecord] = ()
+    name: str, steps: Sequence[StepRecord], evaluations: Sequence[EvaluationRecord] = ()
 ) -> Course:
     """A run as its files tell it, step by step."""
-    made, evaluated = in_force(steps), in_force(evaluations)
-    at = [record.step for record in made]
+    at = [record.step for record in steps]
     return Course(
         name,
-        loss=_points(at, [record.loss for record in made]),
+        loss=_points(at, [record.loss for record in steps]),
         validation=_points(
-            [record.step for record in evaluated], [record.validation_loss for record in evaluated]
+            [record.step for record in evaluations], [record.validation_loss for record in evaluations]
         ),
-        learning_rate=_points(at, [record.learning_rate for record in made]),
-        tokens_per_second=_points(at, [record.tokens_per_second for record in made]),
+        learning_rate=_points(at, [record.learning_rate for record in steps]),
+        tokens_per_second=_points(at, [record.tokens_per_second for record in steps]),
     )
-
-
-def in_force(records: Iterable[Record]) -> list[Record]:
-    """The records of the run that led to the newest one.
-
-    An attempt that goes on from an earlier step takes back what was done after it, and does it again.
-    """
-    kept: list[Record] = []
-    for record in records:
-        while kept and kept[-1].step >= record.step:
-            kept.pop()
-        kept.append(record)
-    return kept
 
 
 def _points(steps: Sequence[int], values: Sequence[float | None]) -> Points:

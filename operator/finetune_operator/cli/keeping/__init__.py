@@ -1,0 +1,1 @@
+"""What a run has left: its checkpoints, and its result."""
