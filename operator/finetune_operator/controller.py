@@ -39,10 +39,11 @@ class Controller:
         self,
         cluster: Cluster,
         reports: Reports,
-        installation: Installation,
+        installation: Callable[[], Installation],
         metrics: Metrics,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
+        """`installation` tells what the operator was installed with, as it is now."""
         self._cluster = cluster
         self._reports = reports
         self._installation = installation
@@ -89,15 +90,15 @@ class Controller:
             return "idle", None
         if attempts := subject.status.attempts:
             logs.more_about(attempt=attempts[-1].number)
-        now = self._clock()
+        now, installation = self._clock(), self._installation()
         observed = await self._observe(key, subject, now)
-        outcome = reconcile(subject, observed, now, self._installation)
+        outcome = reconcile(subject, observed, now, installation)
         if outcome.apply:
             observed = replace(observed, taken=await self._cluster.taken(outcome.apply, subject))
             if not observed.taken:
                 observed = replace(observed, refusal=await self._apply(outcome))
             if observed.taken or observed.refusal:
-                outcome = reconcile(subject, observed, now, self._installation)
+                outcome = reconcile(subject, observed, now, installation)
         await self._carry_out(subject, outcome)
         self._metrics.jobs.see(subject, outcome.status or subject.status)
         mended = await self._mend(key, subject, outcome, now)

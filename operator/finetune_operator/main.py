@@ -17,8 +17,9 @@ from aiohttp import web
 from kubernetes.aio.config.config_exception import ConfigException
 
 from finetune_api import names
-from finetune_operator import certificate, handlers, logs, webhook
+from finetune_operator import handlers, logs, webhook
 from finetune_operator.api import Api, ApiError
+from finetune_operator.certificate import Certificate
 from finetune_operator.cluster import Cluster, Key, Resource
 from finetune_operator.controller import Controller, utc_now
 from finetune_operator.health import health_application
@@ -26,7 +27,7 @@ from finetune_operator.identity import Identities
 from finetune_operator.metrics import Metrics
 from finetune_operator.patrol import PATROL_SECONDS, Patrol
 from finetune_operator.queue import WorkQueue
-from finetune_operator.receiver import CA_FILE, Receiver, tls_context
+from finetune_operator.receiver import Receiver
 from finetune_operator.reports import Reports
 from finetune_operator.settings import Settings, SettingsError
 from finetune_operator.watch_health import TOLERANCE_SECONDS, Watch, WatchHealth
@@ -58,14 +59,8 @@ async def run(
         cleanup.push_async_callback(api.close)
         cluster = Cluster(api, instance=socket.gethostname(), namespaces=settings.namespaces)
         reports = Reports()
-        installation = Installation(
-            trainer_image=settings.trainer_image,
-            report_url=settings.report_url,
-            report_ca=(settings.tls_dir / CA_FILE).read_text(),
-            hub_endpoint=settings.hub_endpoint,
-            hub_offline=settings.hub_offline,
-        )
-        controller = Controller(cluster, reports, installation, metrics)
+        certificate = Certificate(settings.tls_dir, settings.report_host)
+        controller = Controller(cluster, reports, lambda: _installation(settings, certificate), metrics)
         queue: WorkQueue[Key] = WorkQueue(
             controller.handle, workers=WORKERS, waited=metrics.queue_wait_seconds.observe
         )
@@ -75,7 +70,7 @@ async def run(
         metrics.queue_in_flight.set_function(lambda: queue.in_flight)
         metrics.reporting_gangs.set_function(lambda: reports.active(utc_now()))
         metrics.watches(health.ages, health.alive)
-        metrics.certificate_expiry.set_function(lambda: certificate.expiry(settings.tls_dir))
+        metrics.certificate_expiry.set_function(lambda: certificate.expiry)
 
         queue.start()
         cleanup.push_async_callback(queue.stop, seconds=SHUTDOWN_SECONDS)
@@ -85,21 +80,35 @@ async def run(
             Patrol(cluster, health, queue, metrics, seconds=patrol_seconds).run(), name="patrol"
         )
         cleanup.push_async_callback(_cancel, patrol)
+        renewal = asyncio.create_task(certificate.follow(), name="certificate")
+        cleanup.push_async_callback(_cancel, renewal)
         stopping = asyncio.create_task(stop.wait(), name="stop")
         cleanup.push_async_callback(_cancel, stopping)
-        watches = asyncio.create_task(_watch(queue, health, settings, stop), name="watches")
+        watches = asyncio.create_task(_watch(queue, health, settings, certificate, stop), name="watches")
         cleanup.push_async_callback(_cancel, watches)
         receiver = Receiver(Identities(cluster), reports, queue, metrics, utc_now)
-        tls = tls_context(settings.tls_dir)
-        await _serve(cleanup, receiver.application(), settings.report_port, tls)
+        await _serve(cleanup, receiver.application(), settings.report_port, certificate.context)
         await _serve(cleanup, health_application(health, metrics), settings.health_port)
 
         logger.info("the operator runs")
-        ended, _ = await asyncio.wait((stopping, patrol, watches), return_when=asyncio.FIRST_COMPLETED)
+        ended, _ = await asyncio.wait(
+            (stopping, patrol, renewal, watches), return_when=asyncio.FIRST_COMPLETED
+        )
         for task in ended - {stopping}:
             task.result()
             raise RuntimeError(f"{task.get_name()} ended, and should not have")
         logger.info("the operator stops")
+
+
+def _installation(settings: Settings, certificate: Certificate) -> Installation:
+    """As it is now: what starts later trusts the authorities of a new certificate."""
+    return Installation(
+        trainer_image=settings.trainer_image,
+        report_url=settings.report_url,
+        report_ca=certificate.authorities,
+        hub_endpoint=settings.hub_endpoint,
+        hub_offline=settings.hub_offline,
+    )
 
 
 class StartupError(Exception):
@@ -119,11 +128,17 @@ async def _check_crd(cluster: Cluster) -> None:
         raise StartupError(str(error)) from error
 
 
-async def _watch(queue: WorkQueue[Key], health: WatchHealth, settings: Settings, stop: asyncio.Event) -> None:
+async def _watch(
+    queue: WorkQueue[Key],
+    health: WatchHealth,
+    settings: Settings,
+    certificate: Certificate,
+    stop: asyncio.Event,
+) -> None:
     others = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
         registry=handlers.registry(queue, health),
-        settings=handlers.settings(webhook.server(settings.tls_dir, settings.webhook_port)),
+        settings=handlers.settings(webhook.server(settings.tls_dir, certificate, settings.webhook_port)),
         standalone=True,
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,

@@ -2,10 +2,8 @@
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from pathlib import Path
 
 import aiohttp
 from aiohttp import web
@@ -35,20 +33,11 @@ COALESCE_SECONDS = 0.5
 
 READ_TIMEOUT_SECONDS = 10.0
 
-CERTIFICATE_FILE, KEY_FILE, CA_FILE = "tls.crt", "tls.key", "ca.crt"
-
 
 def report_interval(gangs: int, queue_depth: int) -> float:
     """Seconds between two Reports of one gang, from the number of gangs that report and of jobs that wait."""
     interval = max(MIN_INTERVAL_SECONDS, gangs / MAX_REPORTS_PER_SECOND)
     return min(interval * (1 + queue_depth / BUSY_QUEUE_DEPTH), MAX_REPORT_INTERVAL_SECONDS)
-
-
-def tls_context(directory: Path) -> ssl.SSLContext:
-    """What to serve with, from tls.crt and tls.key. Raises OSError or ssl.SSLError."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(directory / CERTIFICATE_FILE, directory / KEY_FILE)
-    return context
 
 
 class Receiver:

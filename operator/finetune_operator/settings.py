@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from finetune_operator.receiver import CA_FILE, CERTIFICATE_FILE, KEY_FILE
+from finetune_operator.certificate import CA_FILE, CERTIFICATE_FILE, KEY_FILE
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -35,6 +36,11 @@ class Settings:
     """Whether pods ask for nothing over the network there."""
     namespaces: tuple[str, ...] = ()
     """The namespaces whose jobs are the operator's; none named: all of the cluster."""
+
+    @property
+    def report_host(self) -> str:
+        """The host of report_url, for which the certificate has to be."""
+        return urlsplit(self.report_url).hostname or ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":

@@ -12,17 +12,26 @@ from typing import Any
 import kopf
 
 from finetune_operator.admission import review
-from finetune_operator.receiver import CERTIFICATE_FILE, KEY_FILE
+from finetune_operator.certificate import CERTIFICATE_FILE, KEY_FILE, Certificate
 from finetune_operator.watch_health import Watch
 
 logger = logging.getLogger(__name__)
 
 UNPROCESSABLE = 422
+NEVER_SECONDS = 100.0 * 365 * 24 * 3600
 
 
-def server(tls_dir: Path, port: int) -> kopf.WebhookServer:
-    """The HTTPS server, with tls.crt and tls.key of the directory; it follows when these files change."""
-    return kopf.WebhookServer(port=port, certfile=tls_dir / CERTIFICATE_FILE, pkeyfile=tls_dir / KEY_FILE)
+def server(tls_dir: Path, certificate: Certificate, port: int) -> kopf.WebhookServer:
+    """The HTTPS server, with the certificate of the directory."""
+    return kopf.WebhookServer(
+        port=port,
+        context=certificate.context,
+        # Where it is told of no certificate, kopf makes one itself; where it finds one changed that is of no use, it
+        # dies. So it is told of this one, and does not look again.
+        certfile=tls_dir / CERTIFICATE_FILE,
+        pkeyfile=tls_dir / KEY_FILE,
+        file_check_interval=NEVER_SECONDS,
+    )
 
 
 def register(registry: kopf.OperatorRegistry) -> None:

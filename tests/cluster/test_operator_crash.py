@@ -104,7 +104,9 @@ class Life:
 
     def _be_born(self) -> None:
         self.reports = Reports()
-        self.controller = Controller(self.cluster, self.reports, INSTALLATION, Metrics(), self.clock)
+        self.controller = Controller(
+            self.cluster, self.reports, lambda: INSTALLATION, Metrics(), clock=self.clock
+        )
 
     def clock(self) -> datetime:
         """A quick one: what is to wait for seconds need not keep this test waiting."""

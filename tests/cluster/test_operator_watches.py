@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from certificates import write_certificate
 from cluster.kube import BARE_JOB, JOBS, PODS, Kube, Namespace, eventually
-from cluster.operators import write_certificate
 from clusters.ports import free_ports
 from finetune_operator.main import run
 from finetune_operator.settings import Settings
