@@ -67,6 +67,6 @@ def refusal(error: client.ApiException, name: str, namespace: str) -> CommandErr
     return CommandError(f"the API server refuses: {error.status} {error.reason}")
 
 
-def unreachable(error: aiohttp.ClientError) -> CommandError:
+def unreachable(error: aiohttp.ClientError | TimeoutError) -> CommandError:
     """What it means that there is no answer."""
-    return CommandError(f"the API server cannot be reached: {error}")
+    return CommandError(f"the API server cannot be reached: {str(error) or 'no answer in time'}")

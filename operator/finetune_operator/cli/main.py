@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from finetune_operator.cli.checkpoints import checkpoints
 from finetune_operator.cli.errors import CommandError
+from finetune_operator.cli.logs import logs
 from finetune_operator.cli.plan import plan
 from finetune_operator.cli.plot import plot
 from finetune_operator.cli.render import render
@@ -53,5 +54,5 @@ def finetune(
     """Check, plan, run and watch FineTuneJobs."""
 
 
-for command in (validate, plan, render, run, watch, plot, checkpoints):
+for command in (validate, plan, render, run, watch, plot, checkpoints, logs):
     cli.command()(command)

@@ -1,0 +1,1 @@
+"""What the pods of a gang print, as one log."""
