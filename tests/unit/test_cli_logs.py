@@ -10,7 +10,7 @@ from finetune_api import names
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.gang_logs.choice import chosen, on_volume
-from finetune_operator.cli.gang_logs.lines import merged, of_file, stamped
+from finetune_operator.cli.gang_logs.lines import merged, stamped
 from terminal import finetune
 from world import START, submitted
 
@@ -123,9 +123,3 @@ def test_a_log_that_is_not_there_is_an_error_that_says_which_are(tmp_path: Path)
     ):
         refused = finetune("logs", tmp_path, *arguments)
         assert (refused.exit_code, words in refused.stderr) == (1, True), refused.output
-
-
-def test_of_a_file_a_line_is_as_old_as_the_one_before() -> None:
-    lines = list(of_file(0, ["early", "2026-01-01 12:00:00,250 INFO one", "two"]))
-    assert [line.time is None for line in lines] == [True, False, False]
-    assert lines[1].time == lines[2].time

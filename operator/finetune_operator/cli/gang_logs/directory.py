@@ -60,5 +60,5 @@ def _lines(path: Path, rank: int, tail: int | None) -> list[Line]:
         texts = path.read_bytes().decode(errors="replace").removesuffix("\n").split("\n")
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}") from error
-    lines = list(of_file(rank, texts))
+    lines = [of_file(rank, text) for text in texts]
     return lines if tail is None else lines[len(lines) - min(tail, len(lines)) :]

@@ -2,7 +2,7 @@
 
 import heapq
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,7 +18,7 @@ class Line:
     rank: int
     """Its number in the gang; 0 for one that is alone."""
     time: datetime | None
-    """When; None for what came before the first line that tells."""
+    """When, if it tells."""
     text: str
 
 
@@ -32,23 +32,16 @@ def stamped(rank: int, text: str) -> Line:
         return Line(rank, None, text)
 
 
-def of_file(rank: int, texts: Iterable[str]) -> Iterator[Line]:
-    """Lines as they lie on the volume; one without a time, such as those of a traceback, is as old as that before."""
-    time: datetime | None = None
-    for text in texts:
-        if found := _STAMP.match(text):
-            time = datetime.fromisoformat(f"{found[1]}.{found[2]}").replace(tzinfo=UTC)
-        yield Line(rank, time, text)
+def of_file(rank: int, text: str) -> Line:
+    """A line as it lies on the volume; those of a traceback, say, have no time."""
+    found = _STAMP.match(text)
+    time = datetime.fromisoformat(f"{found[1]}.{found[2]}").replace(tzinfo=UTC) if found else None
+    return Line(rank, time, text)
 
 
 def merged(logs: Sequence[Sequence[Line]]) -> Iterator[Line]:
-    """All lines in the order of time; those of one pod stay in the order in which it printed them."""
-    return heapq.merge(*map(_rising, logs), key=lambda line: line.time or _LONG_AGO)
+    """All lines in the order of time; those of one pod stay in the order in which it printed them.
 
-
-def _rising(log: Sequence[Line]) -> Iterator[Line]:
-    # A clock that was set back must not mix up what one pod said.
-    newest = _LONG_AGO
-    for line in log:
-        newest = max(newest, line.time or _LONG_AGO)
-        yield Line(line.rank, newest, line.text)
+    One without a time follows the line before it at once.
+    """
+    return heapq.merge(*logs, key=lambda line: line.time or _LONG_AGO)
