@@ -18,7 +18,8 @@ LAST_RETRY = timedelta(minutes=5)
 def launch(situation: Situation, number: int, manifests: tuple[Manifest, ...]) -> Outcome:
     """Apply what the attempt, or the other step, of this number needs, once nothing is in the way."""
     observed = situation.observed
-    if observed.jobs or observed.pods:
+    # Without their Job they are those of one that was orphaned: once they have ended, nobody removes them.
+    if observed.jobs or any(pod.end is None and pod.finished is None for pod in observed.pods):
         words = "pods of an earlier run are still ending"
         return departure.wait(situation, situation.status, "WaitingForPods", words)
     if (hindrance := in_the_way(observed)) is None:
