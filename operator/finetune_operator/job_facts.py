@@ -49,11 +49,6 @@ def _progress_ratio(status: FineTuneJobStatus) -> float | None:
     return min(1.0, progress.step / progress.total_steps)
 
 
-def _validation_loss(status: FineTuneJobStatus) -> float | None:
-    latest = status.evaluation.latest if status.evaluation else None
-    return latest.validation_loss if latest else None
-
-
 def _disruptions(status: FineTuneJobStatus) -> int:
     """Attempts that the cluster ended and that were, or are, followed by another one."""
     followed = status.attempts if status.phase is Phase.RESTARTING else status.attempts[:-1]
@@ -71,7 +66,9 @@ SERIES = (
     Series("finetune_job_epoch", "Epochs done, with their fraction", _progress(lambda p: p.epoch)),
     Series("finetune_job_loss", "Mean loss per token of the last step", _progress(lambda p: p.loss)),
     Series(
-        "finetune_job_validation_loss", "Loss on the validation data, as evaluated last", _validation_loss
+        "finetune_job_validation_loss",
+        "Loss on the validation data, as evaluated last",
+        lambda s: s.evaluation.validation_loss if s.evaluation else None,
     ),
     Series(
         "finetune_job_learning_rate",
