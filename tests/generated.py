@@ -342,7 +342,7 @@ def _one_shape_of_rows(spec: Wire) -> None:
 
 
 def _results_have_a_directory(spec: Wire) -> None:
-    if "path" in spec["storage"]:
+    if "path" in spec.get("storage", {}):
         spec["storage"]["path"] = f"{spec['storage']['path'][:500]}/job"
 
 
@@ -439,8 +439,12 @@ def specs(draw: st.DrawFn) -> Wire:
 
 
 def jobs() -> st.SearchStrategy[Wire]:
-    """Valid FineTuneJobs."""
-    return specs().filter(lambda spec: is_valid(job_of(spec))).map(job_of)
+    """Valid FineTuneJobs that leave nothing to an administrator which they need."""
+    return specs().filter(lambda spec: is_valid(job_of(spec))).map(lambda spec: job_of(_with_claim(spec)))
+
+
+def _with_claim(spec: Wire) -> Wire:
+    return spec | {"storage": {"claimName": "runs"} | spec.get("storage", {})}
 
 
 def job_of(spec: Wire) -> Wire:
@@ -492,6 +496,12 @@ RULE_BREAKERS: tuple[Wire, ...] = (
     {"storage": {"claimName": "a", "path": "../a"}},
     {"storage": {"claimName": "a", "path": "./"}},
     {"resources": {"gpuMemory": "0Gi"}},
+    {"scheduling": {"workloadPriorityClassName": "a"}},
+    {"scheduling": {"podGroup": "Volcano"}},
+    {"scheduling": {"nodeSelector": {"a/": "b"}}},
+    {"scheduling": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}},
+    {"scheduling": {"tolerations": [{"value": "b"}]}},
+    {"scheduling": {"tolerations": [{"key": "a", "tolerationSeconds": 1}]}},
 )
 
 

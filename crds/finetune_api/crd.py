@@ -100,17 +100,8 @@ def _structural(node: Any, definitions: dict[str, Any], models: dict[str, type[A
         # A field that is null is absent, but a list cannot do without an item in its middle.
         nullable = {"type": "null"} in result["items"].get("anyOf", ())
         result["items"] = items | ({"nullable": True} if nullable else {})
-    if patterns := node.get("patternProperties"):
-        # A structural schema has no rule for keys, so CEL has.
-        [(pattern, values)] = patterns.items()
-        longest = node["propertyNames"]["maxLength"]
+    if isinstance(values := node.get("additionalProperties"), dict):
         result["additionalProperties"] = _structural(values, definitions, models)
-        result["x-kubernetes-validations"] = [
-            {
-                "rule": f"self.all(key, key.size() <= {longest} && key.matches(r'{pattern}'))",
-                "message": f"every key must match {pattern}, and have at most {longest} characters",
-            }
-        ]
     rules = models[title].rules if title in models and "properties" in result else ()
     if rules:
         result["x-kubernetes-validations"] = [

@@ -1,11 +1,12 @@
 """When and where the pods of a job run: queues, priorities, nodes."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from finetune_api.model import Rule, SpecModel
-from finetune_api.scalars import SUBDOMAIN
+from finetune_api.scalars import SUBDOMAIN, cel
 
 MAX_NODE_LABELS = 32
 MAX_TOLERATIONS = 32
@@ -18,7 +19,29 @@ _QUALIFIED_NAME = rf"({SUBDOMAIN}/)?{_NAME}"
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=_OBJECT_NAME)]
 # What becomes the value of a label: a queue's name, say.
 LabelValue = Annotated[str, Field(max_length=63, pattern=rf"^({_NAME})?$")]
-LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=rf"^{_QUALIFIED_NAME}$")]
+MAX_KEY_LENGTH = 317
+LabelKey = Annotated[str, Field(min_length=1, max_length=MAX_KEY_LENGTH, pattern=rf"^{_QUALIFIED_NAME}$")]
+
+_KEYS = f"must have keys such as topology.kubernetes.io/zone, of at most {MAX_KEY_LENGTH} characters"
+
+
+def _with_label_keys(selector: dict[str, str]) -> dict[str, str]:
+    if not all(len(key) <= MAX_KEY_LENGTH and re.fullmatch(_QUALIFIED_NAME, key) for key in selector):
+        raise ValueError(_KEYS)
+    return selector
+
+
+NodeSelector = Annotated[
+    dict[str, LabelValue],
+    Field(
+        max_length=MAX_NODE_LABELS,
+        # The same rule as _with_label_keys: a structural schema has none for keys, so CEL says it.
+        json_schema_extra=cel(
+            f"self.all(key, key.size() <= {MAX_KEY_LENGTH} && key.matches(r'^{_QUALIFIED_NAME}$'))", _KEYS
+        ),
+    ),
+    AfterValidator(_with_label_keys),
+]
 
 
 class Toleration(SpecModel):
@@ -48,7 +71,7 @@ class Toleration(SpecModel):
         ),
         Rule(
             cel="!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
-            message="tolerationSeconds is for effect: NoExecute",
+            message="tolerationSeconds is for effect: NoExecute: set that, or remove it",
             holds=lambda toleration: (
                 toleration.toleration_seconds is None or toleration.effect == "NoExecute"
             ),
@@ -68,7 +91,7 @@ class Scheduling(SpecModel):
     priorityClassName if left out."""
     priority_class_name: ObjectName | None = None
     """PriorityClass of the gang's pods: who goes first at the scheduler, and who is preempted."""
-    node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_NODE_LABELS)] = {}
+    node_selector: NodeSelector = {}
     """Labels that the gang's nodes must have."""
     tolerations: Annotated[list[Toleration], Field(max_length=MAX_TOLERATIONS)] = []
     """Taints that the gang's nodes may have."""
@@ -89,7 +112,7 @@ class Scheduling(SpecModel):
         ),
         Rule(
             cel="!has(self.podGroup) || has(self.schedulerName)",
-            message="podGroup needs schedulerName: the scheduler that understands it",
+            message="podGroup needs schedulerName: set it to the scheduler that understands it, or remove podGroup",
             holds=lambda scheduling: scheduling.pod_group is None or scheduling.scheduler_name is not None,
         ),
     )
