@@ -108,6 +108,7 @@ def _installation(settings: Settings, certificate: Certificate) -> Installation:
         report_ca=certificate.authorities,
         hub_endpoint=settings.hub_endpoint,
         hub_offline=settings.hub_offline,
+        pull_secrets=settings.pull_secrets,
     )
 
 

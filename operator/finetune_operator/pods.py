@@ -1,7 +1,7 @@
 """Pure: the pods that a job's Jobs make: the gang that trains, and those that prepare, merge and publish, alone."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune_api import names
 from finetune_api.runconfig import RunConfig
@@ -20,8 +20,16 @@ TOKEN_LIFETIME_SECONDS = 3600
 PREPARATION_REQUESTS = {"cpu": "1", "memory": "2Gi"}
 
 
+class Image(NamedTuple):
+    """What a pod runs."""
+
+    reference: str
+    pull_secrets: tuple[str, ...] = ()
+    """Secrets of the pod's namespace with which the kubelet may pull it, besides those of the service account."""
+
+
 def preparation(
-    job: FineTuneJob, image: str, config: RunConfig, config_map: str, hub: Mapping[str, str]
+    job: FineTuneJob, image: Image, config: RunConfig, config_map: str, hub: Mapping[str, str]
 ) -> Manifest:
     """The pod that downloads what comes over the network, and prepares the data: no GPU.
 
@@ -29,10 +37,10 @@ def preparation(
     """
     return _pod(
         job,
+        image,
         config,
         config_map,
         container={
-            "image": image,
             "args": _command("prepare"),
             "env": [*_environment(names.PREPARATION), *_variables(hub)],
             "resources": {"requests": dict(PREPARATION_REQUESTS)},
@@ -42,7 +50,7 @@ def preparation(
 
 
 def merging(
-    job: FineTuneJob, image: str, config: RunConfig, config_map: str, *, memory: int | None
+    job: FineTuneJob, image: Image, config: RunConfig, config_map: str, *, memory: int | None
 ) -> Manifest:
     """The pod that merges the adapter: no GPU, no data, and nobody to talk to but the operator.
 
@@ -52,10 +60,10 @@ def merging(
     requests = PREPARATION_REQUESTS | {"memory": stated if memory is None else str(memory)}
     return _pod(
         job,
+        image,
         config,
         config_map,
         container={
-            "image": image,
             "args": _command("merge"),
             "env": _environment(names.MERGING),
             "resources": {"requests": requests},
@@ -65,7 +73,7 @@ def merging(
 
 
 def publishing(
-    job: FineTuneJob, image: str, config: RunConfig, config_map: str, hub: Mapping[str, str]
+    job: FineTuneJob, image: Image, config: RunConfig, config_map: str, hub: Mapping[str, str]
 ) -> Manifest:
     """The pod that uploads the result: no GPU, no inputs; it alone has the Secret of who may write there.
 
@@ -73,10 +81,10 @@ def publishing(
     """
     return _pod(
         job,
+        image,
         config,
         config_map,
         container={
-            "image": image,
             "args": _command("publish"),
             "env": [*_environment(names.PUBLISHING), *_variables(hub)],
             "resources": {"requests": dict(PREPARATION_REQUESTS)},
@@ -86,15 +94,15 @@ def publishing(
 
 
 def member(
-    job: FineTuneJob, attempt: int, image: str, config: RunConfig, config_map: str, *, avoid: Sequence[str]
+    job: FineTuneJob, attempt: int, image: Image, config: RunConfig, config_map: str, *, avoid: Sequence[str]
 ) -> Manifest:
     """A pod of the gang of one attempt, on none of the nodes to `avoid`."""
     pod = _pod(
         job,
+        image,
         config,
         config_map,
         container={
-            "image": image,
             "args": _command("train"),
             "env": [
                 *_environment(attempt),
@@ -117,6 +125,7 @@ def member(
 
 def _pod(
     job: FineTuneJob,
+    image: Image,
     config: RunConfig,
     config_map: str,
     *,
@@ -135,6 +144,11 @@ def _pod(
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        **(
+            {"imagePullSecrets": [{"name": name} for name in image.pull_secrets]}
+            if image.pull_secrets
+            else {}
+        ),
         "terminationGracePeriodSeconds": config.grace_period_seconds,
         "securityContext": {
             "runAsNonRoot": True,
@@ -148,6 +162,7 @@ def _pod(
         "containers": [
             {
                 "name": names.TRAINER_CONTAINER,
+                "image": image.reference,
                 **container,
                 "securityContext": {
                     "allowPrivilegeEscalation": False,

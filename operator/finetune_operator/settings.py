@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from finetune_api.scalars import SUBDOMAIN
 from finetune_operator.certificate import CA_FILE, CERTIFICATE_FILE, KEY_FILE
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_SUBDOMAIN = re.compile(SUBDOMAIN)
 
 
 class SettingsError(Exception):
@@ -34,6 +36,8 @@ class Settings:
     """A mirror in the place of the Hugging Face Hub."""
     hub_offline: bool = False
     """Whether pods ask for nothing over the network there."""
+    pull_secrets: tuple[str, ...] = ()
+    """Secrets, in the namespaces of jobs, with which their image may be pulled."""
     namespaces: tuple[str, ...] = ()
     """The namespaces whose jobs are the operator's; none named: all of the cluster."""
 
@@ -66,13 +70,13 @@ class Settings:
                 faults.append(f"{name} must be true or false, not {value!r}")
             return value == "true"
 
-        def namespaces(name: str) -> tuple[str, ...]:
+        def several(name: str, what: str, pattern: re.Pattern[str]) -> tuple[str, ...]:
             value = environment.get(name, "")
             found = tuple(word.strip() for word in value.split(",")) if value else ()
             faults.extend(
-                f"{name} must name namespaces with commas between them, and {word!r} is no name of one"
+                f"{name} must have names of {what} with commas between them, and {word!r} is none"
                 for word in found
-                if not _NAMESPACE.fullmatch(word)
+                if not pattern.fullmatch(word)
             )
             return tuple(dict.fromkeys(found))
 
@@ -86,7 +90,8 @@ class Settings:
             log_level=text("FINETUNE_LOG_LEVEL", "INFO").upper(),
             hub_endpoint=environment.get("FINETUNE_HUB_ENDPOINT") or None,
             hub_offline=switch("FINETUNE_HUB_OFFLINE"),
-            namespaces=namespaces("FINETUNE_NAMESPACES"),
+            pull_secrets=several("FINETUNE_PULL_SECRETS", "Secrets", _SUBDOMAIN),
+            namespaces=several("FINETUNE_NAMESPACES", "namespaces", _LABEL),
         )
         if settings.report_url and not settings.report_url.startswith("https://"):
             faults.append(f"FINETUNE_REPORT_URL must start with https://, not be {settings.report_url!r}")

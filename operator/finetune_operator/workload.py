@@ -21,6 +21,7 @@ class Installation:
     """What the operator was installed with."""
 
     trainer_image: str
+    """That of jobs which name none."""
     report_url: str
     """Base URL of the report endpoint as pods reach it."""
     report_ca: str
@@ -29,6 +30,12 @@ class Installation:
     """A mirror in the place of the Hugging Face Hub."""
     hub_offline: bool = False
     """Whether nothing is asked for over the network there: what is downloaded already has to do."""
+    pull_secrets: tuple[str, ...] = ()
+    """Names of Secrets, in the namespaces of jobs, with which the kubelet may pull their image."""
+
+    def trainer(self, job: FineTuneJob) -> pods.Image:
+        """The image of a job's pods."""
+        return pods.Image(job.spec.trainer_image or self.trainer_image, self.pull_secrets)
 
     @property
     def hub_environment(self) -> dict[str, str]:
@@ -48,7 +55,7 @@ def preparation(job: FineTuneJob, installation: Installation) -> tuple[Manifest,
     """Everything that the preparation of the data needs, in the order in which to apply it."""
     config, config_map = _configuration(job, installation, prepared={})
     name, hub = config_map["metadata"]["name"], installation.hub_environment
-    pod = pods.preparation(job, installation.trainer_image, config, name, hub)
+    pod = pods.preparation(job, installation.trainer(job), config, name, hub)
     return config_map, _network_policy(job), _single_pod_job(job, names.PREPARATION, pod)
 
 
@@ -60,7 +67,7 @@ def merging(
     `memory` is what it takes, in bytes, as far as that is known. It is told the same as the gang was.
     """
     config, config_map = _configuration(job, installation, prepared=prepared)
-    pod = pods.merging(job, installation.trainer_image, config, config_map["metadata"]["name"], memory=memory)
+    pod = pods.merging(job, installation.trainer(job), config, config_map["metadata"]["name"], memory=memory)
     return config_map, _network_policy(job), _single_pod_job(job, names.MERGING, pod)
 
 
@@ -68,7 +75,7 @@ def publishing(job: FineTuneJob, installation: Installation) -> tuple[Manifest, 
     """Everything that the upload of the result needs, in the order in which to apply it."""
     config, config_map = _configuration(job, installation, prepared={}, publishes=True)
     name, hub = config_map["metadata"]["name"], installation.hub_environment
-    pod = pods.publishing(job, installation.trainer_image, config, name, hub)
+    pod = pods.publishing(job, installation.trainer(job), config, name, hub)
     return config_map, _network_policy(job), _single_pod_job(job, names.PUBLISHING, pod)
 
 
@@ -87,7 +94,7 @@ def attempt(
     """
     config, config_map = _configuration(job, installation, prepared=prepared)
     pod = pods.member(
-        job, number, installation.trainer_image, config, config_map["metadata"]["name"], avoid=avoid
+        job, number, installation.trainer(job), config, config_map["metadata"]["name"], avoid=avoid
     )
     return (
         config_map,

@@ -1,4 +1,4 @@
-"""A certificate is replaced while the operator runs: whoever connects gets the new one, and what starts later trusts it."""
+"""A certificate is replaced while the operator runs: whoever connects gets it, and what starts later trusts it."""
 
 import socket
 import ssl

@@ -53,14 +53,21 @@ def test_every_fault_is_named_at_once() -> None:
         ("FINETUNE_HEALTH_PORT", "70000", "between 1 and 65535"),
         ("FINETUNE_HUB_ENDPOINT", "mirror.example", "must start with https:// or http://"),
         ("FINETUNE_HUB_OFFLINE", "yes", "must be true or false, not 'yes'"),
-        ("FINETUNE_NAMESPACES", "team-a,", "'' is no name of one"),
-        ("FINETUNE_NAMESPACES", "Team_A", "'Team_A' is no name of one"),
+        ("FINETUNE_NAMESPACES", "team-a,", "names of namespaces with commas between them, and '' is none"),
+        ("FINETUNE_NAMESPACES", "Team_A", "'Team_A' is none"),
+        ("FINETUNE_PULL_SECRETS", "registry,-", "names of Secrets with commas between them, and '-' is none"),
         ("FINETUNE_TLS_DIR", "/nowhere", "there is no file /nowhere/tls.crt"),
     ],
 )
 def test_a_value_that_cannot_be(environment: dict[str, str], name: str, value: str, fault: str) -> None:
     with pytest.raises(SettingsError, match=fault):
         Settings.from_environment(environment | {name: value})
+
+
+def test_the_secrets_of_the_trainer_s_image(environment: dict[str, str]) -> None:
+    assert Settings.from_environment(environment).pull_secrets == ()
+    stated = {"FINETUNE_PULL_SECRETS": "registry.team,mirror"}
+    assert Settings.from_environment(environment | stated).pull_secrets == ("registry.team", "mirror")
 
 
 def test_the_namespaces_that_are_watched(environment: dict[str, str]) -> None:

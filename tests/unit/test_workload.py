@@ -360,6 +360,20 @@ def test_where_the_hub_is_is_told_to_those_who_talk_to_it() -> None:
         assert {name: value for name, value in variables.items() if name.startswith("HF_")} == expected
 
 
+def test_every_pod_names_the_secrets_with_which_its_image_is_pulled() -> None:
+    private = replace(INSTALLATION, pull_secrets=("registry", "mirror"))
+    merged = job(**MERGES | PUBLISH)
+    for made in (
+        preparation(merged, private),
+        attempt(merged, 1, private, prepared={}),
+        merging(merged, private, prepared={}, memory=None),
+        publishing(merged, private),
+    ):
+        pod = made[-1]["spec"]["template"]["spec"]
+        assert pod["imagePullSecrets"] == [{"name": "registry"}, {"name": "mirror"}]
+    assert "imagePullSecrets" not in pod_spec()
+
+
 # The preparation
 
 
