@@ -165,6 +165,28 @@ def test_no_example_differs_from_git_once_it_has_been_stored(namespace: Namespac
         assert repository.apply(ARGO_CD)["metadata"]["generation"] == 1
 
 
+def test_flux_s_account_applies_jobs_and_reads_no_secret_but_those_they_may_name(
+    namespace: Namespace,
+) -> None:
+    account = (EXAMPLES / "gitops" / "flux" / "service-account.yaml").read_text()
+    kubeconfig = namespace.kube.kubeconfig
+    kubectl(kubeconfig, "apply", "--filename=-", stdin=account.replace("team-a", namespace.name))
+    impersonated = f"--as=system:serviceaccount:{namespace.name}:finetunejobs"
+    git = Repository(namespace, manifest())
+    git.kubectl("apply", "--server-side", impersonated)
+    git.kubectl("apply", "--server-side", "--dry-run=server", impersonated)
+    git.kubectl("get", impersonated)
+    git.kubectl("delete", impersonated)
+
+    def may_read(secret: str) -> str:
+        where = (f"--namespace={namespace.name}", impersonated)
+        return kubectl(kubeconfig, "auth", "can-i", "get", f"secret/{secret}", *where)
+
+    assert may_read("hub") == "yes\n"
+    with pytest.raises(ClusterError, match=r"exit code 1\nno$"):
+        may_read("another")
+
+
 # Changed
 
 

@@ -21,6 +21,10 @@ MATCHER = EXAMPLE / ".github" / "finetune.json"
 GITLAB = EXAMPLE / ".gitlab-ci.yml"
 HOOKS = EXAMPLE / ".pre-commit-config.yaml"
 ARGO_CD = EXAMPLE / "argocd-cm.yaml"
+APPLICATION = EXAMPLE / "argocd" / "application.yaml"
+FLUX = EXAMPLE / "flux" / "jobs.yaml"
+FLUX_ACCOUNT = EXAMPLE / "flux" / "service-account.yaml"
+SHOWN = (WORKFLOW, MATCHER, GITLAB, HOOKS, ARGO_CD, APPLICATION, FLUX, FLUX_ACCOUNT)
 CHART_FILES = ROOT / "charts" / "finetune-operator" / "files"
 
 
@@ -100,7 +104,7 @@ def test_github_reads_every_part_of_a_message(tmp_path: Path) -> None:
     assert all(match is not None and match[pattern["message"]].startswith("spec.") for match in found)
 
 
-@pytest.mark.parametrize("file", [WORKFLOW, MATCHER, GITLAB, HOOKS, ARGO_CD], ids=lambda file: file.name)
+@pytest.mark.parametrize("file", SHOWN, ids=lambda file: file.name)
 def test_the_page_shows_the_files_as_they_are(file: Path) -> None:
     assert f"\n{file.read_text()}```\n" in (ROOT / "docs" / "gitops.md").read_text()
 
@@ -113,3 +117,27 @@ def test_argo_cd_is_told_what_the_chart_has_to_say() -> None:
         f"{customizations}.actions.{kind}": (CHART_FILES / "argocd-actions.yaml").read_text(),
         f"{customizations}.ignoreResourceUpdates.{kind}": "jsonPointers:\n  - /status\n",
     }
+
+
+def test_both_tools_apply_the_directory_that_the_pull_request_is_checked_for() -> None:
+    application = yaml.safe_load(APPLICATION.read_text())["spec"]
+    _, jobs, _ = yaml.safe_load_all(FLUX.read_text())
+    checked = {command[-1] for command in commands()}
+    assert {application["source"]["path"], jobs["spec"]["path"].removeprefix("./")} == checked
+
+
+def test_neither_tool_may_delete_a_job_to_change_it() -> None:
+    application = yaml.safe_load(APPLICATION.read_text())["spec"]
+    assert application["syncPolicy"]["syncOptions"] == ["ServerSideApply=true"]
+    kustomizations = [
+        found for found in yaml.safe_load_all(FLUX.read_text()) if found["kind"] == "Kustomization"
+    ]
+    assert not any(found["spec"].get("force", False) for found in kustomizations)
+
+
+def test_flux_waits_for_the_jobs_before_what_needs_them() -> None:
+    _, jobs, serving = yaml.safe_load_all(FLUX.read_text())
+    assert jobs["spec"]["wait"]
+    assert [named["name"] for named in serving["spec"]["dependsOn"]] == [jobs["metadata"]["name"]]
+    account = next(yaml.safe_load_all(FLUX_ACCOUNT.read_text()))
+    assert jobs["spec"]["serviceAccountName"] == account["metadata"]["name"]
