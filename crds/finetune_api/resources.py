@@ -12,6 +12,9 @@ _POSITIVE = cel("quantity(self).isGreaterThan(quantity('0'))", _POSITIVE_MESSAGE
 
 # What a device plugin offers has a domain before its name.
 _EXTENDED_RESOURCE = rf"^{SUBDOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
+GpuResourceName = Annotated[str, Field(max_length=128, pattern=_EXTENDED_RESOURCE)]
+# What it is where neither the job nor the administrator says.
+GPU_RESOURCE_NAME = "nvidia.com/gpu"
 
 
 def _positive(quantity: str) -> str:
@@ -40,8 +43,8 @@ class Resources(SpecModel):
         None
     )
     """Memory of one GPU. What fits is planned with it; nothing is asked of the cluster."""
-    gpu_resource_name: Annotated[str, Field(max_length=128, pattern=_EXTENDED_RESOURCE)] = "nvidia.com/gpu"
-    """Name under which the cluster offers GPUs."""
+    gpu_resource_name: GpuResourceName | None = None
+    """Name under which the cluster offers GPUs; the administrator's default, or else nvidia.com/gpu, if left out."""
     requests: ResourceRequests = ResourceRequests()
     """CPU and memory of each pod."""
     shared_memory: Quantity | None = None

@@ -190,7 +190,7 @@ def run_config(
         dataset=job.spec.dataset,
         evaluation=job.spec.evaluation,
         publish=job.spec.publish if publishes else None,
-        storage=VolumeSource(claim_name=job.spec.storage.claim_name, path=job.storage_path),
+        storage=VolumeSource(claim_name=job.storage_claim, path=job.storage_path),
         prepared=dict(prepared),
         locations=locations,
         hyperparameters=job.spec.hyperparameters,

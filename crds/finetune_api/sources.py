@@ -301,8 +301,9 @@ class Dataset(SpecModel):
 class Storage(SpecModel):
     """Where checkpoints, logs and the trained model are written; prepared data lie beside the job's directory."""
 
-    claim_name: ClaimName
-    """PersistentVolumeClaim to write to; ReadWriteMany when there is more than one node."""
+    claim_name: ClaimName | None = None
+    """PersistentVolumeClaim to write to; ReadWriteMany when there is more than one node. Required where the
+    administrator has set no default."""
     path: VolumePath | None = None
     """Directory for this job inside the volume; the job's name if left out. One job, one directory."""
 

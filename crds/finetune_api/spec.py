@@ -102,7 +102,7 @@ class FineTuneJobSpec(SpecModel):
     """How the model is judged before, while and after it is trained."""
     checkpoints: Checkpoints = Checkpoints()
     """What is kept along the way. May change at any time, from the next attempt on."""
-    storage: Storage
+    storage: Storage = Storage()
     """Where results are written."""
     publish: Publish | None = None
     """Where to upload the result once the job has succeeded. May change at any time, after that too."""
@@ -219,6 +219,13 @@ class FineTuneJob(ApiModel, extra="ignore"):
     kind: Literal["FineTuneJob"]
     metadata: ObjectMeta
     spec: FineTuneJobSpec
+
+    @property
+    def storage_claim(self) -> str:
+        """The claim that results are written to, of a job in which the administrator's defaults are filled in."""
+        claim = self.spec.storage.claim_name
+        assert claim is not None
+        return claim
 
     @property
     def storage_path(self) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from finetune_api.curve import Curve
+from finetune_api.defaults import Defaults
 from finetune_api.evaluation import MAX_SETS
 from finetune_api.inputs import MAX_INPUTS, Input
 from finetune_api.model import ApiModel, FiniteFloat
@@ -452,6 +453,10 @@ class FineTuneJobStatus(ApiModel):
     conditions: Annotated[list[Condition], Field(max_length=16, json_schema_extra=_list_map("type"))] = []
     """Accepted, Prepared, Progressing, Succeeded, Suspended, Published, and Ready, Reconciling, Stalled as kstatus
     reads them."""
+    defaults: Defaults | None = None
+    """What the administrator's policy for the namespace has filled in of what the spec leaves open. As with the spec,
+    what is trained and where it is stored stays as it was when training began, and where it is trained may change while
+    the job is suspended."""
     plan: Plan | None = None
     """What is trained, in numbers."""
     dataset: DatasetStatus | None = None

@@ -67,21 +67,21 @@ def for_publishing(job: FineTuneJob, status: FineTuneJobStatus) -> dict[str, str
 def to_merge_by_hand(job: FineTuneJob) -> str:
     """That a job whose merging failed has its adapter all the same, and what can be done with that."""
     return (
-        f"The adapter is untouched, in {job.storage_path}/{names.OUTPUT_DIR} on claim {job.spec.storage.claim_name}. "
+        f"The adapter is untouched, in {job.storage_path}/{names.OUTPUT_DIR} on claim {job.storage_claim}. "
         "In the trainer's image, finetune-trainer merge --model DIR --adapter DIR --output DIR merges it."
     )
 
 
 def _where_the_log_is(job: FineTuneJob, attempt: int) -> str:
     directory = f"{job.storage_path}/{names.LOGS_DIR}/attempt-{names.attempt_label(attempt)}"
-    return f"Its logs are in {directory} on claim {job.spec.storage.claim_name}."
+    return f"Its logs are in {directory} on claim {job.storage_claim}."
 
 
 def _more_storage(job: FineTuneJob, status: FineTuneJobStatus) -> dict[str, str]:
     needed = status.plan.storage_bytes if status.plan is not None else None
     if needed is None:
         return {}
-    claim = job.spec.storage.claim_name
+    claim = job.storage_claim
     return {"StorageFull": f"The whole run takes {gib(needed)} of claim {claim} (spec.storage.claimName)."}
 
 

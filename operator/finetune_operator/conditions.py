@@ -49,6 +49,8 @@ class Standing(Enum):
     SUCCEEDED = ("True", "Unknown", "False", "True", "False", "True", "False", "False")
     FAILED = ("True", "False", "False", "False", "False", "False", "False", "True")
     REJECTED = ("False", "False", "False", "False", "False", "False", "False", "True")
+    # Suspended, and not to go on as it is.
+    HELD_BACK = ("False", "Unknown", "False", "Unknown", "True", "False", "False", "True")
 
     @property
     def truths(self) -> dict[str, Truth]:
@@ -74,9 +76,9 @@ def conditions(
     """
     since = {(condition.type, condition.status): condition.last_transition_time for condition in previous}
     told = {type_: (status, reason, message) for type_, status in standing.truths.items()}
-    if standing is not Standing.REJECTED:
+    if standing.truths[ACCEPTED] == "True":
         told[ACCEPTED] = ("True", VALID, VALID_MESSAGE)
-    if standing is not Standing.SUSPENDED:
+    if standing.truths[SUSPENDED] == "False":
         told[SUSPENDED] = ("False", NOT_SUSPENDED, "")
     if dataset is not None:
         told[PREPARED] = ("True", DATA_KNOWN, found(dataset))

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import aiohttp
 
 from finetune_api.status import Phase
-from finetune_operator import cleanup, kueue, logs, publishing, volumes
+from finetune_operator import cleanup, kueue, logs, publishing, tenancy, volumes
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster, Key
 from finetune_operator.gang import unexplained
@@ -21,6 +21,7 @@ from finetune_operator.outcome import Outcome
 from finetune_operator.queue import TryAgainError
 from finetune_operator.reconcile import reconcile
 from finetune_operator.reports import Reports
+from finetune_operator.tenancy import Policy
 from finetune_operator.transitions import Event
 from finetune_operator.workload import Installation
 
@@ -42,12 +43,14 @@ class Controller:
         installation: Callable[[], Installation],
         metrics: Metrics,
         clock: Callable[[], datetime] = utc_now,
+        policy: Callable[[], Policy] = Policy,
     ) -> None:
-        """`installation` tells what the operator was installed with, as it is now."""
+        """`installation` and `policy` tell what the operator has been given, as it is now."""
         self._cluster = cluster
         self._reports = reports
         self._installation = installation
         self._metrics = metrics
+        self._policy = policy
         self._clock = clock
         self._since = clock()
         self._looks = Looks()
@@ -88,10 +91,11 @@ class Controller:
             self._forget(key)
             self._metrics.jobs.forget(key.namespace, key.name)
             return "idle", None
+        subject = tenancy.under(self._policy(), subject)
         if attempts := subject.status.attempts:
             logs.more_about(attempt=attempts[-1].number)
         now, installation = self._clock(), self._installation()
-        observed = await self._observe(key, subject, now)
+        observed = replace(await self._observe(key, subject, now), refusal=subject.refusal)
         outcome = reconcile(subject, observed, now, installation)
         if outcome.apply:
             observed = replace(observed, taken=await self._cluster.taken(outcome.apply, subject))

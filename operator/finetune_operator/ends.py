@@ -31,7 +31,7 @@ def succeeded(
     now = situation.now
     told = final_report(pods) or report
     output = told.output if told is not None else None
-    claim = situation.job.spec.storage.claim_name
+    claim = situation.job.storage_claim
     message = f"the {output.format} is in {output.path} on claim {claim}" if output else "all pods ended well"
     message = evaluation.with_outcome(message, status.evaluation)
     attempt = ended(status, now, reason=steps.COMPLETED, message=message, exit_code=0)

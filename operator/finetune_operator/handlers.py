@@ -14,13 +14,16 @@ from finetune_operator import webhook
 from finetune_operator.api import in_cluster
 from finetune_operator.cluster import Key
 from finetune_operator.queue import WorkQueue
+from finetune_operator.tenancy import Policy
 from finetune_operator.watch_health import Watch, WatchHealth
 
 # Pods of a gang change one after the other: one look at all of them is enough.
 COALESCE_SECONDS = 0.3
 
 
-def registry(queue: WorkQueue[Key], health: WatchHealth) -> kopf.OperatorRegistry:
+def registry(
+    queue: WorkQueue[Key], health: WatchHealth, policy: Callable[[], Policy]
+) -> kopf.OperatorRegistry:
     """The watches of FineTuneJobs, and of Jobs and pods that carry a FineTuneJob's label; and the webhook."""
     handlers = kopf.OperatorRegistry()
 
@@ -46,7 +49,7 @@ def registry(queue: WorkQueue[Key], health: WatchHealth) -> kopf.OperatorRegistr
     watch(Watch.FINETUNEJOBS, queue.add)
     watch(Watch.JOBS, lambda key: queue.add_after(key, COALESCE_SECONDS))
     watch(Watch.PODS, lambda key: queue.add_after(key, COALESCE_SECONDS))
-    webhook.register(handlers)
+    webhook.register(handlers, policy)
     return handlers
 
 

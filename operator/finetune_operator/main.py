@@ -28,6 +28,7 @@ from finetune_operator.metrics import Metrics
 from finetune_operator.patrol import PATROL_SECONDS, Patrol
 from finetune_operator.queue import WorkQueue
 from finetune_operator.receiver import Receiver
+from finetune_operator.policy_file import PolicyError, PolicyFile
 from finetune_operator.reports import Reports
 from finetune_operator.settings import Settings, SettingsError
 from finetune_operator.watch_health import TOLERANCE_SECONDS, Watch, WatchHealth
@@ -50,17 +51,20 @@ async def run(
 
     Every `patrol_seconds` the watches are checked; one whose events are late by `tolerance_seconds` is dead.
 
-    Raises OSError when a port is taken or a certificate cannot be read, ConfigException without credentials for the
-    API server, and whatever ends a part that should run for ever.
+    Raises OSError when a port is taken or a certificate cannot be read, PolicyError for a policy that cannot be used,
+    ConfigException without credentials for the API server, and whatever ends a part that should run for ever.
     """
     metrics = Metrics()
     async with AsyncExitStack() as cleanup:
         api = await Api.connect(metrics)
+    policy = PolicyFile(settings.policy_file, trainer_image=settings.trainer_image)
         cleanup.push_async_callback(api.close)
         cluster = Cluster(api, instance=socket.gethostname(), namespaces=settings.namespaces)
         reports = Reports()
         certificate = Certificate(settings.tls_dir, settings.report_host)
-        controller = Controller(cluster, reports, lambda: _installation(settings, certificate), metrics)
+        controller = Controller(
+            cluster, reports, lambda: _installation(settings, certificate), metrics, policy=policy.current
+        )
         queue: WorkQueue[Key] = WorkQueue(
             controller.handle, workers=WORKERS, waited=metrics.queue_wait_seconds.observe
         )
@@ -76,15 +80,18 @@ async def run(
         cleanup.push_async_callback(queue.stop, seconds=SHUTDOWN_SECONDS)
         # kopf, when it ends, also ends every task that was started after it: so it comes last and goes first,
         # but for the servers, whose connections are such tasks.
-        patrol = asyncio.create_task(
-            Patrol(cluster, health, queue, metrics, seconds=patrol_seconds).run(), name="patrol"
-        )
+        rounds = Patrol(cluster, health, queue, metrics, seconds=patrol_seconds)
+        patrol = asyncio.create_task(rounds.run(), name="patrol")
         cleanup.push_async_callback(_cancel, patrol)
         renewal = asyncio.create_task(certificate.follow(), name="certificate")
         cleanup.push_async_callback(_cancel, renewal)
+        following = asyncio.create_task(policy.follow(rounds.look_at_all), name="policy")
+        cleanup.push_async_callback(_cancel, following)
         stopping = asyncio.create_task(stop.wait(), name="stop")
         cleanup.push_async_callback(_cancel, stopping)
-        watches = asyncio.create_task(_watch(queue, health, settings, certificate, stop), name="watches")
+        watches = asyncio.create_task(
+            _watch(queue, health, policy, certificate, settings, stop), name="watches"
+        )
         cleanup.push_async_callback(_cancel, watches)
         receiver = Receiver(Identities(cluster), reports, queue, metrics, utc_now)
         await _serve(cleanup, receiver.application(), settings.report_port, certificate.context)
@@ -92,7 +99,7 @@ async def run(
 
         logger.info("the operator runs")
         ended, _ = await asyncio.wait(
-            (stopping, patrol, renewal, watches), return_when=asyncio.FIRST_COMPLETED
+            (stopping, patrol, following, renewal, watches), return_when=asyncio.FIRST_COMPLETED
         )
         for task in ended - {stopping}:
             task.result()
@@ -132,13 +139,13 @@ async def _check_crd(cluster: Cluster) -> None:
 async def _watch(
     queue: WorkQueue[Key],
     health: WatchHealth,
-    settings: Settings,
+    policy: PolicyFile,
     certificate: Certificate,
     stop: asyncio.Event,
 ) -> None:
     others = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
-        registry=handlers.registry(queue, health),
+        registry=handlers.registry(queue, health, policy.current),
         settings=handlers.settings(webhook.server(settings.tls_dir, certificate, settings.webhook_port)),
         standalone=True,
         clusterwide=not settings.namespaces,
@@ -178,7 +185,7 @@ def main() -> None:
     logs.configure(settings.log_level)
     try:
         uvloop.run(_main(settings))
-    except (OSError, ConfigException, StartupError) as error:
+    except (OSError, ConfigException, StartupError, PolicyError) as error:
         sys.exit(f"finetune-operator: {error}")
     except Exception:
         logger.exception("the operator failed")

@@ -19,7 +19,7 @@ def succeeded(situation: Situation, job: GangJob) -> Outcome:
     status = situation.status.model_copy(
         update={"phase": Phase.SUCCEEDED, "output": output, "completion_time": situation.now}
     )
-    directory, claim = situation.job.storage_path, situation.job.spec.storage.claim_name
+    directory, claim = situation.job.storage_path, situation.job.storage_claim
     message = (
         f"the merged model is in {directory}/{names.MERGED_DIR}, and the adapter in {directory}/{names.OUTPUT_DIR}, "
         f"on claim {claim}"

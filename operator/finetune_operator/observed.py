@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from finetune_api.defaults import Defaults
 from finetune_api.failure import PodEnd
 from finetune_api.report import Report
 from finetune_api.spec import FineTuneJob
@@ -26,6 +27,10 @@ class Subject:
     """None: the spec is invalid, see `problems`."""
     problems: tuple[str, ...]
     status: FineTuneJobStatus
+    defaults: Defaults | None = None
+    """What the administrator's policy has filled in of it."""
+    refusal: str | None = None
+    """Why that policy lets no more pods be made of it."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,10 @@ class Patrol:
         self._seconds = seconds
         self._next_resync = time.monotonic() + RESYNC_SECONDS
 
+    def look_at_all(self) -> None:
+        """Have every job looked at with the next list: something has changed that concerns them all."""
+        self._next_resync = time.monotonic()
+
     async def run(self) -> None:
         """Patrol until cancelled."""
         while True:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finetune_api import names
+from finetune_api.resources import GPU_RESOURCE_NAME
 from finetune_api.runconfig import RunConfig
 from finetune_api.scheduling import Scheduling
 from finetune_api.spec import FineTuneJob
@@ -253,7 +254,7 @@ def _resources(job: FineTuneJob) -> Manifest:
     if resources.requests.memory is not None:
         limits["memory"] = resources.requests.memory
     if resources.gpus_per_node > 0:
-        limits[resources.gpu_resource_name] = str(resources.gpus_per_node)
+        limits[resources.gpu_resource_name or GPU_RESOURCE_NAME] = str(resources.gpus_per_node)
     return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
 
 

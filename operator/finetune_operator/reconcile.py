@@ -106,7 +106,7 @@ def _reject(subject: Subject, now: datetime) -> Outcome:
     return write(
         subject,
         status.model_copy(update={"phase": phase}),
-        Standing.REJECTED,
+        Standing.HELD_BACK if phase is Phase.SUSPENDED else Standing.REJECTED,
         REJECTED,
         "; ".join(subject.problems),
         now,
@@ -149,6 +149,7 @@ def _begin(situation: Situation) -> Outcome:
             "phase": Phase.PENDING,
             "start_time": situation.now,
             "restarts": 0,
+            "defaults": situation.subject.defaults,
             # What can be known by now; who sees model and data knows more.
             "plan": study(situation.job.spec).plan,
         }

@@ -43,6 +43,8 @@ class Settings:
 
     @property
     def report_host(self) -> str:
+    policy_file: Path | None = None
+    """What the administrator allows and fills in, by namespace."""
         """The host of report_url, for which the certificate has to be."""
         return urlsplit(self.report_url).hostname or ""
 
@@ -97,6 +99,7 @@ class Settings:
             faults.append(f"FINETUNE_REPORT_URL must start with https://, not be {settings.report_url!r}")
         endpoint = settings.hub_endpoint
         if endpoint is not None and not endpoint.startswith(("https://", "http://")):
+            policy_file=Path(file) if (file := environment.get("FINETUNE_POLICY_FILE")) else None,
             faults.append(f"FINETUNE_HUB_ENDPOINT must start with https:// or http://, not be {endpoint!r}")
         if settings.log_level not in LOG_LEVELS:
             faults.append(

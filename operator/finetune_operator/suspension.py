@@ -28,7 +28,11 @@ from finetune_operator.outcome import Outcome, Situation, write
 def hold(situation: Situation) -> Outcome:
     """The job was made suspended, and has not begun: show what would be trained."""
     status = situation.status.model_copy(
-        update={"phase": Phase.SUSPENDED, "plan": study(situation.job.spec).plan}
+        update={
+            "phase": Phase.SUSPENDED,
+            "defaults": situation.subject.defaults,
+            "plan": study(situation.job.spec).plan,
+        }
     )
     message = "nothing has begun, and everything may still be changed; spec.suspend: false begins"
     return write(situation.subject, status, Standing.SUSPENDED, transitions.SUSPENDED, message, situation.now)
@@ -102,6 +106,7 @@ def resume(situation: Situation) -> Outcome:
         update={
             "phase": Phase.MERGING if following == names.MERGING else Phase.PENDING,
             "suspended_seconds": (status.suspended_seconds or 0) + max(0, lasted),
+            "defaults": situation.subject.defaults,
             "plan": _plan(situation),
         }
     )

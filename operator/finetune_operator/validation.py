@@ -83,10 +83,12 @@ def _suggestion(location: Sequence[int | str], model: type[BaseModel]) -> str:
 
 def _model_of(model: type[BaseModel], part: int | str) -> type[BaseModel]:
     """The model of the object that `part` of a path leads to from an object of `model`."""
-    if isinstance(part, int):
-        # An item of a list: the step to the list itself led to what its items are.
+    annotation = next(
+        (field.annotation for field in model.model_fields.values() if field.alias == part), None
+    )
+    if annotation is None:
+        # An item of a list, or of a map: the step to that itself led to what its items are.
         return model
-    annotation = next(field.annotation for field in model.model_fields.values() if field.alias == part)
     return next(found for found in _classes(annotation) if issubclass(found, BaseModel))
 
 

@@ -99,7 +99,7 @@ def published(job: FineTuneJob) -> tuple[list[Manifest], list[Manifest]]:
 
 
 def _storage(job: FineTuneJob) -> _Part:
-    return _Part("storage", names.STORAGE_MOUNT, _claim(job.spec.storage.claim_name), written=True)
+    return _Part("storage", names.STORAGE_MOUNT, _claim(job.storage_claim), written=True)
 
 
 def _model(model: ModelSource) -> list[_Part]:

@@ -5,7 +5,7 @@ nobody is ever blocked by a fault of its own. Whoever reaches its port may ask i
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import kopf
 
 from finetune_operator.admission import review
 from finetune_operator.certificate import CERTIFICATE_FILE, KEY_FILE, Certificate
+from finetune_operator.tenancy import Policy
 from finetune_operator.watch_health import Watch
 
 logger = logging.getLogger(__name__)
@@ -34,13 +35,21 @@ def server(tls_dir: Path, certificate: Certificate, port: int) -> kopf.WebhookSe
     )
 
 
-def register(registry: kopf.OperatorRegistry) -> None:
-    """Answer the API server under /validate: kopf takes the path from the handler's id."""
-    kopf.on.validate(*Watch.FINETUNEJOBS.kopf_selector, registry=registry, id="validate")(validate)
+def register(registry: kopf.OperatorRegistry, policy: Callable[[], Policy]) -> None:
+    """Answer the API server under /validate: kopf takes the path from the handler's id.
+
+    `policy` tells what the administrator has set, as it is now.
+    """
+
+    # No coroutine: kopf gives it a thread, so that no spec, however large, holds up the event loop.
+    def judge(**arguments: Any) -> None:
+        validate(policy(), **arguments)
+
+    kopf.on.validate(*Watch.FINETUNEJOBS.kopf_selector, registry=registry, id="validate")(judge)
 
 
-# No coroutine: kopf gives it a thread, so that no spec, however large, holds up the event loop.
 def validate(
+    policy: Policy,
     body: Mapping[str, Any],
     warnings: list[str],
     name: str | None,
@@ -54,7 +63,7 @@ def validate(
     """
     about = {"key": f"{namespace}/{name}"}
     try:
-        verdict = review(dict(body), None if old is None else dict(old))
+        verdict = review(dict(body), None if old is None else dict(old), policy)
     except Exception:
         logger.exception("a FineTuneJob could not be judged, and was let through", extra=about)
         return

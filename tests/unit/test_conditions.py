@@ -41,6 +41,7 @@ def kstatus(found: list[Condition]) -> str:
         (Standing.SUCCEEDED, "Current"),
         (Standing.FAILED, "Failed"),
         (Standing.REJECTED, "Failed"),
+        (Standing.HELD_BACK, "Failed"),
     ],
 )
 def test_kstatus_understands(standing: Standing, expected: str) -> None:
@@ -71,12 +72,9 @@ def test_an_accepted_job_says_so_whatever_becomes_of_it() -> None:
 
 def test_what_a_job_is_suspended_for_is_no_reason_why_another_is_not() -> None:
     told = {standing: find(of(standing), "Suspended") for standing in Standing}
-    assert {standing for standing, found in told.items() if found and found.status == "True"} == {
-        Standing.SUSPENDED
-    }
-    others = {
-        found.reason for standing, found in told.items() if found and standing is not Standing.SUSPENDED
-    }
+    suspended = {standing for standing, found in told.items() if found and found.status == "True"}
+    assert suspended == {Standing.SUSPENDED, Standing.HELD_BACK}
+    others = {found.reason for standing, found in told.items() if found and standing not in suspended}
     assert others == {"NotSuspended"}
 
 

@@ -42,7 +42,9 @@ class PlanView:
         else:
             where = "a GPU" if self._recipe.on_gpu else "a process"
             yield _section(f"Memory of {where} at its peak", self._memory(need))
-            yield _section(f"On the volume of claim {self.job.spec.storage.claim_name}", self._storage())
+            claim = self.job.spec.storage.claim_name
+            where = f"volume of claim {claim}" if claim is not None else "administrator's default volume"
+            yield _section(f"On the {where}", self._storage())
         if self.study.remedies:
             changes = _grid(1)
             for remedy in self.study.remedies:

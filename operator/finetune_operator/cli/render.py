@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune_api.defaults import Defaults
 from finetune_api.plan import study
 from finetune_api.spec import FineTuneJob
-from finetune_operator import steps, workload
+from finetune_operator import steps, tenancy, workload
 from finetune_operator.cli import files, manifests
 from finetune_operator.cli.from_run import manifest
 from finetune_operator.cli.output import MachineFormat, to_json, to_yaml
@@ -15,6 +16,7 @@ from finetune_operator.cli.output import MachineFormat, to_json, to_yaml
 # What only a cluster knows.
 UID = "00000000-0000-0000-0000-000000000000"
 DIGEST = "DIGEST_OF_THE_PREPARED_DATA"
+CLAIM = "default-claim"
 INSTALLATION = workload.Installation(
     trainer_image="TRAINER_IMAGE",
     report_url="https://OPERATOR",
@@ -24,7 +26,8 @@ NOTE = """\
 # What the operator creates: what prepares the data, where a pod of its own does, then the first attempt, and in the end
 # what merges the adapter and what uploads the result, where that is wanted. The job's uid, the trainer's image, the
 # operator's address and CA certificate and the digest of the data are known in a cluster only: the first is all zeros
-# here, the others are in capitals.
+# here, the others are in capitals. So are the defaults of its administrator; results go to default-claim where the
+# job names no claim.
 """
 
 
@@ -75,6 +78,7 @@ def render(
 
 def _objects(job: FineTuneJob) -> Sequence[dict[str, Any]]:
     job = job.model_copy(update={"metadata": job.metadata.model_copy(update={"uid": UID})})
+    job = tenancy.filled(job, Defaults(storage_claim_name=CLAIM))
     beforehand = job.spec.dataset.prepare == "Job"
     prepared = dict.fromkeys(job.spec.data_sources, DIGEST) if beforehand else {}
     objects = list(workload.preparation(job, INSTALLATION)) if beforehand else []

@@ -130,6 +130,11 @@ def _only_job(file: str) -> FineTuneJob:
             f"{file}: spec.suspend is true, so nothing may run: set it to false, or remove it. Here, Ctrl-C suspends a "
             "run, and the same command goes on from there"
         )
+    if jobs[0].spec.storage.claim_name is None:
+        raise CommandError(
+            f"{file}: spec.storage.claimName: is required here: what the administrator of a cluster has set for it is "
+            "not known on this machine"
+        )
     return jobs[0]
 
 

@@ -55,7 +55,7 @@ def folders(job: FineTuneJob, mappings: Mapping[Kind, Iterable[str]]) -> dict[Na
             found[kind, name] = Path(folder).expanduser().absolute()
     if missing := [named for named in needed if named not in found]:
         raise CommandError(f"{_needs(needed)}\nAdd: {_options(missing)}")
-    found[CLAIM, job.spec.storage.claim_name].mkdir(parents=True, exist_ok=True)
+    found[CLAIM, job.storage_claim].mkdir(parents=True, exist_ok=True)
     for (kind, name), path in found.items():
         if not path.is_dir():
             raise CommandError(f"{kind.option} {name}={path}: there is no such folder")
@@ -64,7 +64,7 @@ def folders(job: FineTuneJob, mappings: Mapping[Kind, Iterable[str]]) -> dict[Na
 
 def locations(job: FineTuneJob, found: Mapping[Named, Path]) -> Locations:
     """Where the trainer's processes find and leave things; what is downloaded lies beside the results."""
-    storage = found[CLAIM, job.spec.storage.claim_name] / job.storage_path
+    storage = found[CLAIM, job.storage_claim] / job.storage_path
     places = Locations(model="", data={}, storage=str(storage))
     sources = job.spec.data_sources
     return places.model_copy(
@@ -109,7 +109,7 @@ def _needed(job: FineTuneJob) -> dict[Named, list[str]]:
     for use, source in sources.items():
         if (named := _named(source)) is not None:
             uses.setdefault(named, []).append(use)
-    uses.setdefault((CLAIM, job.spec.storage.claim_name), []).append("the results")
+    uses.setdefault((CLAIM, job.storage_claim), []).append("the results")
     return uses
 
 
