@@ -162,6 +162,7 @@ BINARIES = {
             "sigs.k8s.io/kueue",
             manifests="charts/kueue",
         ),
+        Binary("network-policies", "network-policies", ".", "sigs.k8s.io/kube-network-policies"),
         Binary("pause", "pause", ".", None),
         *(
             Binary(name, "prometheus", f"{_PROMETHEUS}/cmd/{name}", _PROMETHEUS)
@@ -172,7 +173,16 @@ BINARIES = {
     )
 }
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
-LOCAL = (*CONTROL_PLANE, "kube-scheduler", "kubelet", "kube-proxy", "coredns", "pause", "helm")
+LOCAL = (
+    *CONTROL_PLANE,
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "network-policies",
+    "coredns",
+    "pause",
+    "helm",
+)
 
 
 def ensure(names: Iterable[str]) -> dict[str, Path]:

@@ -14,7 +14,13 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _VALIDITY = datetime.timedelta(days=365)
@@ -68,12 +74,13 @@ class Pki:
         return self.pair("front-proxy-ca").certificate
 
     def create(self, identities: Sequence[Identity], api_hosts: Sequence[str]) -> None:
-        """Make all authorities, keys and certificates, unless the folder is there already.
+        """Make all authorities, keys and certificates; if the folder is there already, only what clients lack.
 
         `identities` are clients, and for those with hosts also servers, of the cluster's authority; the API
         server's certificate is valid for `api_hosts`.
         """
         if self.directory.exists():
+            self._add(identities)
             return
         partial = Pki(self.directory.with_suffix(".partial"))
         shutil.rmtree(partial.directory, ignore_errors=True)
@@ -91,6 +98,14 @@ class Pki:
         _write_service_account_keys(partial.pair("sa"))
         # Renamed as a whole, so that an interrupted start never leaves half a set behind.
         partial.directory.rename(self.directory)
+
+    def _add(self, identities: Sequence[Identity]) -> None:
+        """A cluster that is older than one of its components can be repaired as any other."""
+        missing = [identity for identity in identities if not self.pair(identity.name).key.exists()]
+        if missing:
+            cluster = _Authority.load(self.pair("ca"))
+            for identity in missing:
+                cluster.issue(self, identity)
 
     @property
     def service_account_keys(self) -> KeyPair:
@@ -132,6 +147,12 @@ class _Authority:
         )
         _write_pair(files, certificate, key)
         return cls(certificate, key)
+
+    @classmethod
+    def load(cls, files: KeyPair) -> _Authority:
+        key = load_pem_private_key(files.key.read_bytes(), password=None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return cls(x509.load_pem_x509_certificate(files.certificate.read_bytes()), key)
 
     def issue(self, pki: Pki, identity: Identity) -> None:
         key = _new_key()

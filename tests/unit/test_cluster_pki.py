@@ -86,6 +86,11 @@ def test_a_second_call_keeps_everything(pki: Pki) -> None:
     assert {file: file.read_bytes() for file in pki.directory.iterdir()} == before
 
 
+def test_a_client_that_came_later_is_signed_by_the_same_authority(pki: Pki) -> None:
+    pki.create([KUBELET, Identity("later", "system:later")], [])
+    certificate(pki, "later").verify_directly_issued_by(certificate(pki, "ca"))
+
+
 def test_what_an_interrupted_call_left_is_made_anew(tmp_path: Path) -> None:
     (tmp_path / "pki.partial").mkdir()
     (tmp_path / "pki.partial" / "ca.key").write_text("half a key")

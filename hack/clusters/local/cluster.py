@@ -17,7 +17,7 @@ from clusters.local.containerd import Containerd
 from clusters.local.images import load_image, load_pause_image
 from clusters.local.isolation import NODE_IP, Isolation
 from clusters.local.layout import Layout
-from clusters.local.node import HEALTH_URLS, Node, dns_objects
+from clusters.local.node import HEALTH_URLS, Node, objects
 from clusters.packages import OF_A_NODE, require_packages
 from clusters.paths import cluster_directory
 from clusters.ports import free_ports
@@ -26,7 +26,15 @@ from clusters.processes import Supervisor
 from clusters.record import RECORD_FILE, Record
 from clusters.volumes import create_volume
 
-_COMPONENTS = ("kubelet", "kube-proxy", "coredns", "scheduler", "forwarder", *control_plane.COMPONENTS)
+_COMPONENTS = (
+    "kubelet",
+    "kube-proxy",
+    "network-policies",
+    "coredns",
+    "scheduler",
+    "forwarder",
+    *control_plane.COMPONENTS,
+)
 
 
 class LocalCluster:
@@ -71,7 +79,7 @@ class LocalCluster:
             self._start_containerd(paths["pause"], new_cluster=known_port is None)
         with step("node"):
             self._start_node(paths)
-            kubectl(self.kubeconfig, "apply", "--server-side", "--filename=-", stdin=dns_objects())
+            kubectl(self.kubeconfig, "apply", "--server-side", "--filename=-", stdin=objects())
             wait_until(f"node {self._node.name} is ready", self._node_is_ready, self._inside.check_all)
             wait_until("DNS and Services work", self._is_healthy, self._inside.check_all)
 
@@ -137,6 +145,9 @@ class LocalCluster:
         self._node.configure()
         self._inside.start("kubelet", self._node.kubelet(paths["kubelet"]))
         self._inside.start("kube-proxy", self._node.kube_proxy(paths["kube-proxy"]))
+        enforcer = self._node.network_policies
+        enforcer.divert()
+        self._inside.start("network-policies", enforcer.controller(paths["network-policies"]))
         self._inside.start("coredns", self._node.coredns(paths["coredns"]))
         self._inside.start("scheduler", self._node.scheduler(paths["kube-scheduler"]))
 

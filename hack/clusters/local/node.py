@@ -1,4 +1,4 @@
-"""The node of a local cluster: scheduler, kubelet, kube-proxy and DNS, and the configuration of each."""
+"""The node of a local cluster: scheduler, kubelet, kube-proxy, DNS and NetworkPolicies, and how each is configured."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 
 import yaml
 
+from clusters.local import network_policies
 from clusters.local.containerd import POD_CIDR
 from clusters.local.isolation import NODE_IP, Isolation
 from clusters.local.layout import Layout
+from clusters.local.network_policies import NetworkPolicies
+from clusters.local.rights import read_rights
 from clusters.paths import write_if_changed
 from clusters.pki import Identity
 
@@ -19,10 +22,10 @@ DNS_IP = "10.96.0.10"
 _DNS_READY_PORT = 8181
 # Where the node's own parts say whether they work; to be asked from inside.
 HEALTH_URLS = (f"http://{NODE_IP}:{_DNS_READY_PORT}/ready", "http://127.0.0.1:10256/healthz")
-_DNS_USER = "system:coredns"
 SCHEDULER = Identity("scheduler", "system:kube-scheduler")
 KUBE_PROXY = Identity("kube-proxy", "system:kube-proxy")
-COREDNS = Identity("coredns", _DNS_USER)
+COREDNS = Identity("coredns", "system:coredns")
+_COREDNS_READS = {"": ["services", "pods", "namespaces"], "discovery.k8s.io": ["endpointslices"]}
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,12 @@ class Node:
     @property
     def identities(self) -> tuple[Identity, ...]:
         """Everything here that talks to the API server."""
-        return SCHEDULER, self.kubelet_identity, KUBE_PROXY, COREDNS
+        return SCHEDULER, self.kubelet_identity, KUBE_PROXY, COREDNS, network_policies.IDENTITY
+
+    @property
+    def network_policies(self) -> NetworkPolicies:
+        """What enforces the NetworkPolicies of its pods."""
+        return NetworkPolicies(self.layout, self.isolation, self.name)
 
     def configure(self) -> None:
         """Write the configuration files."""
@@ -145,59 +153,31 @@ class Node:
 """
 
 
-def dns_objects() -> str:
-    """The objects that make cluster DNS known: its permissions, its Service and where that leads, as JSON."""
-    metadata = {"name": _DNS_USER}
-    read = ["get", "list", "watch"]
+def objects() -> str:
+    """What the node's parts need in the API, as JSON: their rights, and the Service by which DNS is known."""
+    metadata = {"name": "kube-dns", "namespace": "kube-system"}
     ports = [
         {"name": "dns", "port": 53, "protocol": "UDP"},
         {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
     ]
-    return json.dumps(
+    dns: list[dict[str, Any]] = [
         {
             "apiVersion": "v1",
-            "kind": "List",
-            "items": [
-                {
-                    "apiVersion": "rbac.authorization.k8s.io/v1",
-                    "kind": "ClusterRole",
-                    "metadata": metadata,
-                    "rules": [
-                        {"apiGroups": [""], "resources": ["services", "pods", "namespaces"], "verbs": read},
-                        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": read},
-                    ],
-                },
-                {
-                    "apiVersion": "rbac.authorization.k8s.io/v1",
-                    "kind": "ClusterRoleBinding",
-                    "metadata": metadata,
-                    "roleRef": {
-                        "apiGroup": "rbac.authorization.k8s.io",
-                        "kind": "ClusterRole",
-                        "name": _DNS_USER,
-                    },
-                    "subjects": [
-                        {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": COREDNS.user}
-                    ],
-                },
-                {
-                    "apiVersion": "v1",
-                    "kind": "Service",
-                    "metadata": {"name": "kube-dns", "namespace": "kube-system"},
-                    "spec": {"clusterIP": DNS_IP, "ports": ports},
-                },
-                {
-                    "apiVersion": "discovery.k8s.io/v1",
-                    "kind": "EndpointSlice",
-                    "metadata": {
-                        "name": "kube-dns",
-                        "namespace": "kube-system",
-                        "labels": {"kubernetes.io/service-name": "kube-dns"},
-                    },
-                    "addressType": "IPv4",
-                    "ports": ports,
-                    "endpoints": [{"addresses": [NODE_IP]}],
-                },
-            ],
-        }
-    )
+            "kind": "Service",
+            "metadata": metadata,
+            "spec": {"clusterIP": DNS_IP, "ports": ports},
+        },
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": metadata | {"labels": {"kubernetes.io/service-name": "kube-dns"}},
+            "addressType": "IPv4",
+            "ports": ports,
+            "endpoints": [{"addresses": [NODE_IP]}],
+        },
+    ]
+    rights = [
+        *read_rights(COREDNS, _COREDNS_READS),
+        *read_rights(network_policies.IDENTITY, network_policies.READS),
+    ]
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": [*rights, *dns]})
