@@ -25,8 +25,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ include "finetune-operator.name" . }}.{{ .Release.Namespace }}.svc
 {{- end -}}
 
+{{/* Where the certificate comes from decides the Secret's name: one of cert-manager's is not the chart's to delete. */}}
 {{- define "finetune-operator.tlsSecret" -}}
-{{ .Values.tls.existingSecret | default (printf "%s-tls" (include "finetune-operator.name" .)) }}
+{{- $suffix := .Values.tls.certManager.enabled | ternary "certificate" "tls" -}}
+{{ .Values.tls.existingSecret | default (printf "%s-%s" (include "finetune-operator.name" .) $suffix) }}
 {{- end -}}
 
 {{/*
@@ -55,7 +57,8 @@ once, for the webhook's configuration must name the authority of the very certif
 
 {{/* The authority of the certificate, in base64, for the API server; empty where annotations have it put in. */}}
 {{- define "finetune-operator.authority" -}}
-{{- if not .Values.tls.existingSecret -}}
+{{- if .Values.tls.certManager.enabled -}}
+{{- else if not .Values.tls.existingSecret -}}
 {{- index (include "finetune-operator.certificate" . | fromYaml) "ca.crt" -}}
 {{- else if .Values.webhook.caBundle -}}
 {{- b64enc .Values.webhook.caBundle -}}
@@ -67,12 +70,22 @@ once, for the webhook's configuration must name the authority of the very certif
 {{- end -}}
 {{- end -}}
 
+{{/* Which of a repository's images: a digest is one for ever, so it wins over a tag. */}}
+{{- define "finetune-operator.version" -}}
+{{- $image := first . -}}
+{{- if $image.digest -}}
+@{{ $image.digest }}
+{{- else -}}
+:{{ $image.tag | default (last .).Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
 {{- define "finetune-operator.image" -}}
 {{- $hint := "image.repository is required: where you pushed the operator's image (see docs/install.md)" -}}
-{{ required $hint .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ required $hint .Values.image.repository }}{{ include "finetune-operator.version" (list .Values.image .) }}
 {{- end -}}
 
 {{- define "finetune-operator.trainerImage" -}}
 {{- $hint := "trainer.image.repository is required: where you pushed the trainer's image (see docs/install.md)" -}}
-{{ required $hint .Values.trainer.image.repository }}:{{ .Values.trainer.image.tag | default .Chart.AppVersion }}
+{{ required $hint .Values.trainer.image.repository }}{{ include "finetune-operator.version" (list .Values.trainer.image .) }}
 {{- end -}}
