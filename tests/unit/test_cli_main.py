@@ -8,7 +8,7 @@ import pytest
 
 from terminal import VALID, finetune
 
-COMMANDS = ["validate", "plan", "render", "run", "watch", "plot", "checkpoints", "logs"]
+COMMANDS = ["validate", "plan", "render", "run", "watch", "plot", "checkpoints", "logs", "explain"]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])

@@ -64,6 +64,11 @@ def refusal(error: client.ApiException, name: str, namespace: str) -> CommandErr
         return CommandError(
             f"there is no {names.SINGULAR}/{name} in namespace {namespace}; -n names another namespace"
         )
+    return refused(error)
+
+
+def refused(error: client.ApiException) -> CommandError:
+    """What it means that the API server refuses anything else."""
     return CommandError(f"the API server refuses: {error.status} {error.reason}")
 
 

@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from finetune_operator.cli.checkpoints import checkpoints
 from finetune_operator.cli.errors import CommandError
+from finetune_operator.cli.explain import explain
 from finetune_operator.cli.logs import logs
 from finetune_operator.cli.plan import plan
 from finetune_operator.cli.plot import plot
@@ -54,5 +55,5 @@ def finetune(
     """Check, plan, run and watch FineTuneJobs."""
 
 
-for command in (validate, plan, render, run, watch, plot, checkpoints, logs):
+for command in (validate, plan, render, run, watch, plot, checkpoints, logs, explain):
     cli.command()(command)

@@ -10,8 +10,7 @@ from kubernetes.aio import client
 
 from finetune_api import names
 from finetune_operator import kueue
-from finetune_operator.cli.cluster import connect, refusal, unreachable
-from finetune_operator.cli.errors import CommandError
+from finetune_operator.cli.cluster import connect, refusal, refused, unreachable
 from finetune_operator.cluster import EVENTS, FINETUNEJOBS, JOBS, PODS, WORKLOADS, Resource
 
 Wire = dict[str, Any]
@@ -58,6 +57,27 @@ class Surroundings:
                 return found[0] if found else None
         return None
 
+    async def local_queue(self, name: str) -> Wire | None:
+        """A queue of Kueue's in this namespace; None if there is none, or no right to see it."""
+        return await self._one("localqueues", name, self.namespace)
+
+    async def cluster_queue(self, name: str) -> Wire | None:
+        """What a queue of Kueue's draws from; None if there is none, or no right to see it."""
+        return await self._one("clusterqueues", name, None)
+
+    async def _one(self, plural: str, name: str, namespace: str | None) -> Wire | None:
+        for version in kueue.VERSIONS:
+            try:
+                return await self._get(Resource(f"{kueue.GROUP}/{version}", plural).path(namespace, name))
+            except client.ApiException as error:
+                if error.status == 403:
+                    where = f" in namespace {namespace}" if namespace is not None else ""
+                    self.hidden[plural] = f"you may not see {plural}{where}"
+                    return None
+                if error.status != 404:
+                    raise refused(error) from error
+        return None
+
     async def _listed(self, resource: Resource, **query: str) -> list[Wire]:
         try:
             answer = await self._get(resource.path(self.namespace), **query)
@@ -71,7 +91,7 @@ class Surroundings:
             if error.status == 404:
                 # The cluster has no such resource.
                 return []
-            raise CommandError(f"the API server refuses: {error.status} {error.reason}") from error
+            raise refused(error) from error
         items: list[Wire] = answer["items"]
         return items
 
