@@ -1,9 +1,9 @@
 """When and where the pods of a job run: queues, priorities, nodes."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from finetune_api.model import Rule, SpecModel
 from finetune_api.scalars import SUBDOMAIN, cel
@@ -31,8 +31,16 @@ def _with_label_keys(selector: dict[str, str]) -> dict[str, str]:
     return selector
 
 
+def _without_nulls(selector: Any) -> Any:
+    # As the API server reads a map: null is absent.
+    if not isinstance(selector, dict):
+        return selector
+    return {key: value for key, value in selector.items() if value is not None}
+
+
 NodeSelector = Annotated[
     dict[str, LabelValue],
+    BeforeValidator(_without_nulls),
     Field(
         max_length=MAX_NODE_LABELS,
         # The same rule as _with_label_keys: a structural schema has none for keys, so CEL says it.
