@@ -38,7 +38,8 @@ def test_a_gang_that_finds_no_node_is_explained_by_the_schedulers_words() -> Non
     [first, *_] = world.current_pods
     world.pods[first.name] = replace(first, waiting=UNSCHEDULABLE)
     world.settle()
-    told = explained(world)
+    # What is said for certain does not give way to what was said once.
+    told = explained(world, warnings={first.name: ("FailedMount", "long ago")})
     assert (
         told.summary == f"finetunejob/demo is Starting: 0 of 2 pods run; demo-1-0: {': '.join(UNSCHEDULABLE)}"
     )
