@@ -40,7 +40,6 @@ def _without_nulls(selector: Any) -> Any:
 
 NodeSelector = Annotated[
     dict[str, LabelValue],
-    BeforeValidator(_without_nulls),
     Field(
         max_length=MAX_NODE_LABELS,
         # The same rule as _with_label_keys: a structural schema has none for keys, so CEL says it.
@@ -49,6 +48,8 @@ NodeSelector = Annotated[
         ),
     ),
     AfterValidator(_with_label_keys),
+    # Last: what comes before Field has pydantic take the bound for one of text.
+    BeforeValidator(_without_nulls),
 ]
 
 
