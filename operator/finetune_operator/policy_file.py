@@ -40,13 +40,16 @@ class PolicyFile:
 
         With a file that cannot be used, what was known before goes on to hold.
         """
+        told = ""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 changed = self._look()
             except PolicyError as error:
-                logger.error("the policy stays as it was: %s", error)
+                if told != (told := str(error)):
+                    logger.error("the policy stays as it was: %s", error)
                 continue
+            told = ""
             if changed:
                 logger.info("the policy has changed")
                 taken_up()
@@ -55,12 +58,9 @@ class PolicyFile:
         text = self._read()
         if text == self._text:
             return False
-        # A fault is told once, not at every look.
+        before, self._policy = self._policy, self._parsed(text)
         self._text = text
-        policy = self._parsed(text)
-        changed = policy != self._policy
-        self._policy = policy
-        return changed
+        return self._policy != before
 
     def _read(self) -> str:
         try:
