@@ -50,9 +50,14 @@ crds: setup ## Generate the CustomResourceDefinition from finetune_api.
 	@$(RUN) hack/generate_crds.py
 
 .PHONY: docs
-docs: setup ## Generate docs/hyperparameters.md and docs/troubleshooting.md from finetune_api.
+docs: setup ## Generate the pages of docs/ that follow from finetune_api.
 	@$(RUN) hack/generate_docs.py
+	@$(RUN) hack/generate_api_reference.py
 	@$(RUN) hack/generate_troubleshooting.py
+
+.PHONY: docs-site
+docs-site: setup ## Build the documentation as a site in build/site; a broken link fails it.
+	@NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --quiet
 
 .PHONY: gpu-check
 gpu-check: setup ## Run the tests that need a GPU; where there is none, all are skipped.

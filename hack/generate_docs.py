@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from finetune_api.model import ApiModel
 from finetune_api.recipe import USABLE_GPU_MEMORY
 from finetune_api.resources import Resources
 from finetune_api.spec import Checkpoints, FineTuneJobSpec
+from schema_tables import bounds, line, table
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "hyperparameters.md"
@@ -86,7 +87,7 @@ def rendered() -> str:
 def _summary() -> Iterator[str]:
     """The few numbers that most people look for."""
     yield "## In short\n"
-    yield from _table(
+    yield from table(
         ("Method", "Learning rate", "Epochs", "Its own knob"),
         [
             ("`sft`", _rates("sft"), "2 to 3", ""),
@@ -94,7 +95,7 @@ def _summary() -> Iterator[str]:
             ("`lora`", _rates("lora"), "2", "`r: 16`, `alpha` twice that"),
         ],
     )
-    yield from _table(
+    yield from table(
         ("Samples", "Samples per step (`effectiveBatchSize`)"),
         [
             ("fewer than 1,000", str(batch_sizes(1))),
@@ -120,10 +121,10 @@ def _block(title: str, path: str, model: type[ApiModel], fields: tuple[str, ...]
     for name, field in model.model_fields.items():
         if fields is None or name in fields:
             alias = field.alias or name
-            described = _line(field.description or "")
-            bounds = _bounds(schema["properties"][alias])
-            rows.append((f"`{alias}`", described, bounds, _left_out(f"{path}.{alias}", schema, alias)))
-    yield from _table(("Field", "What it does", "Values", "Left out"), rows)
+            described = line(field.description or "")
+            values = bounds(schema["properties"][alias])
+            rows.append((f"`{alias}`", described, values, _left_out(f"{path}.{alias}", schema, alias)))
+    yield from table(("Field", "What it does", "Values", "Left out"), rows)
     rules = [
         rule for rule in guide.RULES if rule.field in {f"{path}.{row[0].strip('`')}" for row in rows} | {path}
     ]
@@ -139,27 +140,10 @@ def _short(rule: Guideline, path: str) -> str:
     return rule.field.removeprefix(f"{path}.").removeprefix("spec.")
 
 
-def _bounds(schema: dict[str, Any]) -> str:
-    kind = schema.get("type")
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
-    if kind in ("integer", "number"):
-        low, high = (f"{schema[bound]:,}" for bound in ("minimum", "maximum"))
-        least = f"more than {low}" if schema.get("exclusiveMinimum") else f"at least {low}"
-        most = f"less than {high}" if schema.get("exclusiveMaximum") else f"at most {high}"
-        return f"{least}, {most}"
-    if kind == "boolean":
-        return "`true`, `false`"
-    if kind == "array":
-        kind = "blocks" if schema["items"].get("type") == "object" else "texts"
-        return f"up to {schema['maxItems']} {kind}"
-    return {"string": "a text", "object": "a block of its own"}[str(kind)]
-
-
 def _left_out(field: str, schema: dict[str, Any], alias: str) -> str:
     if field in guide.CHOICES:
         summary, *_ = (inspect.getdoc(guide.CHOICES[field]) or "").split("\n\n")
-        return f"*chosen:* {_line(summary)}"
+        return f"*chosen:* {line(summary)}"
     if field in LEFT_OUT:
         return LEFT_OUT[field]
     if alias in schema.get("required", []):
@@ -178,20 +162,10 @@ def _refused() -> Iterator[str]:
 
 def _all_rules() -> Iterator[str]:
     yield "## All rules\n"
-    yield from _table(
+    yield from table(
         ("Rule", "Severity", "Field", "Section of the guide"),
         [(f"`{rule.id}`", rule.severity, f"`{rule.field}`", rule.section) for rule in guide.RULES],
     )
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    for row in (head, ("---",) * len(head), *rows):
-        yield f"| {' | '.join(row)} |"
-    yield ""
 
 
 if __name__ == "__main__":

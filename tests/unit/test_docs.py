@@ -1,12 +1,17 @@
 """Pages that are generated."""
 
+from types import ModuleType
+
+import pytest
+
+import generate_api_reference
 import generate_docs
 from finetune_api import guide
 
 
-def test_the_page_of_hyperparameters_is_what_the_rule_book_says() -> None:
-    target = generate_docs.TARGET
-    assert target.read_text() == generate_docs.rendered(), f"{target} is stale: run `make docs`"
+@pytest.mark.parametrize("page", [generate_docs, generate_api_reference])
+def test_the_page_is_what_the_api_says(page: ModuleType) -> None:
+    assert page.TARGET.read_text() == page.rendered(), f"{page.TARGET} is stale: run `make docs`"
 
 
 def test_every_rule_is_on_the_page_by_its_id_with_its_statement() -> None:
