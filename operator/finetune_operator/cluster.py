@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ MAX_EVENT_MESSAGE_BYTES = 1024
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 # A list of every object of a kind comes in pieces of this many.
 CHUNK_SIZE = 500
+# One of FineTuneJobs, which may have some ten kilobytes each: parsing it must not hold up the operator.
+JOBS_AT_ONCE = 100
 
 
 class Key(NamedTuple):
@@ -94,8 +96,12 @@ class Cluster:
 
         Never from a cache: a terminal status that is not seen would start a job again.
         """
-        wire = await self._get(FINETUNEJOBS, key.namespace, key.name)
+        wire = await self.finetunejob(key)
         return None if wire is None else reading.subject(wire)
+
+    async def finetunejob(self, key: Key) -> Wire | None:
+        """The same as it travels."""
+        return await self._get(FINETUNEJOBS, key.namespace, key.name)
 
     async def belongings(self, subject: Subject) -> Observed:
         """The Jobs and pods of a FineTuneJob, as they are now: a gang may only start when no pod is left.
@@ -135,6 +141,29 @@ class Cluster:
             else:
                 return next(iter(answer["items"]), None)
         return None
+
+    async def job_lists(self) -> AsyncIterator[list[Wire]]:
+        """All FineTuneJobs, piece by piece: of thousands, no more than a piece need be in memory at once."""
+        for namespace in self._namespaces or (None,):
+            query = {"limit": str(JOBS_AT_ONCE)}
+            while True:
+                answer = await self._api.request(
+                    "GET", FINETUNEJOBS.path(namespace), resource=FINETUNEJOBS.plural, query=query
+                )
+                yield answer["items"]
+                token = answer["metadata"].get("continue")
+                if not token:
+                    break
+                query = {"limit": str(JOBS_AT_ONCE), "continue": token}
+
+    async def events(self, key: Key) -> list[Wire]:
+        """The events about a FineTuneJob."""
+        about = f"involvedObject.kind={names.KIND},involvedObject.name={key.name}"
+        answer = await self._api.request(
+            "GET", EVENTS.path(key.namespace), resource=EVENTS.plural, query={"fieldSelector": about}
+        )
+        items: list[Wire] = answer["items"]
+        return items
 
     async def others(self, subject: Subject) -> tuple[Owned, ...]:
         """What else belongs to a FineTuneJob. Only ConfigMaps have names that nobody can tell beforehand."""

@@ -25,10 +25,12 @@ from finetune_operator.controller import Controller, utc_now
 from finetune_operator.health import health_application
 from finetune_operator.identity import Identities
 from finetune_operator.metrics import Metrics
+from finetune_operator.page.server import HOST as PAGE_HOST
+from finetune_operator.page.server import page_application
 from finetune_operator.patrol import PATROL_SECONDS, Patrol
+from finetune_operator.policy_file import PolicyError, PolicyFile
 from finetune_operator.queue import WorkQueue
 from finetune_operator.receiver import Receiver
-from finetune_operator.policy_file import PolicyError, PolicyFile
 from finetune_operator.reports import Reports
 from finetune_operator.settings import Settings, SettingsError
 from finetune_operator.watch_health import TOLERANCE_SECONDS, Watch, WatchHealth
@@ -55,9 +57,9 @@ async def run(
     ConfigException without credentials for the API server, and whatever ends a part that should run for ever.
     """
     metrics = Metrics()
+    policy = PolicyFile(settings.policy_file, trainer_image=settings.trainer_image)
     async with AsyncExitStack() as cleanup:
         api = await Api.connect(metrics)
-    policy = PolicyFile(settings.policy_file, trainer_image=settings.trainer_image)
         cleanup.push_async_callback(api.close)
         cluster = Cluster(api, instance=socket.gethostname(), namespaces=settings.namespaces)
         reports = Reports()
@@ -83,10 +85,10 @@ async def run(
         rounds = Patrol(cluster, health, queue, metrics, seconds=patrol_seconds)
         patrol = asyncio.create_task(rounds.run(), name="patrol")
         cleanup.push_async_callback(_cancel, patrol)
-        renewal = asyncio.create_task(certificate.follow(), name="certificate")
-        cleanup.push_async_callback(_cancel, renewal)
         following = asyncio.create_task(policy.follow(rounds.look_at_all), name="policy")
         cleanup.push_async_callback(_cancel, following)
+        renewal = asyncio.create_task(certificate.follow(), name="certificate")
+        cleanup.push_async_callback(_cancel, renewal)
         stopping = asyncio.create_task(stop.wait(), name="stop")
         cleanup.push_async_callback(_cancel, stopping)
         watches = asyncio.create_task(
@@ -96,6 +98,8 @@ async def run(
         receiver = Receiver(Identities(cluster), reports, queue, metrics, utc_now)
         await _serve(cleanup, receiver.application(), settings.report_port, certificate.context)
         await _serve(cleanup, health_application(health, metrics), settings.health_port)
+        if settings.page:
+            await _serve(cleanup, page_application(cluster), settings.page_port, host=PAGE_HOST)
 
         logger.info("the operator runs")
         ended, _ = await asyncio.wait(
@@ -141,6 +145,7 @@ async def _watch(
     health: WatchHealth,
     policy: PolicyFile,
     certificate: Certificate,
+    settings: Settings,
     stop: asyncio.Event,
 ) -> None:
     others = asyncio.all_tasks()
@@ -163,12 +168,16 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
 
 
 async def _serve(
-    cleanup: AsyncExitStack, application: web.Application, port: int, tls: ssl.SSLContext | None = None
+    cleanup: AsyncExitStack,
+    application: web.Application,
+    port: int,
+    tls: ssl.SSLContext | None = None,
+    host: str | None = None,
 ) -> None:
     runner = web.AppRunner(application, shutdown_timeout=1, access_log=None)
     await runner.setup()
     cleanup.push_async_callback(runner.cleanup)
-    await web.TCPSite(runner, port=port, ssl_context=tls).start()
+    await web.TCPSite(runner, host, port, ssl_context=tls).start()
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

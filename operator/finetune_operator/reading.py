@@ -95,7 +95,7 @@ def pod(wire: Wire, name: str) -> Pod | None:
 
 def newest_warning(wires: Sequence[Wire]) -> tuple[str, str] | None:
     """The event that happened last, as a word and a sentence; None if there is none."""
-    newest = max(wires, key=_happened, default=None)
+    newest = max(wires, key=happened, default=None)
     return None if newest is None else (newest.get("reason", "Waiting"), newest.get("message", ""))
 
 
@@ -142,7 +142,8 @@ def _time(stamp: str | None) -> datetime | None:
     return datetime.fromisoformat(stamp) if stamp else None
 
 
-def _happened(event: Wire) -> datetime:
+def happened(event: Wire) -> datetime:
+    """When an event happened last."""
     # By v1's own time, or by those of events.k8s.io/v1, which the same object then has in its place.
     series = event.get("series") or {}
     stamp = event.get("lastTimestamp") or series.get("lastObservedTime") or event.get("eventTime")

@@ -36,15 +36,18 @@ class Settings:
     """A mirror in the place of the Hugging Face Hub."""
     hub_offline: bool = False
     """Whether pods ask for nothing over the network there."""
+    page: bool = False
+    """Whether to serve the page, on the pod's loopback only."""
+    page_port: int = 8081
     pull_secrets: tuple[str, ...] = ()
     """Secrets, in the namespaces of jobs, with which their image may be pulled."""
     namespaces: tuple[str, ...] = ()
     """The namespaces whose jobs are the operator's; none named: all of the cluster."""
+    policy_file: Path | None = None
+    """What the administrator allows and fills in, by namespace."""
 
     @property
     def report_host(self) -> str:
-    policy_file: Path | None = None
-    """What the administrator allows and fills in, by namespace."""
         """The host of report_url, for which the certificate has to be."""
         return urlsplit(self.report_url).hostname or ""
 
@@ -92,14 +95,16 @@ class Settings:
             log_level=text("FINETUNE_LOG_LEVEL", "INFO").upper(),
             hub_endpoint=environment.get("FINETUNE_HUB_ENDPOINT") or None,
             hub_offline=switch("FINETUNE_HUB_OFFLINE"),
+            page=switch("FINETUNE_PAGE"),
+            page_port=port("FINETUNE_PAGE_PORT", 8081),
             pull_secrets=several("FINETUNE_PULL_SECRETS", "Secrets", _SUBDOMAIN),
             namespaces=several("FINETUNE_NAMESPACES", "namespaces", _LABEL),
+            policy_file=Path(file) if (file := environment.get("FINETUNE_POLICY_FILE")) else None,
         )
         if settings.report_url and not settings.report_url.startswith("https://"):
             faults.append(f"FINETUNE_REPORT_URL must start with https://, not be {settings.report_url!r}")
         endpoint = settings.hub_endpoint
         if endpoint is not None and not endpoint.startswith(("https://", "http://")):
-            policy_file=Path(file) if (file := environment.get("FINETUNE_POLICY_FILE")) else None,
             faults.append(f"FINETUNE_HUB_ENDPOINT must start with https:// or http://, not be {endpoint!r}")
         if settings.log_level not in LOG_LEVELS:
             faults.append(

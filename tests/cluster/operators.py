@@ -26,7 +26,7 @@ class Operator:
     def __init__(self, kubeconfig: Path, directory: Path) -> None:
         self.directory = directory
         self.log = directory / "operator.log"
-        self.report_port, self.webhook_port, self.health_port = free_ports(3)
+        self.report_port, self.webhook_port, self.health_port, self.page_port = free_ports(4)
         write_certificate(directory / "tls")
         self.environment = {
             "KUBECONFIG": str(kubeconfig),
@@ -36,6 +36,8 @@ class Operator:
             "FINETUNE_REPORT_PORT": str(self.report_port),
             "FINETUNE_WEBHOOK_PORT": str(self.webhook_port),
             "FINETUNE_HEALTH_PORT": str(self.health_port),
+            "FINETUNE_PAGE": "true",
+            "FINETUNE_PAGE_PORT": str(self.page_port),
         }
         self._process: subprocess.Popen[bytes] | None = None
 

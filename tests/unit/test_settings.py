@@ -23,6 +23,7 @@ def test_defaults(environment: dict[str, str]) -> None:
     assert (settings.report_port, settings.webhook_port, settings.health_port) == (8443, 9443, 8080)
     assert settings.log_level == "INFO"
     assert (settings.hub_endpoint, settings.hub_offline) == (None, False)
+    assert not settings.page
 
 
 def test_a_mirror_of_the_hub_and_a_cluster_without_a_way_out(environment: dict[str, str]) -> None:

@@ -1,0 +1,143 @@
+// One job with everything that its status tells, section by section.
+
+import { chart } from "./chart.js";
+import { badge, el, facts, jobPath, table, time } from "./dom.js";
+
+// Title, what it shows of the view, and how; a section of which the view has nothing is left out.
+const SECTIONS = [
+  [null, (view) => view, head],
+  [null, (view) => view.charts, charts],
+  ["Evaluation", (view) => view.evaluation, evaluation],
+  ["Checkpoints", (view) => view.checkpoints, checkpoints],
+  ["Attempts", (view) => view.attempts, attempts],
+  ["Queue", (view) => view.queue, facts],
+  ["Plan", (view) => view.plan, plan],
+  ["Training data", (view) => view.dataset, facts],
+  ["Events", (view) => view.events, events],
+  ["Conditions", (view) => view.conditions, conditions],
+  ["Spec", (view) => view.spec, spec],
+];
+
+const drawn = new Map();
+
+export function trail(namespace, name) {
+  const home = el("a", { href: "/" }, "FineTuneJobs");
+  if (!name) return [home];
+  return [
+    home, el("span", { "aria-hidden": "true" }, " / "),
+    el("a", { href: `/?namespace=${encodeURIComponent(namespace)}` }, namespace), el("span", { "aria-hidden": "true" }, " / "),
+    el("a", { href: jobPath(namespace, name), "aria-current": "page" }, name),
+  ];
+}
+
+// Only what has changed is drawn again: what somebody reads, has opened or points at stays.
+export function job(content, view) {
+  if (!drawn.size) {
+    content.replaceChildren();
+    SECTIONS.forEach((_, i) => drawn.set(i, { text: null, node: content.appendChild(el("section", { hidden: true })) }));
+  }
+  SECTIONS.forEach(([title, select, show], i) => {
+    const part = select(view);
+    const text = JSON.stringify(part) ?? null;
+    const known = drawn.get(i);
+    if (known.text === text) return;
+    known.text = text;
+    const isEmpty = !part || (Array.isArray(part) && !part.length);
+    known.node.hidden = isEmpty;
+    if (isEmpty) return known.node.replaceChildren();
+    const open = new Set([...known.node.querySelectorAll("details[open]")].map((node) => node.dataset.key));
+    known.node.replaceChildren(...[title && el("h2", {}, title), show(part)].flat().filter(Boolean));
+    for (const node of known.node.querySelectorAll("details")) if (open.has(node.dataset.key)) node.open = true;
+  });
+}
+
+function head(view) {
+  const { progress } = view;
+  return [
+    el("div", { class: "heading" }, el("h1", {}, view.name), badge(view.phase), el("span", { class: "note" }, "created ", time(view.created))),
+    el("p", { class: "message" }, view.message),
+    progress && el("div", { class: "bar" },
+      progress.percent !== null && el("progress", { max: 100, value: progress.percent, "aria-label": "Progress" }),
+      el("p", {}, el("strong", {}, `Step ${progress.summary}`),
+        progress.remaining && el("span", {}, ` · ${progress.remaining} left, until `, el("span", { class: "clock" }, clock(progress.finish))),
+        progress.heard && el("span", { class: "note" }, " · last heard ", time(progress.heard)))),
+    el("dl", { class: "tiles" }, view.tiles.map((tile) => el("div", {}, el("dt", {}, tile.label), el("dd", {}, tile.value)))),
+    facts(view.facts),
+  ];
+}
+
+function clock(moment) {
+  return new Date(moment).toLocaleString([], { weekday: "short", hour: "2-digit", minute: "2-digit" });
+}
+
+function charts(list) {
+  return el("div", { class: "charts" }, list.map(chart));
+}
+
+function evaluation(found) {
+  const columns = ["Data", ...found.columns.map((one) => ({ label: `${one.label}, step ${one.step}`, number: true })),
+    ...["Change", "Perplexity", "Token accuracy", "Answered", "Tokens"].map((label) => ({ label, number: true }))];
+  const rows = found.sets.map((set) => [set.name, ...set.losses,
+    el("span", { class: set.improved ? "good" : "" }, set.change), set.perplexity, set.tokenAccuracy, set.answered, set.tokens]);
+  return [
+    found.stoppedEarly && el("p", { class: "warning" }, `Stopped early: ${found.stoppedEarly}`),
+    el("p", { class: "note" }, "Loss per token; change, perplexity and accuracy are those of the result, or else of the latest evaluation."),
+    el("div", { class: "cards" }, table("Evaluation", columns, rows)),
+  ];
+}
+
+function checkpoints(list) {
+  const columns = ["Name", "Kind", { label: "Step", number: true }, { label: "Epoch", number: true }, { label: "Size", number: true }, { label: "Validation loss", number: true }, "Path", "Complete"];
+  return el("div", { class: "cards" }, table("Checkpoints", columns, list.map((one) => [
+    el("span", {}, one.name, one.best && el("span", { class: "tag" }, "best")), one.kind, one.step, one.epoch, one.size, one.validationLoss, el("code", {}, one.path), time(one.time)])));
+}
+
+function attempts(list) {
+  return el("ol", { class: "attempts" }, list.map((one) => el("li", {},
+    el("h3", {}, `Attempt ${one.number}`, " ", one.reason ? el("span", { class: "tag" }, one.reason) : el("span", { class: "tag now" }, "under way")),
+    el("p", { class: "note" }, "started ", time(one.start), one.end && [", ended ", time(one.end)].map((part) => el("span", {}, part)),
+      `, from ${one.from === "the beginning" ? one.from : `step ${one.from}`}`, one.last !== "–" && ` to step ${one.last}`,
+      one.node && ` on node ${one.node}`, one.exitCode !== null && `, exit code ${one.exitCode}`, one.counted === false && ", not counted as a restart"),
+    one.message && el("p", {}, one.message),
+    one.log && el("details", { "data-key": `log-${one.number}` }, el("summary", {}, "Last lines of its log"), el("pre", {}, one.log)))));
+}
+
+function plan(found) {
+  return [
+    found.warnings.map((one) => el("p", { class: "warning" }, el("code", {}, one.field), ` ${one.message}`)),
+    el("div", { class: "cards" }, table("Settings", ["Setting", { label: "Value", number: true }, "Why"],
+      found.settings.map((one) => [el("span", { title: one.field }, one.name), one.value, el("span", { class: "note" }, one.reason)]))),
+    facts(found.course),
+    found.memory && memory(found.memory),
+    found.assumptions.length > 0 && el("ul", { class: "note" }, found.assumptions.map((one) => el("li", {}, `Assumed: ${one}`))),
+  ].flat();
+}
+
+function memory(found) {
+  const whole = Math.max(found.estimate.bytes, found.limit?.bytes ?? 0, found.peak?.bytes ?? 0);
+  const bar = el("div", { class: "memory", "aria-hidden": "true" }, found.parts.map((part, i) => {
+    const node = el("span", { "data-part": i + 1, title: `${part.label}: ${part.text}` });
+    node.style.width = `${(100 * part.bytes) / whole}%`;
+    return node;
+  }));
+  return el("div", {},
+    el("h3", {}, `Memory of a ${found.of} at its peak`),
+    el("p", { class: "note" }, `${found.estimate.text} estimated, ${found.range} likely`,
+      found.peak && `; ${found.peak.text} measured`, found.limit && `; a ${found.of} has ${found.limit.text}`),
+    bar,
+    el("ul", { class: "parts" }, found.parts.map((part, i) => el("li", {}, el("span", { class: "swatch", "data-part": i + 1 }), ` ${part.label} `, el("strong", {}, part.text)))));
+}
+
+function events(list) {
+  return el("div", { class: "cards" }, table("Events", ["When", "Type", "Reason", "What happened"], list.map((one) => [
+    time(one.time), el("span", { class: one.type === "Warning" ? "bad" : "" }, one.type), one.reason, one.count > 1 ? `${one.message} (${one.count} times)` : one.message])));
+}
+
+function conditions(list) {
+  return el("div", { class: "cards" }, table("Conditions", ["Type", "Status", "Reason", "Message", "Since"], list.map((one) =>
+    [one.type, one.status, one.reason, one.message ?? "", time(one.lastTransitionTime)])));
+}
+
+function spec(found) {
+  return el("details", { "data-key": "spec" }, el("summary", {}, "As it was submitted, with defaults"), el("pre", {}, JSON.stringify(found, null, 2)));
+}
