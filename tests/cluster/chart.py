@@ -10,7 +10,7 @@ import yaml
 from clusters.binaries import ensure
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "finetune-operator"
-IMAGES = {
+IMAGES: dict[str, Any] = {
     "image": {"repository": "registry.example:5000/team/operator", "tag": "1"},
     "trainer": {"image": {"repository": "registry.example:5000/team/trainer", "tag": "2"}},
 }

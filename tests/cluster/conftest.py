@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.answers import ApiServer
+from cluster.chart import Manifest, manifests
+from cluster.helm import NAMESPACE, Tools, succeeded
 from cluster.kube import Kube, Namespace
 from cluster.operators import Operator
 from clusters.local import ControlPlane
@@ -45,3 +47,26 @@ def operator(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> Iterator[O
     operator.start()
     yield operator
     assert operator.stop() == 0, operator.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def tools() -> Iterator[Tools]:
+    """Helm and kubectl at a control plane of this module alone: in a shared one, the CRD would not be Helm's."""
+    with ControlPlane() as plane:
+        made = Tools(plane)
+        made.kubectl("create", "namespace", NAMESPACE)
+        made.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def installed(tools: Tools) -> Tools:
+    """With the chart installed."""
+    succeeded(tools.helm("install"))
+    return tools
+
+
+@pytest.fixture(scope="session")
+def defaults() -> list[Manifest]:
+    """The chart as it would be installed first."""
+    return manifests(NAMESPACE)
