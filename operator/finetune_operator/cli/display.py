@@ -7,13 +7,15 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.live import Live
 from rich.text import Text
 
 from finetune_api import status as api
 from finetune_api.report import Stage
 from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator import conditions, gang
+from finetune_operator.cli.watching.panel import Panel, telling
+from finetune_operator.cli.watching.pods import Gang
 from finetune_operator.progress import decomposing
 from finetune_operator.transitions import events
 
@@ -75,74 +77,80 @@ def _is_uploading(status: FineTuneJobStatus) -> bool:
     return published is not None and published.status == "Unknown"
 
 
+def _told_by(status: FineTuneJobStatus) -> str | None:
+    """The condition that tells how far it has come with what is not training; None where that is training."""
+    if _is_uploading(status):
+        return conditions.PUBLISHED
+    if is_decomposing(status) or status.phase is Phase.MERGING:
+        return conditions.READY
+    return conditions.READY if status.phase is Phase.PREPARING and status.progress is None else None
+
+
 class Display:
-    """Shows statuses as they come: what happens as lines, and how far it is as a bar below them."""
+    """Shows statuses as they come: what happens as lines; on a terminal, where the job stands in a view below."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._known = FineTuneJobStatus()
         self._plain_step = 0
         self._plain_time = -PLAIN_PROGRESS_SECONDS
-        self._bar = Progress(
-            SpinnerColumn(),
-            BarColumn(bar_width=30),
-            TextColumn("{task.description}", markup=False),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self._task = self._bar.add_task("", total=None)
+        self._panel = Panel()
+        self.is_live = console.is_terminal and not console.is_dumb_terminal
+        """Whether there is a view; else, there are more lines."""
+        self._live = Live(self._panel, console=console, transient=True, refresh_per_second=4)
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        if self.is_live:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self.is_live:
+            self._live.stop()
 
     def show(self, status: FineTuneJobStatus) -> None:
         """Show what is new in a status."""
         for word, sentence in news(self._known, status):
             self.say(word, sentence)
-        if is_decomposing(status) or status.phase is Phase.MERGING:
-            self._show_words(status)
-        elif _is_uploading(status):
-            self._show_words(status, conditions.PUBLISHED)
+        type_ = _told_by(status)
+        if self.is_live:
+            self._show_live(status, type_)
+        elif type_ is not None:
+            self._show_words(status, type_)
         elif status.progress is not None:
             self._show_progress(status.progress, _details(status, status.progress))
-        elif status.phase is Phase.PREPARING:
-            self._show_words(status)
         self._known = status
 
+    def show_pods(self, gang: Gang) -> None:
+        """Show the pods as they are now."""
+        self._panel.gang = gang
+
     def say(self, word: str, sentence: str) -> None:
-        """Print a line above the bar."""
+        """Print a line above the view."""
         line = Text.assemble((f"{datetime.now():%H:%M:%S}  ", "dim"), (f"{word:<16}", "bold"), sentence)
         self._console.print(line, soft_wrap=True)
 
-    def _show_words(self, status: FineTuneJobStatus, type_: str = conditions.READY) -> None:
-        """Show how far it has come with what is not training, as the condition of this type tells it."""
-        ready, before = (conditions.find(known.conditions, type_) for known in (status, self._known))
-        if ready is None:
-            return
-        self._bar.update(self._task, description=ready.message)
+    def _show_live(self, status: FineTuneJobStatus, type_: str | None) -> None:
+        self._panel.status = status
+        self._panel.shows_steps = type_ is None
+        self._panel.message = telling(status, type_ or conditions.READY)
+        self._live.refresh()
+
+    def _show_words(self, status: FineTuneJobStatus, type_: str) -> None:
+        """Tell how far it has come with what is not training, as the condition of this type does."""
+        told, before = (conditions.find(known.conditions, type_) for known in (status, self._known))
         # That it has begun is news, and told already.
-        if before is None or ready.reason != before.reason or ready.message == before.message:
+        if told is None or before is None or told.reason != before.reason or told.message == before.message:
             return
         now = time.monotonic()
-        if not self._console.is_terminal and now - self._plain_time >= PLAIN_PROGRESS_SECONDS:
+        if now - self._plain_time >= PLAIN_PROGRESS_SECONDS:
             self._plain_time = now
-            self.say("Progress", ready.message)
+            self.say("Progress", told.message)
 
     def _show_progress(self, progress: api.Progress, description: str) -> None:
-        self._bar.update(
-            self._task,
-            total=progress.total_steps,
-            completed=progress.step,
-            description=description,
-        )
-        if self._console.is_terminal or progress.step == self._plain_step:
+        if progress.step == self._plain_step:
             return
         now = time.monotonic()
         if now - self._plain_time >= PLAIN_PROGRESS_SECONDS or progress.step == progress.total_steps:

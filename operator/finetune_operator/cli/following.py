@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -14,10 +15,14 @@ from finetune_operator import publishing, reading
 from finetune_operator.cli.cluster import connect, refusal, selection, status_of, unreachable
 from finetune_operator.cli.display import Display
 from finetune_operator.cli.errors import CommandError
+from finetune_operator.cli.surroundings import Surroundings
+from finetune_operator.cli.watching.pods import Gang, gang
 
 # How long one watch lasts; the job is read anew after it, so a connection that died unnoticed costs no more.
 WATCH_SECONDS = 60
 RECONNECT_SECONDS = 2.0
+# How often pods are listed; what matters about them is in the status, too.
+PODS_SECONDS = 3.0
 # Answers that a moment later may be others.
 TRANSIENT_STATUSES = {410, 429, 500, 502, 503, 504}
 
@@ -31,7 +36,7 @@ async def follow(
     CommandError when the job cannot be followed.
     """
     namespace = await connect(namespace)
-    async with asyncio.timeout(seconds), client.ApiClient() as api:
+    async with asyncio.timeout(seconds), client.ApiClient() as api, _pods(api, namespace, name, display):
         async for found in _states(client.CustomObjectsApi(api), namespace, name, display):
             status = status_of(found)
             display.show(status)
@@ -39,6 +44,33 @@ async def follow(
             if over and publishing.is_settled(reading.subject(found)):
                 return status
     raise AssertionError("a job is followed until it is over")
+
+
+@asynccontextmanager
+async def _pods(api: client.ApiClient, namespace: str, name: str, display: Display) -> AsyncIterator[None]:
+    """Meanwhile show the job's pods, where there is a view that has room for them."""
+    looking = asyncio.create_task(_look_at_pods(Surroundings(api, namespace), name, display))
+    try:
+        yield
+    finally:
+        looking.cancel()
+        with suppress(asyncio.CancelledError):
+            await looking
+
+
+async def _look_at_pods(around: Surroundings, name: str, display: Display) -> None:
+    while display.is_live:
+        try:
+            found = await around.pods(name)
+        except CommandError as error:
+            display.show_pods(Gang(hidden=str(error)))
+        else:
+            if "pods" in around.hidden:
+                # That will not change while somebody watches.
+                display.show_pods(Gang(hidden=around.hidden["pods"]))
+                return
+            display.show_pods(gang([pod for wire in found if (pod := reading.pod(wire, name))]))
+        await asyncio.sleep(PODS_SECONDS)
 
 
 async def _states(
