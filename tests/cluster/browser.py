@@ -46,6 +46,15 @@ class Browser:
     def run(self, script: str, *arguments: Any) -> Any:
         return self._driver.execute_script(script, *arguments)
 
+    @contextmanager
+    def another_tab(self) -> Iterator[None]:
+        """Look at another tab, and come back."""
+        first = self._driver.current_window_handle
+        self._driver.switch_to.new_window("tab")
+        yield
+        self._driver.close()
+        self._driver.switch_to.window(first)
+
     def resize(self, size: tuple[int, int], *, dark: bool = False) -> None:
         """Have the page as wide as a screen or a phone, and in its light or dark colours."""
         width, height = size

@@ -109,9 +109,9 @@ class Kube:
         eventually(lambda: self.request("GET", "/apis/finetune.dev/v1alpha1/finetunejobs"))
 
     @contextmanager
-    def namespace(self) -> Iterator["Namespace"]:
-        """A namespace with a random name, gone in the end."""
-        name = f"test-{uuid.uuid4().hex[:8]}"
+    def namespace(self, name: str | None = None) -> Iterator["Namespace"]:
+        """A namespace with this name, or a random one, gone in the end."""
+        name = name or f"test-{uuid.uuid4().hex[:8]}"
         self.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
         eventually(lambda: self.request("GET", f"/api/v1/namespaces/{name}/serviceaccounts/default"))
         made = Namespace(self, name)

@@ -6,6 +6,7 @@ With FINETUNE_SCREENSHOTS=docs/images, the pictures of docs/page.md are taken an
 import http.client
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def team(kube: Kube, operator: Operator) -> Iterator[Team]:
-    with kube.namespace() as namespace:
+    with kube.namespace("support-team") as namespace:
         made = Team(namespace, operator)
         made.everything()
         yield made
@@ -149,6 +150,17 @@ def test_it_follows_a_job_without_being_loaded_again(chromium: Browser, page: st
     assert chromium.find("#live").text == "Live"
 
 
+def test_nobody_who_does_not_look_asks(chromium: Browser, page: str, team: Team) -> None:
+    chromium.open(f"{page}/?namespace={team.namespace.name}")
+    eventually(lambda: chromium.all("tbody tr"))
+    asked = "return performance.getEntriesByType('resource').filter(one => one.name.includes('/api/')).length"
+    before = chromium.run(asked)
+    with chromium.another_tab():
+        time.sleep(10)
+    # One may have been under way, and one was sent on coming back; otherwise there would be three more.
+    assert chromium.run(asked) <= before + 2
+
+
 def test_words_from_the_cluster_are_never_markup(chromium: Browser, page: str, team: Team) -> None:
     chromium.open(f"{page}/?namespace={team.namespace.name}")
     eventually(lambda: chromium.all("tbody tr"))
@@ -251,7 +263,7 @@ def test_pictures_for_the_docs(chromium: Browser, page: str, team: Team) -> None
     team.namespace.delete("/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetunejobs", "hostile")
     pictures = [
         ("jobs", f"/?namespace={team.namespace.name}", DESKTOP, False, None),
-        ("job", job_address(team, "support-osft"), DESKTOP, False, None),
+        ("job", job_address(team, "support-osft"), DESKTOP, False, 1180),
         ("dark", job_address(team, "support-osft"), DESKTOP, True, DESKTOP[1]),
         ("phone", job_address(team, "support-osft"), PHONE, False, 1500),
         ("phone-jobs", f"/?namespace={team.namespace.name}", PHONE, False, 1500),

@@ -74,7 +74,7 @@ def _tiles(status: FineTuneJobStatus) -> list[View]:
         "Epoch": words.figure(known.epoch, digits=3),
         "Learning rate": words.figure(known.learning_rate),
         "Gradient norm": words.figure(known.grad_norm),
-        "Tokens per second": words.figure(known.tokens_per_second),
+        "Tokens/s": words.figure(known.tokens_per_second),
         "Utilization (MFU)": words.share(known.mfu),
         "Samples seen": words.count(known.samples_seen),
         "Peak memory": size(known.peak_memory) if known.peak_memory else words.NONE,

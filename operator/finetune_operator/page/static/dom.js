@@ -65,7 +65,7 @@ export function table(caption, columns, rows) {
       el("caption", { class: "hidden" }, caption),
       el("thead", {}, el("tr", {}, names.map((name, i) => el("th", { scope: "col", class: isNumber[i] && "number" }, name)))),
       el("tbody", {}, rows.map((cells) => el("tr", {}, cells.map((cell, i) =>
-        el(i === 0 ? "th" : "td", { scope: i === 0 && "row", class: isNumber[i] && "number", "data-label": names[i] }, cell)))))));
+        el(i === 0 ? "th" : "td", { scope: i === 0 && "row", class: [isNumber[i] && "number", cell === "–" && "none"].filter(Boolean).join(" ") || null, "data-label": names[i] }, cell)))))));
 }
 
 export function badge(phase) {

@@ -30,7 +30,7 @@ export function trail(namespace, name) {
   ];
 }
 
-// Only what has changed is drawn again: what somebody reads, has opened or points at stays.
+// Only what has changed is drawn again, and a chart not while somebody points at it: what is read or open stays.
 export function job(content, view) {
   if (!drawn.size) {
     content.replaceChildren();
@@ -40,7 +40,7 @@ export function job(content, view) {
     const part = select(view);
     const text = JSON.stringify(part) ?? null;
     const known = drawn.get(i);
-    if (known.text === text) return;
+    if (known.text === text || known.node.querySelector("svg:hover, svg:focus")) return;
     known.text = text;
     const isEmpty = !part || (Array.isArray(part) && !part.length);
     known.node.hidden = isEmpty;

@@ -14,7 +14,7 @@ const view = jobAddress ? job : overview;
 const address = jobAddress ? `/api/v1${location.pathname}` : `/api/v1/finetunejobs${location.search}`;
 const parts = jobAddress ? jobAddress.slice(1).map(decodeURIComponent) : [];
 
-let shown = null;
+let isFilled = false;
 let waiting = null;
 let asking = false;
 
@@ -28,16 +28,13 @@ async function refresh() {
   try {
     const answer = await fetch(address, { headers: { Accept: "application/json" } });
     if (!answer.ok) throw new Error((await answer.text()).trim() || answer.statusText);
-    const tag = answer.headers.get("ETag");
-    if (tag !== shown) {
-      view(content, await answer.json());
-      shown = tag;
-    }
+    view(content, await answer.json());
+    isFilled = true;
     say("live", "Live");
   } catch (error) {
     // What was shown stays: it is still the newest that is known.
     say("late", `Not up to date: ${error.message}`);
-    if (!shown) content.replaceChildren(el("p", { class: "empty" }, error.message));
+    if (!isFilled) content.replaceChildren(el("p", { class: "empty" }, error.message));
   } finally {
     asking = false;
     if (!document.hidden) waiting = setTimeout(refresh, SECONDS * 1000);

@@ -15,13 +15,20 @@ const COLUMNS = [
   "Created",
 ];
 
+let drawn = null;
+
 export function overview(content, view) {
+  const text = JSON.stringify(view);
+  if (text === drawn) return;
+  drawn = text;
+  const focused = content.contains(document.activeElement) && document.activeElement.getAttribute("href");
   const chosen = new URLSearchParams(location.search).get("namespace");
   content.replaceChildren(
     el("div", { class: "heading" }, el("h1", {}, "FineTuneJobs"), namespaces(view.namespaces, chosen)),
     view.jobs.length ? el("div", { class: "cards jobs" }, table("FineTuneJobs", COLUMNS, view.jobs.map(row))) : nothing(chosen),
     view.more ? el("p", { class: "note" }, `and ${view.more.toLocaleString("en")} more that are over: choose a namespace, or ask kubectl`) : "",
   );
+  if (focused) content.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
 function row(job) {
@@ -32,7 +39,7 @@ function row(job) {
       el("span", { class: "note model" }, `${job.method} · ${job.model}`)),
     el("div", { class: "phase" }, badge(job.phase), el("p", { class: "note message", title: job.message }, job.message)),
     progress(job),
-    el("div", { class: "loss" }, sparkline(job.curve), el("span", {}, job.loss)),
+    job.curve.length > 1 ? el("div", { class: "loss" }, el("span", {}, job.loss), sparkline(job.curve)) : job.loss,
     job.validation,
     job.tokensPerSecond,
     job.remaining,
@@ -42,7 +49,7 @@ function row(job) {
 }
 
 function progress(job) {
-  if (job.percent === null) return el("span", { class: "note" }, job.progress || "–");
+  if (job.percent === null) return job.progress || "–";
   return el("div", { class: "progress" },
     el("progress", { max: 100, value: job.percent, "aria-label": `Progress of ${job.name}` }),
     el("span", { class: "note" }, job.progress));
