@@ -163,7 +163,7 @@ def _suspension(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
 def _starts(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
     known = {attempt.number for attempt in old.attempts}
     return [
-        Event("Started", f"attempt {attempt.number}")
+        Event("Started", f"attempt {attempt.number} begins")
         for attempt in new.attempts
         if attempt.number not in known
     ]

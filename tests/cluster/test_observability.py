@@ -213,6 +213,27 @@ def test_a_job_takes_its_series_with_it(scene: Scene) -> None:
     eventually(lambda: not series())
 
 
+def test_the_log_is_json_and_tells_the_same_story_as_the_events(scene: Scene) -> None:
+    def told() -> list[tuple[str, str]]:
+        lines = [json.loads(line) for line in scene.operator.log.read_text().splitlines()]
+        ours = [line for line in lines if line.get("namespace") == scene.namespace.name]
+        story = [line for line in ours if line.get("job") == SHOWN and "event" in line]
+        assert {line.get("attempt") for line in story} >= {1, 2}
+        assert all(line["level"] in ("info", "warning") for line in ours)
+        return [(line["event"], line["message"]) for line in story]
+
+    eventually(lambda: told() == scene.namespace.told(SHOWN))
+
+
+def test_a_report_that_is_refused_is_logged_with_the_pod_it_is_of(scene: Scene) -> None:
+    [pod, _] = scene.namespace.pods(attempt=2)
+    token = scene.namespace.token(pod)
+    assert scene.operator.post(scene.namespace.name, SHOWN, trains(8, attempt=1), token=token)[0] == 403
+    lines = [json.loads(line) for line in scene.operator.log.read_text().splitlines()]
+    [line] = [line for line in lines if line.get("pod") == pod and "refused with 403" in line["message"]]
+    assert (line["namespace"], line["job"], line["attempt"]) == (scene.namespace.name, SHOWN, 2)
+
+
 def test_promtool_finds_no_fault_with_the_metrics(scene: Scene) -> None:
     assert not promtool("check", "metrics", stdin=scene.operator.get("/metrics")[1])
 

@@ -34,7 +34,7 @@ def test_a_suspension_is_told_once_from_its_beginning_to_its_end() -> None:
             "and spec.suspend: false goes on",
         ),
         ("Resumed", "attempt 2: its pods are about to be created"),
-        ("Started", "attempt 2"),
+        ("Started", "attempt 2 begins"),
         ("Starting", "0 of 2 pods run"),
     ]
     assert list(news(seen[-1], seen[-1])) == []

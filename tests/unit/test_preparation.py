@@ -192,7 +192,7 @@ def test_success_is_one_write_with_plan_and_data_and_the_first_attempt() -> None
     assert prepared.message == "100 samples of 1,000 tokens, 500 of them with loss; left out: 1 too long"
     assert [(event.reason, event.message) for event in outcome.events] == [
         ("Prepared", prepared.message),
-        ("Started", "attempt 1"),
+        ("Started", "attempt 1 begins"),
     ]
 
 
