@@ -8,21 +8,8 @@ from typing import Any
 from cluster.chart import CHART, IMAGES, RELEASE, Manifest, one
 from clusters.binaries import ensure
 from clusters.local import ControlPlane
-from finetune_api import names
 
 NAMESPACE = "chart-test"
-JOB = {
-    "apiVersion": names.API_VERSION,
-    "kind": names.KIND,
-    "metadata": {"name": "precious"},
-    "spec": {
-        "method": "sft",
-        "model": {"volume": {"claimName": "models", "path": "tiny"}},
-        "dataset": {"train": {"volume": {"claimName": "data", "path": "train.jsonl"}}},
-        "storage": {"claimName": "runs"},
-        "resources": {"nodes": 1, "gpusPerNode": 0},
-    },
-}
 
 
 class Tools:
