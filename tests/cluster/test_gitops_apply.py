@@ -73,7 +73,7 @@ class Standing:
     phase: str
     attempts: list[Wire]
     objects: dict[str, str]
-    """Uids of its Jobs and pods, by name."""
+    """Uids of its Jobs and pods that nobody has asked to go, by name."""
 
 
 def standing(namespace: Namespace) -> Standing:
@@ -83,7 +83,9 @@ def standing(namespace: Namespace) -> Standing:
         uid=job["metadata"]["uid"],
         phase=job["status"]["phase"],
         attempts=job["status"]["attempts"],
-        objects={metadata["name"]: metadata["uid"] for metadata in owned},
+        objects={
+            metadata["name"]: metadata["uid"] for metadata in owned if "deletionTimestamp" not in metadata
+        },
     )
 
 
@@ -113,8 +115,8 @@ def test_whoever_applies_the_same_manifest_again_changes_nothing(git: Repository
     assert "unchanged" in git.kubectl("apply")
     git.kubectl("apply", "--server-side", "--force-conflicts")
     git.apply(FLUX)
-    git.apply(FLUX)
-    git.apply(ARGO_CD)
+    git.apply(FLUX, force=False)
+    git.apply(ARGO_CD, force=False)
     # It has no status in it, and takes none away: only the operator writes that.
     git.kubectl("replace")
     seen(git.namespace, 1)
