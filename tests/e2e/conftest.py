@@ -26,6 +26,13 @@ def namespace(operator: None) -> Iterator[Namespace]:
         yield namespace
 
 
+@pytest.fixture(scope="module")
+def neighbour(operator: None) -> Iterator[Namespace]:
+    """Another namespace, gone after the module's tests."""
+    with _made() as namespace:
+        yield namespace
+
+
 @pytest.fixture(scope="session")
 def store(operator: None) -> Iterator[ObjectStore]:
     """An S3 server that pods can reach."""
