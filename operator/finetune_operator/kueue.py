@@ -59,15 +59,16 @@ def wait(workload: Mapping[str, Any] | None, scheduling: Scheduling) -> tuple[st
     return reason, f"{queue}: {message or 'Kueue has not looked at it yet'}"
 
 
+def named(known: Queueing | None, queue: str) -> Queueing:
+    """What is known of a job's way through its queue, which may be another one now."""
+    return Queueing(name=queue) if known is None else known.model_copy(update={"name": queue})
+
+
 def waits(status: FineTuneJobStatus, queue: str, now: datetime) -> FineTuneJobStatus:
     """The status of a job whose gang waits in its queue; one that ran before was preempted."""
-    known = status.queue or Queueing(name=queue)
+    known = named(status.queue, queue)
     preempted = status.phase in ADMITTED
-    update = {
-        "name": queue,
-        "waiting_since": known.waiting_since or now,
-        "preemptions": known.preemptions + preempted,
-    }
+    update = {"waiting_since": known.waiting_since or now, "preemptions": known.preemptions + preempted}
     return status.model_copy(update={"phase": Phase.QUEUED, "queue": known.model_copy(update=update)})
 
 

@@ -49,6 +49,7 @@ from finetune_operator import (
     conditions,
     deadlines,
     departure,
+    kueue,
     merging,
     preparation,
     publishing,
@@ -214,9 +215,11 @@ def _begin_attempt(situation: Situation, status: FineTuneJobStatus, number: int)
     now = situation.now
     attempts = [*status.attempts, Attempt(number=number, start_time=now)][-MAX_LISTED_ATTEMPTS:]
     phase = Phase.RESTARTING if status.phase is Phase.RESTARTING else Phase.PENDING
+    name = situation.job.spec.scheduling.queue_name
+    queue = status.queue if name is None else kueue.named(status.queue, name)
     outcome = write(
         situation.subject,
-        status.model_copy(update={"phase": phase, "attempts": attempts}),
+        status.model_copy(update={"phase": phase, "attempts": attempts, "queue": queue}),
         Standing.UNDERWAY,
         *about_to_create(number),
         now,

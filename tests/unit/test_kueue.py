@@ -66,6 +66,17 @@ def test_a_gang_waits_in_its_queue_and_then_starts() -> None:
     assert "team lets the gang start, after 5m" in world.events[-1].message
 
 
+def test_a_gang_that_need_not_wait_is_known_to_have_a_queue() -> None:
+    world = World(spec={"dataset": INLINE} | QUEUE)
+    for _ in range(3):
+        world.turn()
+        if world.jobs:
+            break
+    world.admit()
+    world.settle()
+    assert (phase(world), queue(world)) == (Phase.STARTING, (False, 0, 0))
+
+
 def test_data_are_prepared_before_and_without_the_queue() -> None:
     world = World(spec=QUEUE)
     world.prepare()
