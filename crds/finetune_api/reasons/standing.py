@@ -12,10 +12,11 @@ CHAPTER = Chapter(
         ),
         Reason(
             "Invalid",
-            "The spec is not valid; the message has every fault with its field. Nothing runs.",
+            "The spec is not valid, or asks for more than the administrator allows; the message has every fault "
+            "with its field. Nothing runs.",
             Outlook.ACT,
             "Correct the fields that the message names and apply the manifest again. `finetune validate FILE` "
-            "checks it without a cluster.",
+            "checks it without a cluster, and without what the administrator has set (docs/policies.md).",
         ),
         Reason(
             "NameConflict",
@@ -28,7 +29,8 @@ CHAPTER = Chapter(
         Reason(
             "Refused",
             "The API server does not let the job's objects be made: a quota, an admission policy, or rights "
-            "that the operator lacks. The message has its answer.",
+            "that the operator lacks. Or the administrator does not allow spec.trainerImage any more. The message "
+            "has the answer.",
             Outlook.ACT,
             "Do what the answer asks for: raise the namespace's quota, or change the job so that the policy "
             "admits it. Whoever administers the cluster knows the policies.",
