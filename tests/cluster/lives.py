@@ -195,6 +195,18 @@ def blocked(lives: Lives, name: str) -> None:
     lives.namespace.in_phase("Starting", name)
 
 
+def refused(lives: Lives, name: str) -> None:
+    """The API server will not have its Job, and then will."""
+    quotas = "/api/v1/namespaces/{namespace}/resourcequotas"
+    quota = {"metadata": {"name": name}, "spec": {"hard": {"count/jobs.batch": "0"}}}
+    lives.namespace.create(quotas, quota)
+    eventually(lambda: "hard" in lives.namespace.get(quotas, name)["status"])
+    lives.namespace.submit(name)
+    eventually(lambda: lives.namespace.condition("Stalled", name)["reason"] == "Refused")
+    lives.namespace.delete(quotas, name)
+    lives.namespace.in_phase("Preparing", name)
+
+
 def deleted(lives: Lives, name: str) -> None:
     """Deleted while it trains, what it owns first."""
     lives.namespace.submit(name, dataset=INLINE)
@@ -213,5 +225,6 @@ LIVES: tuple[Life, ...] = (
     unprepared,
     corrected,
     blocked,
+    refused,
     deleted,
 )
