@@ -61,7 +61,7 @@ def validate(
 
     Raises AdmissionError when it is denied, and nothing else: to kopf any exception is a denial.
     """
-    about = {"key": f"{namespace}/{name}"}
+    about = {"namespace": namespace, "job": name}
     try:
         verdict = review(dict(body), None if old is None else dict(old), policy)
     except Exception:

@@ -133,7 +133,8 @@ def test_a_denial_is_told_and_logged_without_alarm(caplog: pytest.LogCaptureFixt
         asked(osft("layers["))
     assert denied.value.code == 422
     [record] = caplog.records
-    assert (record.levelname, record.key) == ("INFO", "team/demo")  # type: ignore[attr-defined]
+    told = record.__dict__
+    assert (record.levelname, told["namespace"], told["job"]) == ("INFO", "team", "demo")
 
 
 def test_a_fault_of_the_operator_s_own_lets_everybody_through(
