@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import admission, validation, webhook
 from finetune_operator.admission import Verdict, review
-from finetune_operator.tenancy import NO_POLICY, administered
+from finetune_operator.tenancy import NO_POLICY, Policy, administered
 from generated import is_valid, job_of, specs
 from world import manifest
 
@@ -89,6 +89,37 @@ def test_warnings_are_single_lines_for_they_travel_in_a_header() -> None:
     odd = osft("a\n\t\x7f[")
     [warning] = review(osft("a\n\t\x7f[", resources=H200), odd).warnings
     assert warning.isprintable()
+
+
+class TestPolicy:
+    """What an administrator does not allow is denied where a change brings it in."""
+
+    RULES = Policy.model_validate({"namespaces": {"*": {"limits": {"maxNodes": 1}}}})
+
+    def test_a_job_that_exceeds_a_limit_is_denied(self) -> None:
+        [denial] = review(manifest(), policy=self.RULES).denials
+        assert denial.startswith("spec.resources.nodes: 2 is more than")
+        assert review(manifest(resources={"nodes": 1, "gpusPerNode": 0}), policy=self.RULES) == Verdict()
+
+    def test_one_that_did_so_before_stays_editable_and_is_told(self) -> None:
+        old, new = manifest(), manifest(failurePolicy={"maxRestarts": 9})
+        verdict = review(new, old, self.RULES)
+        assert verdict.denials == ()
+        assert verdict.warnings[0].startswith("spec.resources.nodes: 2 is more than")
+        more = manifest(resources={"nodes": 3, "gpusPerNode": 0})
+        assert review(more, old, self.RULES).denials
+
+    def test_what_is_advised_is_advised_of_the_job_with_its_defaults(self) -> None:
+        wire = manifest(storage={})
+        assert review(wire).denials == (
+            "spec.storage.claimName: is required: the administrator has set no default for namespace default",
+        )
+        rules = Policy.model_validate({"namespaces": {"*": {"defaults": {"storageClaimName": "runs"}}}})
+        assert review(wire, policy=rules) == Verdict()
+        # Once it has begun, its claim is on record.
+        begun = {"startTime": "2026-01-01T12:00:00Z", "defaults": {"storageClaimName": "runs"}}
+        changed = manifest(storage={}, failurePolicy={"maxRestarts": 9})
+        assert review(changed | {"status": begun}, wire | {"status": begun}) == Verdict()
 
 
 def refusals(valid: Wire) -> tuple[str, ...]:

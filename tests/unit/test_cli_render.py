@@ -39,6 +39,17 @@ def test_the_objects_of_preparation_and_attempt_1_are_printed_as_yaml(tmp_path: 
     assert "&id" not in result.stdout
 
 
+def test_a_claim_that_an_administrator_fills_in_is_told_from_others(tmp_path: Path) -> None:
+    result = render(written(tmp_path, "demo", storage={}))
+    assert result.exit_code == 0, result.output
+    jobs = [found for found in yaml.safe_load_all(result.stdout) if found["kind"] == "Job"]
+    for found in jobs:
+        volumes = {one["name"]: one for one in found["spec"]["template"]["spec"]["volumes"]}
+        assert volumes["storage"]["persistentVolumeClaim"]["claimName"] == "default-claim"
+    assert len(jobs) == 2
+    assert "default-claim where the" in result.stdout
+
+
 def test_json_is_one_list_that_kubectl_takes(tmp_path: Path) -> None:
     result = render("-o", "json", written(tmp_path, "one"), written(tmp_path, "two"))
     found = json.loads(result.stdout)

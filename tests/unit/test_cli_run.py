@@ -63,6 +63,12 @@ def test_a_job_that_is_to_be_suspended_does_not_run(tmp_path: Path) -> None:
     assert "spec.suspend is true, so nothing may run: set it to false, or remove it" in result.stderr
 
 
+def test_a_job_whose_claim_an_administrator_fills_in_does_not_run(tmp_path: Path) -> None:
+    result = run(tmp_path, f"data={tmp_path}", f"models={tmp_path}", storage={"path": "here"})
+    assert result.exit_code == 1
+    assert "spec.storage.claimName: is required here" in result.stderr
+
+
 def test_paths_lie_in_the_folders_of_their_claims(tmp_path: Path) -> None:
     shared = job(storage={"claimName": "data", "path": "results/demo"})
     mappings = [f"models={tmp_path}", f"data={tmp_path / 'made'}"]

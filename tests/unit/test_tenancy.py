@@ -1,7 +1,9 @@
 """What an administrator's policy makes of a job."""
 
+import json
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from world import INSTALLATION, START, manifest, submitted
 
 Wire = dict[str, Any]
 
+VALUES_SCHEMA = Path(__file__).parents[2] / "charts" / "finetune-operator" / "values.schema.json"
 DEFAULTS: Wire = {
     "queueName": "team",
     "workloadPriorityClassName": "batch",
@@ -103,6 +106,12 @@ class TestDefaults:
     def test_every_field_of_scheduling_has_a_default(self) -> None:
         assert set(DEFAULTS) == {str(field.alias) for field in Defaults.model_fields.values()}
         assert set(Scheduling.model_fields) < set(Defaults.model_fields)
+
+    def test_the_chart_knows_every_field(self) -> None:
+        schema = json.loads(VALUES_SCHEMA.read_text())["properties"]["namespaces"]["additionalProperties"]
+        for field, model in (("defaults", Defaults), ("limits", Limits)):
+            known = set(schema["properties"][field]["properties"])
+            assert known == {str(field.alias) for field in model.model_fields.values()}
 
     @slow
     @given(wire=jobs(), found=defaults())
