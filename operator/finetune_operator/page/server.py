@@ -89,7 +89,7 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         error.headers.update(HEADERS)
         raise
     except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-        logger.warning("the page could not be filled: %s", error, extra={"key": request.path})
+        logger.warning("%s could not be filled: %s", request.path, error)
         response = web.Response(status=503, text="the API server cannot be asked just now\n")
     response.headers.update(HEADERS)
     return response
