@@ -97,7 +97,7 @@ class Settings:
             hub_offline=switch("FINETUNE_HUB_OFFLINE"),
             page=switch("FINETUNE_PAGE"),
             page_port=port("FINETUNE_PAGE_PORT", 8081),
-            pull_secrets=several("FINETUNE_PULL_SECRETS", "Secrets", _SUBDOMAIN),
+            pull_secrets=several("FINETUNE_PULL_SECRETS", "image pull secrets", _SUBDOMAIN),
             namespaces=several("FINETUNE_NAMESPACES", "namespaces", _LABEL),
             policy_file=Path(file) if (file := environment.get("FINETUNE_POLICY_FILE")) else None,
         )
