@@ -10,6 +10,7 @@ import pytest
 
 from cluster.kube import PODS, Namespace, eventually
 from cluster.operators import Operator
+from finetune_api.curve import Curve
 from finetune_api.report import MAX_REPORT_BYTES, ReportReply, Stage
 from finetune_api.status import Subspaces
 from world import INLINE, SUBSPACES, checkpoint, report
@@ -33,6 +34,12 @@ class Gang:
             token=self.namespace.token(self.pods[0]) if token is None else token,
         )
         return code, answer.get("error", "")
+
+
+def drawn(last: int, gap: int | None = None) -> Curve:
+    """A curve of so many steps, one of which was not finite."""
+    numbers = [None if step == gap else float(step) for step in range(1, last + 1)]
+    return Curve(steps=[*range(1, last + 1)], loss=numbers, learning_rate=numbers, tokens_per_second=numbers)
 
 
 @pytest.fixture
@@ -76,13 +83,26 @@ def test_progress_is_written_rarely_and_a_checkpoint_at_once(gang: Gang) -> None
     gang.post(report(sequence=1, step=1), token=token)
     gang.namespace.in_phase("Running")
     for step in range(2, 12):
-        gang.post(report(sequence=step, step=step), token=token)
+        gang.post(report(sequence=step, step=step, curve=drawn(step)), token=token)
     time.sleep(1.5)
     assert gang.namespace.status()["progress"]["step"] == 1
-    gang.post(report(sequence=12, step=12, checkpoints=[checkpoint(12)]), token=token)
+    gang.post(report(sequence=12, step=12, curve=drawn(12), checkpoints=[checkpoint(12)]), token=token)
     eventually(lambda: gang.namespace.status()["progress"]["step"] == 12, seconds=3)
     gang.post(report(sequence=13, step=13, checkpoints=[checkpoint(12)]), token=token)
     eventually(lambda: gang.namespace.status()["progress"]["step"] == 13, seconds=10)
+
+
+def test_a_curve_with_a_gap_becomes_the_status(gang: Gang) -> None:
+    assert gang.post(report(step=3, curve=drawn(3, gap=2))) == (200, "")
+    status = gang.namespace.in_phase("Running")
+    assert status["curve"] == {
+        "steps": [1, 2, 3],
+        "loss": [1.0, None, 3.0],
+        "learningRate": [1.0, None, 3.0],
+        "tokensPerSecond": [1.0, None, 3.0],
+        "validationSteps": [],
+        "validationLoss": [],
+    }
 
 
 def test_what_is_not_a_number_does_not_get_into_the_status(gang: Gang) -> None:

@@ -99,6 +99,7 @@ def test_one_job_shows_how_it_went_what_it_made_and_why(chromium: Browser, page:
             # A curve of 53 points, or that of five evaluations, somewhere in the picture.
             assert (line.get_attribute("d") or "").count("L") in (52, 4)
             assert line.size["width"] > 100
+            assert line.size["height"] > 40
     assert len(chromium.all(".chart:first-child circle.point")) == 5
     shown = chromium.find("main").text
     for words in (
