@@ -1,5 +1,7 @@
 """Nobody has a job read a Secret or a ConfigMap that they may not read: the chart's policy, asked by real accounts."""
 
+import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,8 +10,9 @@ from typing import Any
 import pytest
 
 from cluster.accounts import account, may_read
-from cluster.chart import rendered
+from cluster.chart import CHART, IMAGES, RELEASE, rendered
 from cluster.kube import FINETUNEJOBS, Kube, Namespace, RefusedError, eventually
+from clusters.binaries import ensure
 from finetune_api.secrets_policy import places
 from generated import DATA, replaced
 from world import manifest
@@ -207,6 +210,23 @@ def test_the_operator_writes_the_status_of_jobs_that_name_secrets(
     with pytest.raises(RefusedError, match="finetunejobs/status"):
         writer.kube.request("PATCH", path, {"status": {"restarts": 1}}, "application/merge-patch+json")
     namespace.kube.request("PATCH", path, {"status": {"restarts": 1}}, "application/merge-patch+json")
+
+
+def test_where_the_api_server_knows_no_policies_the_chart_says_what_to_do() -> None:
+    helm = [
+        str(ensure(["helm"])["helm"]),
+        "template",
+        RELEASE,
+        str(CHART),
+        "--kube-version=1.29",
+        "--values=-",
+    ]
+    told = subprocess.run(helm, input=json.dumps(IMAGES), capture_output=True, text=True, check=False)
+    assert told.returncode != 0
+    assert "secretsPolicy needs Kubernetes 1.30 or later: set secretsPolicy.enabled=false" in told.stderr
+    without = json.dumps(IMAGES | {"secretsPolicy": {"enabled": False}})
+    done = subprocess.run(helm, input=without, capture_output=True, text=True, check=True)
+    assert "ValidatingAdmissionPolicy" not in done.stdout
 
 
 def test_only_namespaces_that_are_watched_are_asked_about() -> None:
