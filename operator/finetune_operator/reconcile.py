@@ -101,8 +101,8 @@ def reconcile(subject: Subject, observed: Observed, now: datetime, installation:
 
 def _reject(subject: Subject, now: datetime) -> Outcome:
     status = subject.status
-    # The spec of a job that has begun was valid then. Unless it is suspended, this operator
-    # is older or newer than the one that began it: it says so, and touches nothing that it does not understand.
+    # The spec of a job that has begun was valid then. Unless it is suspended, this operator is older or newer than the
+    # one that began it: it says so, and touches nothing that it does not understand.
     phase = status.phase if status.start_time is not None else Phase.FAILED
     return write(
         subject,
