@@ -15,8 +15,9 @@ CHAPTER = Chapter(
             "The spec is not valid, or asks for more than the administrator allows; the message has every fault "
             "with its field. Nothing runs.",
             Outlook.ACT,
-            "Correct the fields that the message names and apply the manifest again. `finetune validate FILE` "
-            "checks it without a cluster, and without what the administrator has set (docs/policies.md).",
+            "Correct the fields that the message names and apply the manifest again: as a new FineTuneJob, for "
+            "this one stays failed unless it is suspended. `finetune validate FILE` checks it without a "
+            "cluster, and without what the administrator has set (docs/policies.md).",
         ),
         Reason(
             "NameConflict",

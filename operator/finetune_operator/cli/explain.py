@@ -19,6 +19,10 @@ from finetune_operator.cli.options import NamespaceOption
 from finetune_operator.cli.output import OutputOption, write
 
 
+def _reasons(incomplete: str) -> list[str]:
+    return [word for word in sorted(REASONS) if word.startswith(incomplete)]
+
+
 def explain(
     subject: Annotated[
         str,
