@@ -56,7 +56,7 @@ def test_every_fault_is_named_at_once() -> None:
         ("FINETUNE_HUB_OFFLINE", "yes", "must be true or false, not 'yes'"),
         ("FINETUNE_NAMESPACES", "team-a,", "names of namespaces with commas between them, and '' is none"),
         ("FINETUNE_NAMESPACES", "Team_A", "'Team_A' is none"),
-        ("FINETUNE_PULL_SECRETS", "registry,-", "names of image pull secrets with commas between them, and '-' is none"),
+        ("FINETUNE_PULL_SECRETS", "registry,-", "names of image pull secrets with commas"),
         ("FINETUNE_TLS_DIR", "/nowhere", "there is no file /nowhere/tls.crt"),
     ],
 )
