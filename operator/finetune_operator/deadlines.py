@@ -48,7 +48,7 @@ def of_gang(
     """The deadline that runs for an attempt: first to start, then to make progress. `received` is of this very gang."""
     status, policy = situation.status, situation.job.spec.failure_policy
     # What waits in a queue has not begun.
-    begun = max(attempt.start_time, *(time for time in (gang.created, gang.started) if time is not None))
+    begun = max([attempt.start_time, *(time for time in (gang.created, gang.started) if time is not None)])
     all_run = sum(pod.running for pod in pods) >= situation.job.spec.resources.nodes
     told = status.progress.last_report_time if status.progress is not None else None
     heard = received is not None or (told is not None and told >= attempt.start_time)
