@@ -135,6 +135,8 @@ def test_a_gang_in_its_queue_is_explained_by_kueues_own_words_and_its_quota() ->
         "queue team-a: 2 waiting, 1 admitted",
         "quota of nvidia.com/gpu (flavor h200): 16 of 16 used",
     )
+    condition["message"] = "current podset request (400m) > maximum capacity (300m)"
+    assert explained(world, workload={"status": {"conditions": [condition]}}).outlook is Outlook.ACT
     missing = explained(world, queue=Queue("team-a", exists=False))
     assert "there is no LocalQueue team-a in this namespace" in missing.evidence
 

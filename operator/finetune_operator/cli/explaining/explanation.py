@@ -17,6 +17,9 @@ _VAGUE = frozenset(
     {"PodsPending", "ContainerCreating", "PodInitializing", "Waiting", "WaitingForReport", "Queued"}
 )
 
+# Kueue has the same reason for what will come to pass and for what never will.
+_NEVER_FITS = ("maximum capacity", "unavailable in ClusterQueue")
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -79,7 +82,7 @@ def explain(sight: Sight, now: datetime) -> Explanation:
     since = _since(status)
     lasting = f" for {duration((now - since).total_seconds())}" if since is not None else ""
     outlook = entry.outlook if entry is not None else Outlook.PASSES
-    if status.phase is Phase.FAILED:
+    if status.phase is Phase.FAILED or (status.phase is Phase.QUEUED and _never_fits(message)):
         outlook = Outlook.ACT
     return Explanation(
         f"{job} is {status.phase or 'not accepted'}{lasting}: {message}",
@@ -110,6 +113,11 @@ def _cause(sight: Sight) -> tuple[str, str]:
                 word, words = sight.warnings[name]
                 return word, f"{name}: {words}"
     return reason, message
+
+
+def _never_fits(message: str) -> bool:
+    """Whether Kueue says that there is not so much at all, whoever else goes."""
+    return any(words in message for words in _NEVER_FITS)
 
 
 def _telling(sight: Sight) -> str:
