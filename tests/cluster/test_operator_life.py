@@ -56,7 +56,7 @@ def test_from_submission_to_success(namespace: Namespace, operator: Operator) ->
     namespace.submit()
     status = namespace.in_phase("Preparing")
     assert status["observedGeneration"] == 1
-    assert names(namespace) == ["configmaps/demo", "jobs/demo-prepare"]
+    assert names(namespace) == ["configmaps/demo", "jobs/demo-prepare", "networkpolicies/demo-gang"]
 
     [pod] = namespace.pods(count=1, attempt=0)
     namespace.run_pods([pod])
@@ -356,7 +356,7 @@ def test_bad_rows_fail_the_job_at_once_and_nothing_of_a_gang_ever_exists(
     assert prepared["message"].splitlines() == [f"{pod}: 2 rows have no role", *rows]
     assert eventually(lambda: namespace.events() == ["Accepted", "Failed"])
     time.sleep(1)
-    assert names(namespace) == ["configmaps/demo", "jobs/demo-prepare"]
+    assert names(namespace) == ["configmaps/demo", "jobs/demo-prepare", "networkpolicies/demo-gang"]
     assert [found["metadata"]["name"] for found in namespace.all(PODS)] == [pod], "its log is wanted now"
     assert namespace.status() == status
     conditions = {c["type"] for c in namespace.get(JOBS, "demo-prepare")["status"]["conditions"]}
