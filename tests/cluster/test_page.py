@@ -263,11 +263,10 @@ def test_pictures_for_the_docs(chromium: Browser, page: str, team: Team) -> None
     target.mkdir(parents=True, exist_ok=True)
     team.namespace.delete("/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetunejobs", "hostile")
     pictures = [
-        ("jobs", f"/?namespace={team.namespace.name}", DESKTOP, False, None),
+        ("jobs", f"/?namespace={team.namespace.name}", DESKTOP, False, 600),
         ("job", job_address(team, "support-osft"), DESKTOP, False, 1180),
         ("dark", job_address(team, "support-osft"), DESKTOP, True, DESKTOP[1]),
         ("phone", job_address(team, "support-osft"), PHONE, False, 1500),
-        ("phone-jobs", f"/?namespace={team.namespace.name}", PHONE, False, 1500),
     ]
     for name, path, size, dark, height in pictures:
         chromium.resize(size, dark=dark)

@@ -31,13 +31,23 @@ function draw(canvas, readout, found) {
   const x = (step) => MARGIN.left + (step / right) * (width - MARGIN.left - MARGIN.right);
   const y = (value) => HEIGHT - MARGIN.bottom - ((value - low) / (high - low)) * (HEIGHT - MARGIN.top - MARGIN.bottom);
   const cursor = svg("line", { class: "cursor", y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom, visibility: "hidden" });
-  const dots = found.lines.map((_, i) => svg("circle", { class: "dot", "data-line": i + 1, r: 4, visibility: "hidden" }));
-  const drawing = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", tabindex: "0", "aria-label": `${found.title}: ${summary(found)}. Arrow keys read single points.` },
+  const dots = found.lines.map((_, i) =>
+    svg("circle", { class: "dot", "data-line": i + 1, r: 4, visibility: "hidden" }));
+  const attributes = {
+    viewBox: `0 0 ${width} ${HEIGHT}`,
+    width,
+    height: HEIGHT,
+    role: "img",
+    tabindex: "0",
+    "aria-label": `${found.title}: ${summary(found)}. Arrow keys read single points.`,
+  };
+  const drawing = svg("svg", attributes,
     ticks.map((tick) => [
       svg("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: y(tick), y2: y(tick) }),
       svg("text", { class: "tick", x: MARGIN.left - 8, y: y(tick), dy: "0.32em", "text-anchor": "end" }, short(tick)),
     ]).flat(),
-    stepTicks(right, width).map((tick) => svg("text", { class: "tick", x: x(tick), y: HEIGHT - 8, "text-anchor": "middle" }, tick.toLocaleString("en"))),
+    stepTicks(right, width).map((tick) =>
+      svg("text", { class: "tick", x: x(tick), y: HEIGHT - 8, "text-anchor": "middle" }, tick.toLocaleString("en"))),
     found.lines.map((line, i) => [
       svg("path", { class: "line", "data-line": i + 1, d: path(line.points, x, y) }),
       ...line.points.filter((point, j) => point[1] !== null && (line.marks || isAlone(line.points, j)))
@@ -90,7 +100,8 @@ function draw(canvas, readout, found) {
 export function sparkline(values) {
   const [width, height] = [96, 28];
   const known = values.filter((value) => value !== null);
-  const drawing = svg("svg", { class: "spark", viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" });
+  const attributes = { class: "spark", viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" };
+  const drawing = svg("svg", attributes);
   if (known.length < 2) return drawing;
   const [low, high] = [Math.min(...known), Math.max(...known)];
   const x = (i) => 2 + (i / (values.length - 1)) * (width - 4);
@@ -103,9 +114,8 @@ function path(points, x, y) {
   let pen = "M";
   return points.map(([step, value]) => {
     // What was not finite is a gap.
-    if (value === null) return (pen = "M"), "";
-    const part = `${pen}${x(step).toFixed(1)},${y(value).toFixed(1)}`;
-    pen = "L";
+    const part = value === null ? "" : `${pen}${x(step).toFixed(1)},${y(value).toFixed(1)}`;
+    pen = value === null ? "M" : "L";
     return part;
   }).join("");
 }
@@ -117,11 +127,15 @@ function isAlone(points, i) {
 function numbers(found) {
   const steps = [...new Set(found.lines.flatMap((line) => line.points.map(([step]) => step)))].sort((a, b) => a - b);
   const rows = steps.map((step) => el("tr", {}, el("th", { scope: "row" }, String(step)), found.lines.map((line) => {
-    const value = line.points.find(([s]) => s === step)?.[1];
-    return el("td", { class: "number" }, value === undefined || value === null ? "–" : full(value));
+    const value = line.points.find(([s]) => s === step)?.[1] ?? null;
+    return el("td", { class: "number" }, value === null ? "–" : full(value));
   })));
-  return el("details", { class: "numbers", "data-key": `numbers-${found.title}` }, el("summary", {}, "Numbers"),
-    el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Step"), found.lines.map((line) => el("th", { scope: "col", class: "number" }, line.name)))), el("tbody", {}, rows)));
+  const names = found.lines.map((line) => el("th", { scope: "col", class: "number" }, line.name));
+  return el("details", { class: "numbers", "data-key": `numbers-${found.title}` },
+    el("summary", {}, "Numbers"),
+    el("table", {},
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Step"), names)),
+      el("tbody", {}, rows)));
 }
 
 function summary(found) {
@@ -152,7 +166,8 @@ function stepTicks(right, width) {
 
 function full(value) {
   if (Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en");
-  return value !== 0 && Math.abs(value) < 0.001 ? String(Number(value.toPrecision(4)).toExponential()) : String(Number(value.toPrecision(4)));
+  const near = Number(value.toPrecision(4));
+  return near !== 0 && Math.abs(near) < 0.001 ? near.toExponential() : String(near);
 }
 
 function short(value) {

@@ -56,16 +56,25 @@ export function span(seconds) {
   return parts.slice(0, 2).filter(([count]) => count).map(([count, unit]) => `${count}${unit}`).join("") || "0s";
 }
 
+// Columns of numbers.
+export function numeric(...labels) {
+  return labels.map((label) => ({ label, number: true }));
+}
+
 // A table; on narrow screens each row becomes a card, whose cells are named by `data-label`.
 export function table(caption, columns, rows) {
-  const names = columns.map((column) => (typeof column === "string" ? column : column.label));
-  const isNumber = columns.map((column) => typeof column !== "string" && column.number);
-  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+  const named = columns.map((column) => (typeof column === "string" ? { label: column } : column));
+  const cell = (content, i) => {
+    const kind = [named[i].number && "number", content === "–" && "none"].filter(Boolean).join(" ");
+    const attributes = { class: kind || null, "data-label": named[i].label };
+    return i === 0 ? el("th", { ...attributes, scope: "row" }, content) : el("td", attributes, content);
+  };
+  const head = named.map(({ label, number }) => el("th", { scope: "col", class: number && "number" }, label));
+  return el("div", { class: "cards", tabindex: "0", role: "region", "aria-label": caption },
     el("table", {},
       el("caption", { class: "hidden" }, caption),
-      el("thead", {}, el("tr", {}, names.map((name, i) => el("th", { scope: "col", class: isNumber[i] && "number" }, name)))),
-      el("tbody", {}, rows.map((cells) => el("tr", {}, cells.map((cell, i) =>
-        el(i === 0 ? "th" : "td", { scope: i === 0 && "row", class: [isNumber[i] && "number", cell === "–" && "none"].filter(Boolean).join(" ") || null, "data-label": names[i] }, cell)))))));
+      el("thead", {}, el("tr", {}, head)),
+      el("tbody", {}, rows.map((cells) => el("tr", {}, cells.map(cell))))));
 }
 
 export function badge(phase) {

@@ -1,7 +1,7 @@
 // One job with everything that its status tells, section by section.
 
 import { chart } from "./chart.js";
-import { badge, el, facts, jobPath, table, time } from "./dom.js";
+import { badge, el, facts, jobPath, numeric, table, time } from "./dom.js";
 
 // Title, what it shows of the view, and how; a section of which the view has nothing is left out.
 const SECTIONS = [
@@ -23,47 +23,55 @@ const drawn = new Map();
 export function trail(namespace, name) {
   const home = el("a", { href: "/" }, "FineTuneJobs");
   if (!name) return [home];
-  return [
-    home, el("span", { "aria-hidden": "true" }, " / "),
-    el("a", { href: `/?namespace=${encodeURIComponent(namespace)}` }, namespace), el("span", { "aria-hidden": "true" }, " / "),
-    el("a", { href: jobPath(namespace, name), "aria-current": "page" }, name),
-  ];
+  const team = el("a", { href: `/?namespace=${encodeURIComponent(namespace)}` }, namespace);
+  const here = el("a", { href: jobPath(namespace, name), "aria-current": "page" }, name);
+  const slash = () => el("span", { "aria-hidden": "true" }, " / ");
+  return [home, slash(), team, slash(), here];
 }
 
 // Only what has changed is drawn again, and a chart not while somebody points at it: what is read or open stays.
 export function job(content, view) {
   if (!drawn.size) {
     content.replaceChildren();
-    SECTIONS.forEach((_, i) => drawn.set(i, { text: null, node: content.appendChild(el("section", { hidden: true })) }));
+    for (const section of SECTIONS) {
+      drawn.set(section, { text: null, node: content.appendChild(el("section", { hidden: true })) });
+    }
   }
-  SECTIONS.forEach(([title, select, show], i) => {
-    const part = select(view);
-    const text = JSON.stringify(part) ?? null;
-    const known = drawn.get(i);
-    if (known.text === text || known.node.querySelector("svg:hover, svg:focus")) return;
-    known.text = text;
-    const isEmpty = !part || (Array.isArray(part) && !part.length);
-    known.node.hidden = isEmpty;
-    if (isEmpty) return known.node.replaceChildren();
-    const open = new Set([...known.node.querySelectorAll("details[open]")].map((node) => node.dataset.key));
-    known.node.replaceChildren(...[title && el("h2", {}, title), show(part)].flat().filter(Boolean));
-    for (const node of known.node.querySelectorAll("details")) if (open.has(node.dataset.key)) node.open = true;
-  });
+  for (const section of SECTIONS) update(section, view, drawn.get(section));
+}
+
+function update([title, select, show], view, known) {
+  const { node } = known;
+  const part = select(view);
+  const text = JSON.stringify(part);
+  if (known.text === text || node.querySelector("svg:hover, svg:focus")) return;
+  known.text = text;
+  node.hidden = !part || (Array.isArray(part) && !part.length);
+  const open = new Set([...node.querySelectorAll("details[open]")].map((one) => one.dataset.key));
+  node.replaceChildren();
+  if (!node.hidden) node.append(...[title && el("h2", {}, title), show(part)].flat().filter(Boolean));
+  for (const one of node.querySelectorAll("details")) one.open = open.has(one.dataset.key);
 }
 
 function head(view) {
-  const { progress } = view;
+  const created = el("span", { class: "note" }, "created ", time(view.created));
   return [
-    el("div", { class: "heading" }, el("h1", {}, view.name), badge(view.phase), el("span", { class: "note" }, "created ", time(view.created))),
+    el("div", { class: "heading" }, el("h1", {}, view.name), badge(view.phase), created),
     el("p", { class: "message" }, view.message),
-    progress && el("div", { class: "bar" },
-      progress.percent !== null && el("progress", { max: 100, value: progress.percent, "aria-label": "Progress" }),
-      el("p", {}, el("strong", {}, `Step ${progress.summary}`),
-        progress.remaining && el("span", {}, ` · ${progress.remaining} left, until `, el("span", { class: "clock" }, clock(progress.finish))),
-        progress.heard && el("span", { class: "note" }, " · last heard ", time(progress.heard)))),
-    el("dl", { class: "tiles" }, view.tiles.map((tile) => el("div", {}, el("dt", {}, tile.label), el("dd", {}, tile.value)))),
+    view.progress && bar(view.progress),
+    el("dl", { class: "tiles" }, view.tiles.map((tile) =>
+      el("div", {}, el("dt", {}, tile.label), el("dd", {}, tile.value)))),
     facts(view.facts),
   ];
+}
+
+function bar(progress) {
+  return el("div", { class: "bar" },
+    progress.percent !== null && el("progress", { max: 100, value: progress.percent, "aria-label": "Progress" }),
+    el("p", {},
+      el("strong", {}, `Step ${progress.summary}`),
+      progress.remaining && ` · ${progress.remaining} left, until ${clock(progress.finish)}`,
+      progress.heard && el("span", { class: "note" }, " · last heard ", time(progress.heard))));
 }
 
 function clock(moment) {
@@ -75,69 +83,110 @@ function charts(list) {
 }
 
 function evaluation(found) {
-  const columns = ["Data", ...found.columns.map((one) => ({ label: `${one.label}, step ${one.step}`, number: true })),
-    ...["Change", "Perplexity", "Token accuracy", "Answered", "Tokens"].map((label) => ({ label, number: true }))];
-  const rows = found.sets.map((set) => [set.name, ...set.losses,
-    el("span", { class: set.improved ? "good" : "" }, set.change), set.perplexity, set.tokenAccuracy, set.answered, set.tokens]);
+  const losses = found.columns.map((one) => `${one.label}, step ${one.step}`);
+  const others = ["Change", "Perplexity", "Token accuracy", "Answered", "Tokens"];
+  const rows = found.sets.map((set) => [
+    set.name,
+    ...set.losses,
+    el("span", { class: set.improved && "good" }, set.change),
+    set.perplexity,
+    set.tokenAccuracy,
+    set.answered,
+    set.tokens,
+  ]);
   return [
     found.stoppedEarly && el("p", { class: "warning" }, `Stopped early: ${found.stoppedEarly}`),
-    el("p", { class: "note" }, "Loss per token; change, perplexity and accuracy are those of the result, or else of the latest evaluation."),
-    el("div", { class: "cards" }, table("Evaluation", columns, rows)),
+    el("p", { class: "note" }, "Loss per token. Change, perplexity and accuracy are those of the result, or else of "
+      + "the latest evaluation."),
+    table("Evaluation", ["Data", ...numeric(...losses, ...others)], rows),
   ];
 }
 
 function checkpoints(list) {
-  const columns = ["Name", "Kind", { label: "Step", number: true }, { label: "Epoch", number: true }, { label: "Size", number: true }, { label: "Validation loss", number: true }, "Path", "Complete"];
-  return el("div", { class: "cards" }, table("Checkpoints", columns, list.map((one) => [
-    el("span", {}, one.name, one.best && el("span", { class: "tag" }, "best")), one.kind, one.step, one.epoch, one.size, one.validationLoss, el("code", {}, one.path), time(one.time)])));
+  const columns = ["Name", "Kind", ...numeric("Step", "Epoch", "Size", "Validation loss"), "Path", "Complete"];
+  return table("Checkpoints", columns, list.map((one) => [
+    el("span", {}, one.name, one.best && el("span", { class: "tag" }, "best")),
+    one.kind,
+    one.step,
+    one.epoch,
+    one.size,
+    one.validationLoss,
+    el("code", {}, one.path),
+    time(one.time),
+  ]));
 }
 
 function attempts(list) {
-  return el("ol", { class: "attempts" }, list.map((one) => el("li", {},
-    el("h3", {}, `Attempt ${one.number}`, " ", one.reason ? el("span", { class: "tag" }, one.reason) : el("span", { class: "tag now" }, "under way")),
-    el("p", { class: "note" }, "started ", time(one.start), one.end && [", ended ", time(one.end)].map((part) => el("span", {}, part)),
-      `, from ${one.from === "the beginning" ? one.from : `step ${one.from}`}`, one.last !== "–" && ` to step ${one.last}`,
-      one.node && ` on node ${one.node}`, one.exitCode !== null && `, exit code ${one.exitCode}`, one.counted === false && ", not counted as a restart"),
+  return el("ol", { class: "attempts" }, list.map(attempt));
+}
+
+function attempt(one) {
+  const end = one.reason ? el("span", { class: "tag" }, one.reason) : el("span", { class: "tag now" }, "under way");
+  const key = `log-${one.number}`;
+  return el("li", {},
+    el("h3", {}, `Attempt ${one.number} `, end),
+    el("p", { class: "note" },
+      "started ", time(one.start),
+      one.end && ", ended ", one.end && time(one.end),
+      `, from ${one.from}`,
+      one.last && ` to step ${one.last}`,
+      one.node && ` on node ${one.node}`,
+      one.exitCode !== null && `, exit code ${one.exitCode}`,
+      one.counted === false && ", not counted as a restart"),
     one.message && el("p", {}, one.message),
-    one.log && el("details", { "data-key": `log-${one.number}` }, el("summary", {}, "Last lines of its log"), el("pre", {}, one.log)))));
+    one.log && el("details", { "data-key": key }, el("summary", {}, "Last lines of its log"), el("pre", {}, one.log)));
 }
 
 function plan(found) {
+  const settings = found.settings.map((one) => [
+    el("span", { title: one.field }, one.name),
+    one.value,
+    el("span", { class: "note" }, one.reason),
+  ]);
   return [
-    found.warnings.map((one) => el("p", { class: "warning" }, el("code", {}, one.field), ` ${one.message}`)),
-    el("div", { class: "cards" }, table("Settings", ["Setting", { label: "Value", number: true }, "Why"],
-      found.settings.map((one) => [el("span", { title: one.field }, one.name), one.value, el("span", { class: "note" }, one.reason)]))),
+    ...found.warnings.map((one) => el("p", { class: "warning" }, el("code", {}, one.field), ` ${one.message}`)),
+    table("Settings", ["Setting", ...numeric("Value"), "Why"], settings),
     facts(found.course),
     found.memory && memory(found.memory),
-    found.assumptions.length > 0 && el("ul", { class: "note" }, found.assumptions.map((one) => el("li", {}, `Assumed: ${one}`))),
-  ].flat();
+    found.assumptions.length > 0
+      && el("ul", { class: "note" }, found.assumptions.map((one) => el("li", {}, `Assumed: ${one}`))),
+  ];
 }
 
 function memory(found) {
   const whole = Math.max(found.estimate.bytes, found.limit?.bytes ?? 0, found.peak?.bytes ?? 0);
-  const bar = el("div", { class: "memory", "aria-hidden": "true" }, found.parts.map((part, i) => {
+  const parts = found.parts.map((part, i) => {
     const node = el("span", { "data-part": i + 1, title: `${part.label}: ${part.text}` });
     node.style.width = `${(100 * part.bytes) / whole}%`;
     return node;
-  }));
+  });
   return el("div", {},
     el("h3", {}, `Memory of a ${found.of} at its peak`),
-    el("p", { class: "note" }, `${found.estimate.text} estimated, ${found.range} likely`,
-      found.peak && `; ${found.peak.text} measured`, found.limit && `; a ${found.of} has ${found.limit.text}`),
-    bar,
-    el("ul", { class: "parts" }, found.parts.map((part, i) => el("li", {}, el("span", { class: "swatch", "data-part": i + 1 }), ` ${part.label} `, el("strong", {}, part.text)))));
+    el("p", { class: "note" },
+      `${found.estimate.text} estimated, ${found.range} likely`,
+      found.peak && `; ${found.peak.text} measured`,
+      found.limit && `; a ${found.of} has ${found.limit.text}`),
+    el("div", { class: "memory", "aria-hidden": "true" }, parts),
+    el("ul", { class: "parts" }, found.parts.map((part, i) => el("li", {},
+      el("span", { class: "swatch", "data-part": i + 1 }), ` ${part.label} `, el("strong", {}, part.text)))));
 }
 
 function events(list) {
-  return el("div", { class: "cards" }, table("Events", ["When", "Type", "Reason", "What happened"], list.map((one) => [
-    time(one.time), el("span", { class: one.type === "Warning" ? "bad" : "" }, one.type), one.reason, one.count > 1 ? `${one.message} (${one.count} times)` : one.message])));
+  return table("Events", ["When", "Type", "Reason", "What happened"], list.map((one) => [
+    time(one.time),
+    el("span", { class: one.type === "Warning" && "bad" }, one.type),
+    one.reason,
+    one.count > 1 ? `${one.message} (${one.count} times)` : one.message,
+  ]));
 }
 
 function conditions(list) {
-  return el("div", { class: "cards" }, table("Conditions", ["Type", "Status", "Reason", "Message", "Since"], list.map((one) =>
-    [one.type, one.status, one.reason, one.message ?? "", time(one.lastTransitionTime)])));
+  return table("Conditions", ["Type", "Status", "Reason", "Message", "Since"], list.map((one) =>
+    [one.type, one.status, one.reason, one.message, time(one.lastTransitionTime)]));
 }
 
 function spec(found) {
-  return el("details", { "data-key": "spec" }, el("summary", {}, "As it was submitted, with defaults"), el("pre", {}, JSON.stringify(found, null, 2)));
+  return el("details", { "data-key": "spec" },
+    el("summary", {}, "As it was submitted, with defaults"),
+    el("pre", {}, JSON.stringify(found, null, 2)));
 }

@@ -1,17 +1,14 @@
 // The list of jobs.
 
 import { sparkline } from "./chart.js";
-import { badge, el, jobPath, table, time } from "./dom.js";
+import { badge, el, jobPath, numeric, table, time } from "./dom.js";
 
 const COLUMNS = [
   "Job",
   "Phase",
   "Progress",
   "Loss",
-  { label: "Validation", number: true },
-  { label: "Tokens/s", number: true },
-  { label: "Time left", number: true },
-  { label: "Restarts", number: true },
+  ...numeric("Validation", "Tokens/s", "Time left", "Restarts"),
   "Created",
 ];
 
@@ -25,10 +22,18 @@ export function overview(content, view) {
   const chosen = new URLSearchParams(location.search).get("namespace");
   content.replaceChildren(
     el("div", { class: "heading" }, el("h1", {}, "FineTuneJobs"), namespaces(view.namespaces, chosen)),
-    view.jobs.length ? el("div", { class: "cards jobs" }, table("FineTuneJobs", COLUMNS, view.jobs.map(row))) : nothing(chosen),
-    view.more ? el("p", { class: "note" }, `and ${view.more.toLocaleString("en")} more that are over: choose a namespace, or ask kubectl`) : "",
+    view.jobs.length ? jobs(view.jobs) : nothing(chosen),
+    view.more ? more(view.more) : "",
   );
   if (focused) content.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+}
+
+function jobs(list) {
+  return el("div", { class: "jobs" }, table("FineTuneJobs", COLUMNS, list.map(row)));
+}
+
+function more(count) {
+  return el("p", { class: "note" }, `and ${count.toLocaleString("en")} more: choose a namespace, or ask kubectl`);
 }
 
 function row(job) {
@@ -37,9 +42,11 @@ function row(job) {
       el("a", { href: jobPath(job.namespace, job.name) }, job.name),
       el("span", { class: "note" }, job.namespace),
       el("span", { class: "note model" }, `${job.method} · ${job.model}`)),
-    el("div", { class: "phase" }, badge(job.phase), el("p", { class: "note message", title: job.message }, job.message)),
+    el("div", { class: "phase" },
+      badge(job.phase),
+      el("p", { class: "note message", title: job.message }, job.message)),
     progress(job),
-    job.curve.length > 1 ? el("div", { class: "loss" }, el("span", {}, job.loss), sparkline(job.curve)) : job.loss,
+    loss(job),
     job.validation,
     job.tokensPerSecond,
     job.remaining,
@@ -55,11 +62,19 @@ function progress(job) {
     el("span", { class: "note" }, job.progress));
 }
 
+function loss(job) {
+  if (job.curve.length < 2) return job.loss;
+  return el("div", { class: "loss" }, el("span", {}, job.loss), sparkline(job.curve));
+}
+
 function namespaces(names, chosen) {
-  const link = (name, text) =>
-    el("li", {}, el("a", { href: name === null ? "/" : `/?namespace=${encodeURIComponent(name)}`, "aria-current": name === chosen && "page" }, text));
+  const link = (name, text) => {
+    const href = name === null ? "/" : `/?namespace=${encodeURIComponent(name)}`;
+    return el("li", {}, el("a", { href, "aria-current": name === chosen && "page" }, text));
+  };
   const all = chosen === null || names.includes(chosen) ? names : [...names, chosen];
-  return el("nav", { "aria-label": "Namespaces" }, el("ul", { class: "choices" }, link(null, "All namespaces"), all.map((name) => link(name, name))));
+  const links = [link(null, "All namespaces"), ...all.map((name) => link(name, name))];
+  return el("nav", { "aria-label": "Namespaces" }, el("ul", { class: "choices" }, links));
 }
 
 function nothing(chosen) {
