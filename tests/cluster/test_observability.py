@@ -198,6 +198,19 @@ def test_what_a_restart_costs_is_counted(scene: Scene) -> None:
     assert of("finetune_job_restarts") == 1
 
 
+def test_requests_are_counted_by_the_answer(scene: Scene) -> None:
+    counted = scene.prometheus.query("sum by (verb, resource, code) (finetune_api_requests_total)")
+    found = {(of["verb"], of["resource"], of["code"]) for of in (sample["metric"] for sample in counted)}
+    assert found >= {
+        ("get", "finetunejobs", "200"),
+        ("patch", "finetunejobs", "200"),
+        ("patch", "jobs", "201"),
+        ("post", "tokenreviews", "201"),
+        # A name that is free.
+        ("get", "services", "404"),
+    }
+
+
 def test_a_job_takes_its_series_with_it(scene: Scene) -> None:
     def series() -> list[str]:
         text = scene.operator.get("/metrics")[1]

@@ -47,6 +47,7 @@ def test_a_version_that_no_event_brings_within_a_minute_is_a_dead_watch(
     [sentence] = health.dead()
     assert "pods" in sentence
     assert "team/a" in sentence
+    assert health.alive() == {"finetunejobs": True, "jobs": True, "pods": False}
 
 
 def test_an_object_that_no_event_brought_at_all(health: WatchHealth, clock: Clock) -> None:
