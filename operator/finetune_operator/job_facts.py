@@ -59,6 +59,7 @@ def _seconds_since_epoch(time: datetime | None) -> float | None:
     return None if time is None else time.timestamp()
 
 
+START = "finetune_job_start_timestamp_seconds"
 SERIES = (
     Series("finetune_job_progress_ratio", "Optimizer steps done, as a share of all of them", _progress_ratio),
     Series("finetune_job_step", "Optimizer steps done", _progress(lambda p: p.step)),
@@ -128,7 +129,7 @@ SERIES = (
         lambda s: conditions.is_true(s.conditions, conditions.STALLED),
     ),
     Series(
-        "finetune_job_start_timestamp_seconds",
+        START,
         "When the job began",
         lambda s: _seconds_since_epoch(s.start_time),
     ),
@@ -173,8 +174,8 @@ class JobFacts:
 
     @property
     def over(self) -> bool:
-        """Whether it has succeeded or failed."""
-        return self.phase.is_terminal
+        """Whether it began, and has succeeded or failed; one that was rejected waits for a better spec."""
+        return self.phase.is_terminal and START in self.numbers
 
     def at(self, now: datetime) -> dict[str, float]:
         """Every number of the job; what rises with the time has gone on rising since it was seen."""
@@ -226,7 +227,7 @@ def with_series(jobs: Mapping[JobName, JobFacts], now: datetime) -> tuple[list[J
         return (
             False,
             job.held == 0,
-            job.numbers.get("finetune_job_start_timestamp_seconds", float("inf")),
+            job.numbers.get(START, float("inf")),
             name,
         )
 

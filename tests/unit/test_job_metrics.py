@@ -166,4 +166,7 @@ def test_disruptions_are_the_ends_that_cost_no_restart() -> None:
 def test_a_job_whose_spec_is_not_valid_is_told_as_well() -> None:
     scrapes = Scrapes()
     scrapes.jobs.see(submitted(method="magic"), FineTuneJobStatus(phase=Phase.FAILED))
+    scrapes.now += timedelta(days=1)
     assert scrapes.total("finetune_jobs", phase="Failed") == 1
+    # It has not begun, so it is not over: until somebody mends it.
+    assert scrapes.value("finetune_job_phase", method="unknown", phase="Failed") == 1
