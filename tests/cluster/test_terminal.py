@@ -139,6 +139,9 @@ def test_what_somebody_may_not_see_is_said_and_the_rest_is_shown(trained: Namesp
     for resource in ("jobs", "pods"):
         assert f"you may not list {resource} in namespace {trained.name}" in hidden
     assert finetune(trained, "checkpoints", "demo", kubeconfig=onlooker).returncode == 0
+    elsewhere = finetune(Namespace(trained.kube, "default"), "explain", "demo", kubeconfig=onlooker)
+    assert (elsewhere.returncode, elsewhere.stdout) == (1, "")
+    assert elsewhere.stderr.startswith("Error: you may not see finetunejobs in namespace default")
     logs = finetune(trained, "logs", "demo", kubeconfig=onlooker)
     assert logs.returncode == 1
     assert "you may not list pods" in logs.stderr

@@ -64,6 +64,11 @@ def refusal(error: client.ApiException, name: str, namespace: str) -> CommandErr
         return CommandError(
             f"there is no {names.SINGULAR}/{name} in namespace {namespace}; -n names another namespace"
         )
+    if error.status == 403:
+        return CommandError(
+            f"you may not see {names.PLURAL} in namespace {namespace} (ask for the right: kubectl auth can-i get "
+            f"{names.PLURAL} -n {namespace}); -n names another namespace"
+        )
     return refused(error)
 
 

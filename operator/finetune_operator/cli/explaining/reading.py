@@ -3,6 +3,7 @@
 import asyncio
 
 from finetune_operator import gang, reading
+from finetune_operator.cli.cluster import status_of
 from finetune_operator.cli.explaining.sight import Queue, Quota, Sight, Wire
 from finetune_operator.cli.surroundings import Surroundings
 from finetune_operator.observed import GangJob, Pod, Subject
@@ -13,7 +14,10 @@ _MOST_ASKED = 5
 
 async def look(around: Surroundings, name: str) -> Sight:
     """All that can be seen of a job. Raises CommandError where not even the job can."""
-    subject = reading.subject(await around.job(name))
+    wire = await around.job(name)
+    # Of a status that this version does not know, nothing can be said.
+    status_of(wire)
+    subject = reading.subject(wire)
     jobs_wire, pods_wire = await asyncio.gather(around.jobs(name), around.pods(name))
     jobs = tuple(job for wire in jobs_wire if (job := reading.gang_job(wire, subject.uid)))
     pods = [pod for wire in pods_wire if (pod := reading.pod(wire, name))]
