@@ -8,6 +8,7 @@ import socket
 import ssl
 import sys
 import threading
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -83,18 +84,11 @@ async def run(
         # kopf, when it ends, also ends every task that was started after it: so it comes last and goes first,
         # but for the servers, whose connections are such tasks.
         rounds = Patrol(cluster, health, queue, metrics, seconds=patrol_seconds)
-        patrol = asyncio.create_task(rounds.run(), name="patrol")
-        cleanup.push_async_callback(_cancel, patrol)
-        following = asyncio.create_task(policy.follow(rounds.look_at_all), name="policy")
-        cleanup.push_async_callback(_cancel, following)
-        renewal = asyncio.create_task(certificate.follow(), name="certificate")
-        cleanup.push_async_callback(_cancel, renewal)
-        stopping = asyncio.create_task(stop.wait(), name="stop")
-        cleanup.push_async_callback(_cancel, stopping)
-        watches = asyncio.create_task(
-            _watch(queue, health, policy, certificate, settings, stop), name="watches"
-        )
-        cleanup.push_async_callback(_cancel, watches)
+        patrol = _start(cleanup, rounds.run(), "patrol")
+        following = _start(cleanup, policy.follow(rounds.look_at_all), "policy")
+        renewal = _start(cleanup, certificate.follow(), "certificate")
+        stopping = _start(cleanup, stop.wait(), "stop")
+        watches = _start(cleanup, _watch(queue, health, policy, certificate, settings, stop), "watches")
         receiver = Receiver(Identities(cluster), reports, queue, metrics, utc_now)
         await _serve(cleanup, receiver.application(), settings.report_port, certificate.context)
         await _serve(cleanup, health_application(health, metrics), settings.health_port)
@@ -178,6 +172,13 @@ async def _serve(
     await runner.setup()
     cleanup.push_async_callback(runner.cleanup)
     await web.TCPSite(runner, host, port, ssl_context=tls).start()
+
+
+def _start(cleanup: AsyncExitStack, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+    """Work that goes on until it is cancelled in the end."""
+    task = asyncio.create_task(work, name=name)
+    cleanup.push_async_callback(_cancel, task)
+    return task
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:
