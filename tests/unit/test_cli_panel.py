@@ -21,7 +21,7 @@ from finetune_operator.cli.watching.sparkline import sparkline
 from finetune_operator.observed import Pod
 from world import START, checkpoint
 
-NOW = datetime.now(UTC)
+NOW = datetime(2026, 1, 1, 15, tzinfo=UTC)
 BEST = checkpoint(1100).model_copy(
     update={"best": True, "validation_loss": 1.4, "time": NOW - timedelta(hours=9)}
 )
@@ -36,7 +36,7 @@ STATUS = FineTuneJobStatus(
         initial_loss=2.31,
         learning_rate=4.2e-6,
         tokens_per_second=52_100,
-        estimated_finish=NOW + timedelta(hours=2, minutes=10, seconds=30),
+        estimated_finish=NOW + timedelta(hours=2, minutes=10),
     ),
     curve=Curve(
         steps=[10, 20, 30, 40],
@@ -59,7 +59,7 @@ WAITS = Pod(
 
 
 def drawn(status: FineTuneJobStatus, pods: Gang | None = None, *, width: int = 100) -> list[str]:
-    panel = Panel()
+    panel = Panel(lambda: NOW)
     panel.status, panel.gang, panel.message = status, pods, "training"
     console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None)
     console.print(panel)

@@ -1,6 +1,6 @@
 """The live view: where a job stands, in as many lines as there is something to say."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -35,7 +35,8 @@ _DISRUPTIONS = (DISRUPTED.reason, CAUSES[ExitCode.TERMINATED].reason)
 class Panel:
     """A rich renderable; what it shows is set from outside, and times go on by themselves."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._clock = clock
         self.status = FineTuneJobStatus()
         self.gang: Gang | None = None
         """None where there are no pods to show."""
@@ -74,7 +75,7 @@ class Panel:
         return head
 
     def _rows(self, width: int) -> Iterator[tuple[str, Text | Table]]:
-        status, now = self.status, datetime.now(UTC)
+        status, now = self.status, self._clock()
         if status.progress is not None and self.shows_steps:
             yield from self._training(status.progress, width, now)
         if status.evaluation is not None and status.evaluation.summary:
