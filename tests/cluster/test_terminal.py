@@ -114,6 +114,10 @@ def test_pods_without_a_node_are_explained_one_by_one(namespace: Namespace, oper
     shown = eventually(told)
     assert f"\n  pod {first}: Unschedulable: {words}\n" in shown
     assert shown.startswith("finetunejob/demo is Starting: 0 of 2 pods run; ")
+    logs = finetune(namespace, "logs", "demo")
+    assert logs.returncode == 1
+    assert f"{first}: its container has not started: Unschedulable\n" in logs.stderr
+    assert "Error: no pod of attempt 1 has a log" in logs.stderr
 
 
 def test_a_job_is_plotted_and_its_checkpoints_listed_from_its_status(

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -15,6 +14,8 @@ from finetune_operator.cli.gang_logs.lines import Line, stamped
 from finetune_operator.observed import Pod
 
 _TIMEOUT_SECONDS = 60.0
+# The client takes no time at all for five minutes.
+_FOREVER_SECONDS = 365 * 86400.0
 _LOOK_AGAIN_SECONDS = 2.0
 
 
@@ -82,7 +83,7 @@ class Kubelets:
                 follow=follow,
                 tail_lines=tail,
                 timestamps=True,
-                _request_timeout=None if follow else _TIMEOUT_SECONDS,
+                _request_timeout=_FOREVER_SECONDS if follow else _TIMEOUT_SECONDS,
             )
         except (aiohttp.ClientError, TimeoutError) as error:
             raise unreachable(error) from error
@@ -93,7 +94,8 @@ class Kubelets:
             )
         if response.status == 404:
             return _GONE
-        if response.status == 400:
+        # 204 is said of a pod that has no node yet, 400 of a container that does not run yet.
+        if response.status in (204, 400):
             reason = f": {pod.waiting[0]}" if pod.waiting is not None else ""
             return f"its container has not started{reason}"
         if response.status != 200:
@@ -106,11 +108,12 @@ _GONE = "the pod is gone"
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[str]:
     rest = b""
-    # The kubelet ends the stream with the container; a node that goes just ends it.
-    with suppress(aiohttp.ClientPayloadError):
+    try:
         async for chunk in response.content.iter_any():
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 yield line.decode(errors="replace")
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise CommandError(f"a log broke off, though its pod may go on: {error}") from error
     if rest:
         yield rest.decode(errors="replace")
