@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clusters.choice import DEFAULT_NAME
 from clusters.local.isolation import Isolation
+from clusters.local.layout import Layout
 from clusters.paths import cluster_directory
 from clusters.processes import Supervisor
 from clusters.record import Record
@@ -28,6 +29,16 @@ class LocalNode:
         record = Record.load(directory)
         return cls(directory) if record is not None and record.kind == "local" else None
 
+    @property
+    def enter(self) -> tuple[str, ...]:
+        """The start of a command line that is to run there."""
+        return Isolation(DEFAULT_NAME, self.directory).enter
+
+    @property
+    def layout(self) -> Layout:
+        """The files of its control plane, and where that listens as seen from there."""
+        return Layout(self.directory)
+
     def stop_container_runtime(self) -> None:
         """End containerd. What runs in containers goes on; the kubelet learns nothing of it."""
         Supervisor(self.directory).stop(["containerd"], grace=10)
@@ -42,12 +53,11 @@ class LocalNode:
 
         The node's mounts are not this machine's: yields where the files on that disk are to be found here.
         """
-        inside = Isolation(DEFAULT_NAME, self.directory).enter
         kubelet = Supervisor(self.directory).running("kubelet")
         assert kubelet is not None
-        output(*inside, "mount", "-t", "tmpfs", "-o", f"size={size},mode=0777", "tmpfs", folder)
+        output(*self.enter, "mount", "-t", "tmpfs", "-o", f"size={size},mode=0777", "tmpfs", folder)
         try:
             yield Path(f"/proc/{kubelet.pid}/root{folder}")
         finally:
             # A pod that has not ended yet keeps the disk to its end.
-            output(*inside, "umount", "--lazy", folder)
+            output(*self.enter, "umount", "--lazy", folder)
