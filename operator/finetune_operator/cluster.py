@@ -71,6 +71,10 @@ def _resource(manifest: Manifest) -> Resource:
     return _KINDS[manifest["kind"]]
 
 
+class UnknownKindError(Exception):
+    """The cluster has no such kind of objects; the message says what brings it."""
+
+
 class Cluster:
     """The API server in the operator's own words.
 
@@ -193,7 +197,13 @@ class Cluster:
         metadata, resource = manifest["metadata"], _resource(manifest)
         path = resource.path(metadata["namespace"], metadata["name"])
         # Whether a Job that is there may run is not the operator's to say again (see kueue.py): it gets a conflict.
-        await self._apply(resource, path, manifest, force="false" if resource is JOBS else "true")
+        force = "false" if resource is JOBS else "true"
+        try:
+            await self._apply(resource, path, manifest, force=force)
+        except ApiError as error:
+            if error.status == 404 and manifest["kind"] not in _KINDS:
+                raise UnknownKindError(pod_groups.missing(manifest)) from error
+            raise
 
     async def keeps_volumes(self, job: Manifest) -> bool:
         """Whether the API server would keep all volumes of a Job's pods, asked without making anything.

@@ -12,7 +12,7 @@ import aiohttp
 from finetune_api.status import Phase
 from finetune_operator import cleanup, kueue, logs, publishing, tenancy, volumes
 from finetune_operator.api import ApiError
-from finetune_operator.cluster import Cluster, Key
+from finetune_operator.cluster import Cluster, Key, UnknownKindError
 from finetune_operator.gang import unexplained
 from finetune_operator.healing import Looks
 from finetune_operator.metrics import Metrics
@@ -142,6 +142,8 @@ class Controller:
                 return volumes.NO_IMAGES
             await asyncio.gather(*(self._cluster.apply(manifest) for manifest in others))
             await self._cluster.apply(last)
+        except UnknownKindError as error:
+            return str(error)
         except ApiError as error:
             if error.status in (400, 403, 422):
                 return str(error)

@@ -41,6 +41,14 @@ def group(scheduling: Scheduling, metadata: Manifest, *, nodes: int, start_withi
     return [{"apiVersion": version, "kind": KIND, "metadata": metadata, "spec": spec}]
 
 
+def missing(group: Manifest) -> str:
+    """What it means that the cluster does not know a PodGroup of this kind."""
+    return (
+        f"spec.scheduling.podGroup: the cluster has no PodGroups of {group['apiVersion']}: install the scheduler that "
+        "brings them, or remove podGroup"
+    )
+
+
 def joined(metadata: Manifest, scheduling: Scheduling, name: str) -> Manifest:
     """A pod's metadata with that by which it belongs to the PodGroup of this name, if it is to belong to one."""
     if scheduling.pod_group is None:
