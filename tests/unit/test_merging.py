@@ -86,7 +86,7 @@ def test_then_one_pod_is_made_beside_the_completed_ones_of_the_gang() -> None:
     world = trained()
     world.turn()
     outcome = world.turn()
-    assert [manifest["kind"] for manifest in outcome.apply] == ["ConfigMap", "Job"]
+    assert [manifest["kind"] for manifest in outcome.apply] == ["ConfigMap", "NetworkPolicy", "Job"]
     assert outcome.apply[-1]["metadata"]["name"] == "demo-merge"
     world.settle()
     assert set(world.jobs) == {"demo-1", "demo-merge"}
@@ -399,12 +399,13 @@ def test_a_report_of_the_gang_says_nothing_of_the_merging() -> None:
         assert outcome.status is None
 
 
-def test_its_configmap_is_made_again() -> None:
+def test_its_configmap_and_its_policy_are_made_again() -> None:
     world = started()
     world.now += timedelta(minutes=1)
     needs = world.decide().needs
     assert needs is not None
-    [config] = needs.manifests
+    config, policy = needs.manifests
+    assert policy["kind"] == "NetworkPolicy"
     assert config["metadata"]["name"] == world.jobs["demo-merge"].config
 
 

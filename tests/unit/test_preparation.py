@@ -71,7 +71,7 @@ def test_then_the_preparation_is_applied_the_job_last_and_nothing_of_a_gang() ->
     world = World()
     world.turn()
     outcome = world.turn()
-    assert [manifest["kind"] for manifest in outcome.apply] == ["ConfigMap", "Job"]
+    assert [manifest["kind"] for manifest in outcome.apply] == ["ConfigMap", "NetworkPolicy", "Job"]
     assert outcome.apply[-1]["metadata"]["name"] == "demo-prepare"
     assert outcome.status is None
 

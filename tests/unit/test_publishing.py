@@ -107,7 +107,7 @@ def test_what_is_to_be_done_is_on_record_before_anything_is_made() -> None:
     assert (publication.target, publication.tries, publication.published) == (TARGET, 0, None)
     assert told(world) == ("Unknown", "CreatingPods")
     outcome = world.turn()
-    assert [manifest["kind"] for manifest in outcome.apply] == ["ConfigMap", "Job"]
+    assert [manifest["kind"] for manifest in outcome.apply] == ["ConfigMap", "NetworkPolicy", "Job"]
     assert outcome.apply[-1]["metadata"]["name"] == "demo-publish"
     world.settle()
     assert set(world.jobs) == {"demo-1", "demo-publish"}
@@ -133,7 +133,7 @@ def test_its_pod_has_the_result_and_the_secret_and_nothing_else() -> None:
     store = {"uri": TARGET, "credentialsSecretRef": {"name": "bucket"}}
     world = trained(publish={"objectStore": store})
     world.turn()
-    config, job = world.turn().apply
+    config, _, job = world.turn().apply
     pod = pod_spec(job)
     [container] = pod["containers"]
     assert container["args"][0] == "publish"
@@ -473,12 +473,13 @@ def test_cleaning_up_waits_until_it_is_settled(good: bool) -> None:
     assert (world.jobs, world.pods, world.others) == ({}, {}, {})
 
 
-def test_its_configmap_is_made_again() -> None:
+def test_its_configmap_and_its_policy_are_made_again() -> None:
     world = started()
     world.now += timedelta(minutes=1)
     needs = world.decide().needs
     assert needs is not None
-    [config] = needs.manifests
+    config, policy = needs.manifests
+    assert policy["kind"] == "NetworkPolicy"
     assert config["metadata"]["name"] == world.jobs["demo-publish"].config
 
 
