@@ -42,7 +42,7 @@ TIERS = {
         Tier(
             "cluster",
             "a real API server",
-            prepare=(("hack/cluster", "build", "--control-plane"),),
+            prepare=(("hack/cluster", "build", "--control-plane", "--tests"),),
             obstacle=choice.control_plane_obstacle,
         ),
         Tier(

@@ -183,6 +183,8 @@ LOCAL = (
     "pause",
     "helm",
 )
+# What tests have beside a control plane.
+OF_TESTS = ("helm", "kube-scheduler", "kueue", "prometheus", "promtool", "kstatus", "argocd-lua")
 
 
 def ensure(names: Iterable[str]) -> dict[str, Path]:

@@ -103,9 +103,11 @@ def kubeconfig(name: str) -> None:
 
 @cli.command()
 @click.option("--control-plane", is_flag=True, help="Only what a control plane needs.")
-def build(control_plane: bool) -> None:
+@click.option("--tests", is_flag=True, help="Also what tests run beside a control plane.")
+def build(control_plane: bool, tests: bool) -> None:
     """Build the programs of a local cluster, as far as they are not in the cache, and print where they are."""
-    for path in binaries.ensure(binaries.CONTROL_PLANE if control_plane else binaries.LOCAL).values():
+    names = binaries.CONTROL_PLANE if control_plane else binaries.LOCAL
+    for path in binaries.ensure((*names, *(binaries.OF_TESTS if tests else ()))).values():
         click.echo(path)
 
 
