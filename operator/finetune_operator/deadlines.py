@@ -51,7 +51,7 @@ def of_gang(
     begun = max([attempt.start_time, *(time for time in (gang.created, gang.started) if time is not None)])
     all_run = sum(pod.running for pod in pods) >= situation.job.spec.resources.nodes
     told = status.progress.last_report_time if status.progress is not None else None
-    heard = received is not None or (told is not None and told >= attempt.start_time)
+    heard = received is not None or (told is not None and told >= begun)
     if status.phase not in GANG_UP and not (all_run and heard):
         # That pods do not run can be seen at any time; what a trainer says only while somebody listens.
         since = _listening(situation, begun) if all_run else begun

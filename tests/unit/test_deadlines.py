@@ -113,6 +113,14 @@ def test_each_attempt_has_the_whole_time() -> None:
     assert "spec.failurePolicy.maxRestarts is 1" in message(world)
 
 
+def test_a_job_that_tells_no_times_has_begun_with_its_attempt() -> None:
+    """As one without a cluster does."""
+    world = starting()
+    [job] = world.jobs.values()
+    world.jobs[job.name] = replace(job, created=None, started=None)
+    assert world.turn().requeue_after == 70
+
+
 def test_what_was_held_up_before_its_pods_could_be_made_has_the_whole_time_too() -> None:
     world = starting()
     world.now += timedelta(hours=1)

@@ -154,6 +154,18 @@ def test_waiting_uses_up_no_deadline() -> None:
     assert world.status.attempts[0].reason == "StartupDeadlineExceeded"
 
 
+def test_pods_that_are_let_go_on_have_the_whole_time_to_start() -> None:
+    world = training(failurePolicy={"startupDeadlineSeconds": 600, "progressDeadlineSeconds": 60})
+    world.preempt()
+    world.settle()
+    world.admit()
+    world.run_pods()
+    world.settle()
+    world.now += timedelta(seconds=120)
+    world.settle()
+    assert phase(world) is Phase.STARTING, "that the former pods were heard of says nothing of these"
+
+
 def test_a_job_that_waits_can_be_suspended_and_leaves_the_queue() -> None:
     world = queued()
     world.edit(suspend=True)
