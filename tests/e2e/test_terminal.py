@@ -68,23 +68,23 @@ def test_logs_are_followed_while_a_pod_prints(inputs: Namespace) -> None:
     assert followed.stdout == finetune(inputs, "logs", "followed").stdout
 
 
-def test_an_image_that_is_not_there_is_explained_in_the_kubelets_words(inputs: Namespace) -> None:
-    job = manifest("unpullable", nodes=1)
-    job["spec"]["trainerImage"] = "registry.invalid/trainer:none"
+def test_a_claim_that_is_not_there_is_explained_in_the_schedulers_words(inputs: Namespace) -> None:
+    job = manifest("homeless", nodes=1)
+    job["spec"]["storage"]["claimName"] = "nowhere"
     inputs.apply(job)
 
     def is_told(_: dict[str, object]) -> bool:
-        told = json.loads(finetune(inputs, "explain", "unpullable", "-o", "json").stdout)
-        return told["reason"] in ("ImagePullBackOff", "ErrImagePull") and told["needsAttention"] is True
+        told = json.loads(finetune(inputs, "explain", "homeless", "-o", "json").stdout)
+        return told["reason"] == "Unschedulable" and told["needsAttention"] is True
 
-    inputs.follow("unpullable", is_told)
-    shown = finetune(inputs, "explain", "unpullable").stdout
-    assert "registry.invalid/trainer:none" in shown
+    inputs.follow("homeless", is_told)
+    shown = finetune(inputs, "explain", "homeless").stdout
+    assert 'persistentvolumeclaim "nowhere" not found' in shown
     assert "What to do\n  " in shown
-    waiting = finetune(inputs, "logs", "unpullable")
+    waiting = finetune(inputs, "logs", "homeless")
     assert waiting.returncode == 1
     assert "its container has not started" in waiting.stderr
-    inputs.kubectl("delete", "finetunejob", "unpullable")
+    inputs.kubectl("delete", "finetunejob", "homeless")
 
 
 def test_a_job_that_failed_is_explained_with_the_end_of_its_log(inputs: Namespace) -> None:
