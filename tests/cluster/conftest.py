@@ -41,6 +41,15 @@ def namespace(kube: Kube) -> Iterator[Namespace]:
 
 
 @pytest.fixture(scope="session")
+def lonely() -> Iterator[Kube]:
+    """An API server that no operator watches but those of a test itself."""
+    with ControlPlane() as plane:
+        kube = Kube(plane.kubeconfig)
+        kube.install_crd()
+        yield kube
+
+
+@pytest.fixture(scope="session")
 def operator(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     """The operator, running; whoever kills it starts it again."""
     operator = Operator(kube.kubeconfig, tmp_path_factory.mktemp("operator"))

@@ -14,12 +14,19 @@ from world import INLINE, report
 
 
 @pytest.fixture
-def operator(kube: Kube, tmp_path: Path) -> Iterator[Operator]:
-    """One of this test's own: its certificate is nobody else's."""
-    operator = Operator(kube.kubeconfig, tmp_path)
+def operator(lonely: Kube, tmp_path: Path) -> Iterator[Operator]:
+    """One of this test's own, and alone: its certificate is nobody else's."""
+    operator = Operator(lonely.kubeconfig, tmp_path)
     operator.start()
     yield operator
     assert operator.stop() == 0, operator.log.read_text()
+
+
+@pytest.fixture
+def namespace(lonely: Kube) -> Iterator[Namespace]:
+    """A namespace that nobody else's operator sees."""
+    with lonely.namespace() as made:
+        yield made
 
 
 def gets_through(port: int, authorities: str) -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import pytest
 
 from cluster.kube import BARE_JOB, FINETUNEJOBS, JOBS, PODS, Kube, Namespace, eventually
 from cluster.operators import Operator
-from clusters.local import ControlPlane
 from finetune_api import names
 from finetune_api.report import Stage
 from finetune_api.status import FineTuneJobStatus, Phase
@@ -282,15 +281,6 @@ class PublishingLife(SuspendedLife):
                 (one["type"], one["status"]) == (PUBLISHED, truth) for one in status["conditions"]
             ),
         )
-
-
-@pytest.fixture(scope="module")
-def lonely() -> Iterator[Kube]:
-    """An API server that no operator watches but those of a test itself."""
-    with ControlPlane() as plane:
-        kube = Kube(plane.kubeconfig)
-        kube.install_crd()
-        yield kube
 
 
 @pytest.fixture
