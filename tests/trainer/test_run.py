@@ -88,7 +88,12 @@ def test_two_nodes_report_as_one_and_the_second_says_no_more_than_how_it_ended(t
 @pytest.mark.parametrize("name", ["whole", "two"])
 def test_the_last_report_is_kept_on_the_volume(name: str, request: pytest.FixtureRequest) -> None:
     run: Run = request.getfixturevalue(name)
-    assert kept_report(run.storage) == run.ends[-1].report
+    kept = kept_report(run.storage)
+    # The curve has no room in a termination message, and needs none: it is on the volume, and was POSTed.
+    assert kept.model_copy(update={"curve": None}) == run.ends[-1].report
+    assert kept.curve is not None
+    assert kept.metrics is not None
+    assert kept.curve.steps[-1] == kept.metrics.step
 
 
 def test_the_output_is_an_ordinary_model_in_the_base_model_s_type(whole: Run) -> None:
