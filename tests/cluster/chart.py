@@ -7,7 +7,9 @@ from typing import Any
 
 import yaml
 
+from cluster.kube import Kube
 from clusters.binaries import ensure
+from clusters.shell import output
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "finetune-operator"
 IMAGES: dict[str, Any] = {
@@ -32,6 +34,16 @@ def manifests(namespace: str = "default", **values: Any) -> list[Manifest]:
     stdin = json.dumps(IMAGES | values)
     done = subprocess.run([*command, "--values=-"], input=stdin, capture_output=True, text=True, check=True)
     return parsed(done.stdout)
+
+
+def notes(kube: Kube, **values: Any) -> str:
+    """What Helm prints when the chart is installed."""
+    helm = ensure(["helm"])["helm"]
+    options = (f"--kubeconfig={kube.kubeconfig}", "--dry-run=client", "--values=-")
+    # The CRD is there already.
+    stdin = json.dumps(IMAGES | {"crds": {"install": False}} | values)
+    _, printed = output(helm, "install", RELEASE, CHART, *options, stdin=stdin).split("NOTES:")
+    return printed
 
 
 def parsed(text: str) -> list[Manifest]:

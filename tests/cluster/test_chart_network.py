@@ -1,8 +1,12 @@
 """Who the chart lets reach the operator's pod; tests/e2e/test_network.py has pods try it."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from cluster.chart import Manifest, every, manifests, one
+import pytest
+
+from cluster.chart import Manifest, every, manifests, notes, one
+from cluster.kube import Kube, eventually
 
 TRAINING_PODS = [
     {
@@ -41,6 +45,31 @@ def test_metrics_are_for_those_who_are_named() -> None:
         9443: EVERYBODY,
         8080: monitoring,
     }
+
+
+@pytest.fixture
+def monitored_kube(kube: Kube) -> Iterator[Kube]:
+    """An API server that knows ServiceMonitors, without what it takes to be one."""
+    crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}
+    names = {"kind": "ServiceMonitor", "plural": "servicemonitors"}
+    group = "monitoring.coreos.com"
+    spec = {"group": group, "scope": "Namespaced", "names": names, "versions": [version]}
+    kube.request("POST", crds, {"metadata": {"name": f"servicemonitors.{group}"}, "spec": spec})
+    eventually(lambda: kube.request("GET", f"/apis/{group}/v1/servicemonitors"))
+    yield kube
+    kube.request("DELETE", f"{crds}/servicemonitors.{group}")
+
+
+def test_a_monitor_that_would_be_shut_out_is_told_of(monitored_kube: Kube) -> None:
+    kube = monitored_kube
+    monitored = {"metrics": {"serviceMonitor": {"enabled": True}}}
+    shut_out = "Prometheus is shut out: name it in networkPolicy.metricsFrom"
+    assert shut_out in notes(kube, **monitored)
+    assert shut_out not in notes(kube)
+    assert shut_out not in notes(kube, **monitored, networkPolicy={"metricsFrom": [{"podSelector": {}}]})
+    assert shut_out not in notes(kube, **monitored, networkPolicy={"enabled": False})
 
 
 def test_the_policy_can_be_left_out() -> None:

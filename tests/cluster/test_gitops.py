@@ -1,6 +1,5 @@
 """What Flux and Argo CD make of jobs, by their own code, in every state that jobs on a real API server have been in."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.chart import CHART, IMAGES, RELEASE
+from cluster.chart import notes
 from cluster.judges import ACTIONS, HEALTH, argo_cd, flux
 from cluster.kube import Kube, Wire
 from cluster.lives import LIVES, Lives
 from cluster.operators import Operator
-from clusters.binaries import ensure
-from clusters.shell import output
 from finetune_api.status import Phase
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "gitops.md"
@@ -115,13 +112,8 @@ def test_argo_cd_shows_how_far_training_has_come_and_where_an_upload_stands(live
 
 
 def test_the_chart_prints_the_script(kube: Kube) -> None:
-    helm = ensure(["helm"])["helm"]
-    options = (f"--kubeconfig={kube.kubeconfig}", "--dry-run=client", "--values=-")
-    # The CRD is there already.
-    values = json.dumps(IMAGES | {"crds": {"install": False}})
-    _, notes = output(helm, "install", RELEASE, CHART, *options, stdin=values).split("NOTES:")
     key = "  resource.customizations.health.finetune.dev_FineTuneJob: |"
-    assert f"{key}\n{indent(HEALTH.read_text(), '    ')}" in notes
+    assert f"{key}\n{indent(HEALTH.read_text(), '    ')}" in notes(kube)
 
 
 # Its menu
