@@ -65,10 +65,8 @@ _KINDS = {
 WORKLOADS = tuple(Resource(f"{kueue.GROUP}/{version}", "workloads") for version in kueue.VERSIONS)
 
 
-def _resource(manifest: Manifest) -> Resource:
-    if manifest["kind"] == pod_groups.KIND:
-        return Resource(manifest["apiVersion"], "podgroups")
-    return _KINDS[manifest["kind"]]
+def _resource(kind: str, api_version: str) -> Resource:
+    return Resource(api_version, "podgroups") if kind == pod_groups.KIND else _KINDS[kind]
 
 
 class UnknownKindError(Exception):
@@ -172,12 +170,14 @@ class Cluster:
     async def others(self, subject: Subject) -> tuple[Owned, ...]:
         """What else belongs to a FineTuneJob. Only ConfigMaps have names that nobody can tell beforehand."""
         namespace = subject.namespace
-        service, policy, configs = await asyncio.gather(
+        service, policy, group, configs = await asyncio.gather(
             self._get(_KINDS["Service"], namespace, names.service_name(subject.name)),
             self._get(_KINDS["NetworkPolicy"], namespace, names.network_policy_name(subject.name)),
+            self._pod_group(subject),
             self._labelled(CONFIGMAPS, subject),
         )
-        found = [("Service", service), ("NetworkPolicy", policy), *(("ConfigMap", wire) for wire in configs)]
+        alone = (("Service", service), ("NetworkPolicy", policy), (pod_groups.KIND, group))
+        found = [*alone, *(("ConfigMap", wire) for wire in configs)]
         return tuple(
             owned for kind, wire in found if wire and (owned := reading.owned(kind, wire, subject.uid))
         )
@@ -194,7 +194,7 @@ class Cluster:
 
     async def apply(self, manifest: Manifest) -> None:
         """Make an object be as the manifest says (server-side apply)."""
-        metadata, resource = manifest["metadata"], _resource(manifest)
+        metadata, resource = manifest["metadata"], _resource(manifest["kind"], manifest["apiVersion"])
         path = resource.path(metadata["namespace"], metadata["name"])
         # Whether a Job that is there may run is not the operator's to say again (see kueue.py): it gets a conflict.
         force = "false" if resource is JOBS else "true"
@@ -231,7 +231,8 @@ class Cluster:
 
     async def remove(self, namespace: str, owned: Owned) -> None:
         """Delete any other object, and no other of its name."""
-        await self._delete(_KINDS[owned.kind], namespace, owned.name, owned.uid, "Background")
+        resource = _resource(owned.kind, owned.api_version)
+        await self._delete(resource, namespace, owned.name, owned.uid, "Background")
 
     async def write_status(self, subject: Subject, status: FineTuneJobStatus) -> None:
         """Write the whole status, unless the FineTuneJob has changed since it was read (ApiError 409)."""
@@ -365,7 +366,15 @@ class Cluster:
 
     async def _existing(self, manifest: Manifest) -> Wire | None:
         metadata = manifest["metadata"]
-        return await self._get(_resource(manifest), metadata["namespace"], metadata["name"])
+        resource = _resource(manifest["kind"], manifest["apiVersion"])
+        return await self._get(resource, metadata["namespace"], metadata["name"])
+
+    async def _pod_group(self, subject: Subject) -> Wire | None:
+        scheduler = subject.job.spec.scheduling.pod_group if subject.job is not None else None
+        if scheduler is None:
+            return None
+        resource = _resource(pod_groups.KIND, pod_groups.KINDS[scheduler].api_version)
+        return await self._get(resource, subject.namespace, names.pod_group_name(subject.name))
 
     async def _apply(self, resource: Resource, path: str, manifest: Any, **query: str) -> Wire:
         return await self._api.request(

@@ -136,6 +136,8 @@ class Owned:
     kind: str
     name: str
     uid: str
+    api_version: str = ""
+    """Of a PodGroup: each scheduler has its own."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class Observed:
     pods: tuple[Pod, ...] = ()
     report: Received | None = None
     others: tuple[Owned, ...] = ()
-    """Its Service, NetworkPolicy and ConfigMaps; looked for only when they are to go."""
+    """Its Service, NetworkPolicy, PodGroup and ConfigMaps; looked for only when they are to go."""
     taken: tuple[Taken, ...] = ()
     refusal: str | None = None
     """Why the API server does not let the attempt's objects be: a quota, a policy."""

@@ -112,7 +112,8 @@ def owned(kind: str, wire: Wire, owner_uid: str) -> Owned | None:
     """Read an object of another kind; None if it is not one that the FineTuneJob of this uid controls."""
     if controller(wire).get("uid") != owner_uid:
         return None
-    return Owned(kind, wire["metadata"]["name"], wire["metadata"]["uid"])
+    metadata = wire["metadata"]
+    return Owned(kind, metadata["name"], metadata["uid"], wire.get("apiVersion", ""))
 
 
 def controller(wire: Wire) -> Wire:

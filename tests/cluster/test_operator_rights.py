@@ -248,7 +248,10 @@ def a_whole_life(namespace: Namespace, operator: Operator) -> None:
     for scheduler in ("Coscheduling", "Volcano"):
         name = scheduler.lower()
         namespace.begin(name, scheduling={"podGroup": scheduler, "schedulerName": name})
-        namespace.pods(name)
+        pods = namespace.pods(name)
+        namespace.end_pod(pods[0], 0, report(1, 9, step=36, output=OUTPUT).to_termination_message())
+        namespace.end_pod(pods[1], 0)
+        namespace.in_phase("Succeeded", name)
     namespace.create(SERVICES, {"metadata": {"name": "demo-gang"}, "spec": {"ports": [{"port": 80}]}})
     namespace.begin()
     eventually(lambda: namespace.condition("Stalled")["reason"] == "NameConflict")
@@ -271,7 +274,7 @@ def a_whole_life(namespace: Namespace, operator: Operator) -> None:
     eventually(
         lambda: not namespace.all(PODS, labelSelector="finetune.dev/job=doomed,finetune.dev/attempt=1")
     )
-    for name in ("demo", "doomed"):
+    for name in ("demo", "doomed", "coscheduling", "volcano"):
         namespace.patch(FINETUNEJOBS, name, {"spec": {"ttlSecondsAfterFinished": 0}})
         eventually(partial(was_cleaned_up, namespace, name))
     eventually(lambda: namespace.condition("Progressing", "stuck")["reason"] == "FailedMount", seconds=45)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cluster.kube import JOBS, PODS, Kube, Namespace, RefusedError, eventually
+from cluster.kube import FINETUNEJOBS, JOBS, PODS, Kube, Namespace, RefusedError, eventually
 from cluster.operators import Operator
 from finetune_operator import pod_groups
 from world import INLINE
@@ -64,6 +64,11 @@ def test_a_gang_waits_for_its_scheduler_and_then_comes_with_its_group(
         for pod in pods:
             assert pod["metadata"]["labels"]["scheduling.x-k8s.io/pod-group"] == group["metadata"]["name"]
             assert pod["spec"]["schedulerName"] == "gang-scheduler"
+        namespace.end_pod(pods[0]["metadata"]["name"], 65)
+        namespace.in_phase("Failed")
+        namespace.patch(FINETUNEJOBS, "demo", {"spec": {"ttlSecondsAfterFinished": 0}})
+        eventually(lambda: "cleanupTime" in namespace.status())
+        assert namespace.all(POD_GROUPS) == []
     finally:
         kube.request("DELETE", f"{crds}/{CRD['metadata']['name']}")
         eventually(lambda: _is_gone(namespace))
