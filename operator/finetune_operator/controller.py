@@ -125,9 +125,9 @@ class Controller:
         if newest is None:
             return observed
         observed = replace(observed, report=self._reports.newest(key, newest.uid))
-        if newest.waits and subject.job is not None:
+        if newest.waits and newest.queue is not None:
             workload = await self._cluster.workload(subject.namespace, newest.uid)
-            return replace(observed, wait=kueue.wait(workload, subject.job.spec.scheduling))
+            return replace(observed, wait=kueue.wait(workload, newest.queue, newest.priority))
         silent = unexplained(observed.pods_of(newest), now)
         if silent is None or (said := await self._cluster.complaint(subject.namespace, silent.name)) is None:
             return observed

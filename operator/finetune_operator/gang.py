@@ -114,7 +114,7 @@ def follow(situation: Situation, attempt: Attempt, gang: GangJob | None) -> Outc
 def _in_queue(situation: Situation, status: FineTuneJobStatus, gang: GangJob) -> Outcome:
     """The gang has no pods, or none that may stay: Kueue has not let it go on, or has taken that back."""
     now = situation.now
-    reason, message = situation.observed.wait or kueue.wait(None, situation.job.spec.scheduling)
+    reason, message = situation.observed.wait or kueue.wait(None, str(gang.queue), gang.priority)
     status = kueue.waits(status, str(gang.queue), now)
     status = status.model_copy(update={"progress": progress.without_forecast(status.progress)})
     outcome = write(situation.subject, status, Standing.UNDERWAY, reason, message, now)

@@ -36,14 +36,14 @@ def labels(scheduling: Scheduling) -> dict[str, str]:
     return {label: value for label, value in named.items() if value is not None}
 
 
-def wait(workload: Mapping[str, Any] | None, scheduling: Scheduling) -> tuple[str, str]:
+def wait(workload: Mapping[str, Any] | None, queue: str, priority: str | None) -> tuple[str, str]:
     """Why a gang waits, as a word and a sentence, in Kueue's own words as far as there are any.
 
-    `workload` is what Kueue has made of its Job; None if that cannot be seen.
+    `workload` is what Kueue has made of its Job; None if that cannot be seen. `priority` is the WorkloadPriorityClass
+    that it names.
     """
-    queue = f"in queue {scheduling.queue_name}"
+    queue = f"in queue {queue}"
     if workload is None:
-        priority = scheduling.workload_priority_class_name
         classes = f", the WorkloadPriorityClass {priority} exists," if priority else ""
         return QUEUED, (
             f"{queue}: no Workload of Kueue is seen; see that Kueue is installed and manages batch/v1 Jobs{classes} "

@@ -51,6 +51,8 @@ class GangJob:
     """The ConfigMap that its pods ask for."""
     queue: str | None = None
     """The queue of Kueue that it has to go through."""
+    priority: str | None = None
+    """The WorkloadPriorityClass that it names there."""
     suspended: bool = False
     """It is not to have pods: Kueue has not let it go on."""
     started: datetime | None = None

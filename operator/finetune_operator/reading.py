@@ -9,7 +9,7 @@ from finetune_api.failure import PodEnd
 from finetune_api.report import Report
 from finetune_api.status import MAX_LOG_LENGTH, FineTuneJobStatus, last_lines
 from finetune_operator import validation
-from finetune_operator.kueue import QUEUE_LABEL
+from finetune_operator.kueue import PRIORITY_LABEL, QUEUE_LABEL
 from finetune_operator.observed import GangJob, Owned, Pod, Subject, Taken
 
 Wire = Mapping[str, Any]
@@ -55,6 +55,7 @@ def gang_job(wire: Wire, owner_uid: str) -> GangJob | None:
         created=_time(metadata.get("creationTimestamp")),
         config=_config(wire),
         queue=metadata.get("labels", {}).get(QUEUE_LABEL),
+        priority=metadata.get("labels", {}).get(PRIORITY_LABEL),
         suspended=bool(wire.get("spec", {}).get("suspend")),
         started=_time(status.get("startTime")),
     )

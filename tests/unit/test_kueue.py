@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from finetune_api.scheduling import Scheduling
 from finetune_api.status import Phase
 from finetune_operator import conditions, kueue
 from world import DATASET, INLINE, START, World, checkpoint, report
@@ -210,11 +209,11 @@ def test_a_job_that_somebody_takes_out_of_the_queue_is_an_attempt_that_vanished(
 )  # fmt: skip
 def test_kueue_s_own_words_are_told(conditions_: list[dict[str, str]], expected: tuple[str, str]) -> None:
     workload = {"status": {"conditions": conditions_}}
-    assert kueue.wait(workload, Scheduling(queue_name="team")) == expected
+    assert kueue.wait(workload, "team", None) == expected
 
 
 def test_without_a_workload_it_is_said_what_may_be_missing() -> None:
-    reason, message = kueue.wait(None, Scheduling(queue_name="team", workload_priority_class_name="high"))
+    reason, message = kueue.wait(None, "team", "high")
     assert reason == kueue.QUEUED
     assert "WorkloadPriorityClass high exists" in message
 

@@ -101,12 +101,12 @@ def _cause(sight: Sight) -> tuple[str, str]:
     status = sight.subject.status
     told = conditions.find(status.conditions, _telling(sight))
     reason, message = (told.reason, told.message) if told is not None else (str(status.phase), "")
-    if status.phase is Phase.QUEUED and sight.workload is not None and sight.subject.job is not None:
-        reason, message = kueue.wait(sight.workload, sight.subject.job.spec.scheduling)
+    newest = sight.newest
+    if sight.workload is not None and newest is not None and newest.queue is not None:
+        reason, message = kueue.wait(sight.workload, newest.queue, newest.priority)
     if reason in _VAGUE:
         hindered = gang.hindered(sight.pods)
         about = [hindered.name] if hindered is not None else []
-        newest = sight.newest
         about += [newest.name] if newest is not None and not sight.pods else []
         for name in about:
             if name in sight.warnings:

@@ -6,7 +6,7 @@ from finetune_operator import gang, reading
 from finetune_operator.cli.cluster import status_of
 from finetune_operator.cli.explaining.sight import Queue, Quota, Sight, Wire
 from finetune_operator.cli.surroundings import Surroundings
-from finetune_operator.observed import GangJob, Pod, Subject
+from finetune_operator.observed import GangJob, Pod
 
 # Of how many pods the events are asked for: those that tell something are all alike.
 _MOST_ASKED = 5
@@ -32,7 +32,7 @@ async def look(around: Surroundings, name: str) -> Sight:
         tuple(pods),
         await _warnings(around, newest, pods),
         workload,
-        await _queue(around, subject) if newest is not None and newest.waits else None,
+        await _queue(around, newest) if newest is not None and newest.waits else None,
         tuple(around.hidden.values()),
     )
 
@@ -50,8 +50,9 @@ async def _warnings(
     return {name: warning for name, warning in found.items() if warning is not None}
 
 
-async def _queue(around: Surroundings, subject: Subject) -> Queue | None:
-    name = subject.job.spec.scheduling.queue_name if subject.job is not None else None
+async def _queue(around: Surroundings, job: GangJob) -> Queue | None:
+    # The administrator may have filled it in: the spec need not have it.
+    name = job.queue
     if name is None:
         return None
     local = await around.local_queue(name)
