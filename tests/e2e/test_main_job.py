@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from e2e import faults
-from e2e.jobs import losses, manifest, poll, save_inputs, status
+from e2e.jobs import example, losses, manifest, poll, save_inputs, status
 from e2e.namespace import Namespace
 
 
@@ -22,8 +22,10 @@ def inputs(namespace: Namespace) -> Namespace:
 @pytest.fixture(scope="module")
 def finished(inputs: Namespace) -> Namespace:
     """Two jobs alike, on two nodes and on one, and a long one during which the operator was killed."""
-    inputs.apply(manifest("two", nodes=2))
-    inputs.apply(manifest("one", nodes=1))
+    for job, nodes in (("two", 2), ("one", 1)):
+        applied = example("sft.yaml", job)
+        applied["spec"]["resources"]["nodes"] = nodes
+        inputs.apply(applied)
     for job in ("two", "one"):
         inputs.wait(job, "condition=Succeeded")
     return inputs
@@ -149,10 +151,11 @@ def test_a_wrong_data_path_fails_at_once_naming_it_and_leaves_no_pod(inputs: Nam
 def expect_nothing_but_the_preparation(namespace: Namespace, job: str) -> None:
     """One pod, which has ended, and no sign of a gang: the one Service or Job that there was would be there still."""
     found = namespace.get("jobs,services,networkpolicies,pods", "--selector", f"finetune.dev/job={job}")
+    # The policy that keeps others out is the job's, and of no attempt.
     kinds = sorted(
-        (item["kind"], item["metadata"]["labels"]["finetune.dev/attempt"]) for item in found["items"]
+        (item["kind"], item["metadata"]["labels"].get("finetune.dev/attempt", "")) for item in found["items"]
     )
-    assert kinds == [("Job", "0"), ("Pod", "0")]
+    assert kinds == [("Job", "0"), ("NetworkPolicy", ""), ("Pod", "0")]
     [pod] = [item for item in found["items"] if item["kind"] == "Pod"]
     assert pod["status"]["phase"] == "Failed"
 
