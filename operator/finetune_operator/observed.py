@@ -1,5 +1,6 @@
 """Pure: what there is of a FineTuneJob, as plain values to decide on; reading.py makes them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -67,6 +68,12 @@ class GangJob:
     def over(self) -> bool:
         """Whether no pod of it will run any more."""
         return self.complete or self.failed
+
+
+def newest(jobs: Iterable[GangJob]) -> GangJob | None:
+    """Of the Jobs of a FineTuneJob, the one that comes last in its life."""
+    # What follows training has numbers that fall (see finetune_api.names).
+    return max(jobs, key=lambda job: (job.attempt < 0, abs(job.attempt)), default=None)
 
 
 @dataclass(frozen=True)
@@ -162,8 +169,7 @@ class Observed:
     @property
     def newest(self) -> GangJob | None:
         """The Job that comes last in a job's life."""
-        # What follows training has numbers that fall (see finetune_api.names).
-        return max(self.jobs, key=lambda job: (job.attempt < 0, abs(job.attempt)), default=None)
+        return newest(self.jobs)
 
     def job_of(self, attempt: int) -> GangJob | None:
         """The Job of an attempt, or of another step."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_operator.observed import GangJob, Pod, Subject
+from finetune_operator.observed import GangJob, Pod, Subject, newest
 
 Wire = Mapping[str, Any]
 
@@ -53,5 +53,4 @@ class Sight:
     @property
     def newest(self) -> GangJob | None:
         """The Job that comes last in the life of a FineTuneJob."""
-        # What follows training has numbers that fall (see finetune_api.names).
-        return max(self.jobs, key=lambda job: (job.attempt < 0, abs(job.attempt)), default=None)
+        return newest(self.jobs)
