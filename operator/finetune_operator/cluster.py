@@ -4,12 +4,24 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from finetune_api import names
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import kueue, pod_groups, reading
 from finetune_operator.api import APPLY, FIELD_MANAGER, Api, ApiError
+from finetune_operator.kinds import (
+    APPLIED,
+    CONFIGMAPS,
+    EVENTS,
+    FINETUNEJOBS,
+    JOBS,
+    PODS,
+    WORKLOADS,
+    Key,
+    Resource,
+    resource_of,
+)
 from finetune_operator.observed import GangJob, Observed, Owned, Subject, Taken
 from finetune_operator.pods import Manifest
 from finetune_operator.reading import Wire
@@ -21,52 +33,6 @@ METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 CHUNK_SIZE = 500
 # One of FineTuneJobs, which may have some ten kilobytes each: parsing it must not hold up the operator.
 JOBS_AT_ONCE = 100
-
-
-class Key(NamedTuple):
-    """A FineTuneJob."""
-
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
-
-
-class Resource(NamedTuple):
-    """A kind of object, as its URL spells it."""
-
-    group_version: str
-    plural: str
-
-    @property
-    def root(self) -> str:
-        """Where its group lies on the API server."""
-        return f"{'/apis' if '/' in self.group_version else '/api'}/{self.group_version}"
-
-    def path(self, namespace: str | None, name: str = "") -> str:
-        """The objects of a namespace, or one of them; those of all namespaces if it is None."""
-        where = self.root if namespace is None else f"{self.root}/namespaces/{namespace}"
-        return f"{where}/{self.plural}" + (name and f"/{name}")
-
-
-FINETUNEJOBS = Resource(names.API_VERSION, names.PLURAL)
-JOBS = Resource("batch/v1", "jobs")
-PODS = Resource("v1", "pods")
-EVENTS = Resource("v1", "events")
-CONFIGMAPS = Resource("v1", "configmaps")
-# Kinds of which the API server keeps one version only, or any of which will do.
-_KINDS = {
-    "ConfigMap": CONFIGMAPS,
-    "Service": Resource("v1", "services"),
-    "NetworkPolicy": Resource("networking.k8s.io/v1", "networkpolicies"),
-    "Job": JOBS,
-}
-WORKLOADS = tuple(Resource(f"{kueue.GROUP}/{version}", "workloads") for version in kueue.VERSIONS)
-
-
-def _resource(kind: str, api_version: str) -> Resource:
-    return Resource(api_version, "podgroups") if kind == pod_groups.KIND else _KINDS[kind]
 
 
 class UnknownKindError(Exception):
@@ -171,8 +137,8 @@ class Cluster:
         """What else belongs to a FineTuneJob. Only ConfigMaps have names that nobody can tell beforehand."""
         namespace = subject.namespace
         service, policy, group, configs = await asyncio.gather(
-            self._get(_KINDS["Service"], namespace, names.service_name(subject.name)),
-            self._get(_KINDS["NetworkPolicy"], namespace, names.network_policy_name(subject.name)),
+            self._get(APPLIED["Service"], namespace, names.service_name(subject.name)),
+            self._get(APPLIED["NetworkPolicy"], namespace, names.network_policy_name(subject.name)),
             self._pod_group(subject),
             self._labelled(CONFIGMAPS, subject),
         )
@@ -194,14 +160,14 @@ class Cluster:
 
     async def apply(self, manifest: Manifest) -> None:
         """Make an object be as the manifest says (server-side apply)."""
-        metadata, resource = manifest["metadata"], _resource(manifest["kind"], manifest["apiVersion"])
+        metadata, resource = manifest["metadata"], resource_of(manifest["kind"], manifest["apiVersion"])
         path = resource.path(metadata["namespace"], metadata["name"])
         # Whether a Job that is there may run is not the operator's to say again (see kueue.py): it gets a conflict.
         force = "false" if resource is JOBS else "true"
         try:
             await self._apply(resource, path, manifest, force=force)
         except ApiError as error:
-            if error.status == 404 and manifest["kind"] not in _KINDS:
+            if error.status == 404 and manifest["kind"] not in APPLIED:
                 raise UnknownKindError(pod_groups.missing(manifest)) from error
             raise
 
@@ -231,7 +197,7 @@ class Cluster:
 
     async def remove(self, namespace: str, owned: Owned) -> None:
         """Delete any other object, and no other of its name."""
-        resource = _resource(owned.kind, owned.api_version)
+        resource = resource_of(owned.kind, owned.api_version)
         await self._delete(resource, namespace, owned.name, owned.uid, "Background")
 
     async def write_status(self, subject: Subject, status: FineTuneJobStatus) -> None:
@@ -366,14 +332,14 @@ class Cluster:
 
     async def _existing(self, manifest: Manifest) -> Wire | None:
         metadata = manifest["metadata"]
-        resource = _resource(manifest["kind"], manifest["apiVersion"])
+        resource = resource_of(manifest["kind"], manifest["apiVersion"])
         return await self._get(resource, metadata["namespace"], metadata["name"])
 
     async def _pod_group(self, subject: Subject) -> Wire | None:
         scheduler = subject.job.spec.scheduling.pod_group if subject.job is not None else None
         if scheduler is None:
             return None
-        resource = _resource(pod_groups.KIND, pod_groups.KINDS[scheduler].api_version)
+        resource = resource_of(pod_groups.KIND, pod_groups.KINDS[scheduler].api_version)
         return await self._get(resource, subject.namespace, names.pod_group_name(subject.name))
 
     async def _apply(self, resource: Resource, path: str, manifest: Any, **query: str) -> Wire:

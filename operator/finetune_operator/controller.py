@@ -12,9 +12,10 @@ import aiohttp
 from finetune_api.status import Phase
 from finetune_operator import cleanup, kueue, logs, publishing, tenancy, volumes
 from finetune_operator.api import ApiError
-from finetune_operator.cluster import Cluster, Key, UnknownKindError
+from finetune_operator.cluster import Cluster, UnknownKindError
 from finetune_operator.gang import unexplained
 from finetune_operator.healing import Looks
+from finetune_operator.kinds import Key
 from finetune_operator.metrics import Metrics
 from finetune_operator.observed import Observed, Subject
 from finetune_operator.outcome import Outcome

@@ -12,7 +12,7 @@ import kopf
 from finetune_api import names
 from finetune_operator import webhook
 from finetune_operator.api import in_cluster
-from finetune_operator.cluster import Key
+from finetune_operator.kinds import Key
 from finetune_operator.queue import WorkQueue
 from finetune_operator.tenancy import Policy
 from finetune_operator.watch_health import Watch, WatchHealth

@@ -21,10 +21,11 @@ from finetune_api import names
 from finetune_operator import handlers, logs, webhook
 from finetune_operator.api import Api, ApiError
 from finetune_operator.certificate import Certificate
-from finetune_operator.cluster import Cluster, Key, Resource
+from finetune_operator.cluster import Cluster
 from finetune_operator.controller import Controller, utc_now
 from finetune_operator.health import health_application
 from finetune_operator.identity import Identities
+from finetune_operator.kinds import Key, Resource
 from finetune_operator.metrics import Metrics
 from finetune_operator.page.server import HOST as PAGE_HOST
 from finetune_operator.page.server import page_application

@@ -8,7 +8,8 @@ import time
 import aiohttp
 
 from finetune_operator.api import ApiError
-from finetune_operator.cluster import Cluster, Key, Resource
+from finetune_operator.cluster import Cluster
+from finetune_operator.kinds import Key, Resource
 from finetune_operator.metrics import Metrics
 from finetune_operator.queue import WorkQueue
 from finetune_operator.watch_health import Watch, WatchHealth

@@ -13,8 +13,8 @@ from finetune_api import names
 from finetune_api.report import MAX_REPORT_BYTES, Report, ReportReply
 from finetune_operator import logs, validation
 from finetune_operator.api import ApiError
-from finetune_operator.cluster import Key
 from finetune_operator.identity import GangMember, Identities, NotAMemberError, TokenRefusedError
+from finetune_operator.kinds import Key
 from finetune_operator.metrics import Metrics
 from finetune_operator.observed import MAX_REPORT_INTERVAL_SECONDS, Received
 from finetune_operator.queue import WorkQueue

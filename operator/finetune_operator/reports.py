@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from finetune_operator.cluster import Key
+from finetune_operator.kinds import Key
 from finetune_operator.observed import Received
 
 # A gang that was not heard of for so long no longer counts as a load.

@@ -15,9 +15,10 @@ from finetune_api import names
 from finetune_api.report import Stage
 from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator.api import Api, ApiError
-from finetune_operator.cluster import Cluster, Key
+from finetune_operator.cluster import Cluster
 from finetune_operator.conditions import PUBLISHED
 from finetune_operator.controller import Controller
+from finetune_operator.kinds import Key
 from finetune_operator.metrics import Metrics
 from finetune_operator.observed import GangJob, Owned, Received, Subject
 from finetune_operator.pods import Manifest

@@ -11,7 +11,8 @@ from cluster.operators import Operator
 from clusters.binaries import ensure
 from finetune_api.report import Stage
 from finetune_operator.api import Api
-from finetune_operator.cluster import Cluster, Key
+from finetune_operator.cluster import Cluster
+from finetune_operator.kinds import Key
 from finetune_operator.metrics import Metrics
 from finetune_operator.transitions import Event
 from world import INLINE, OUTPUT, checkpoint, report

@@ -4,8 +4,9 @@ import aiohttp
 import pytest
 
 from finetune_operator.api import ApiError
-from finetune_operator.cluster import Cluster, Key
+from finetune_operator.cluster import Cluster
 from finetune_operator.controller import Controller
+from finetune_operator.kinds import Key
 from finetune_operator.metrics import Metrics
 from finetune_operator.queue import TryAgainError
 from finetune_operator.reports import Reports

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from finetune_operator.cluster import Key
+from finetune_operator.kinds import Key
 from finetune_operator.observed import Received
 from finetune_operator.receiver import report_interval
 from finetune_operator.reports import Reports

@@ -11,7 +11,7 @@ from kubernetes.aio import client
 from finetune_api import names
 from finetune_operator import kueue
 from finetune_operator.cli.cluster import connect, refusal, refused, unreachable
-from finetune_operator.cluster import EVENTS, FINETUNEJOBS, JOBS, PODS, WORKLOADS, Resource
+from finetune_operator.kinds import EVENTS, FINETUNEJOBS, JOBS, PODS, WORKLOADS, Resource
 
 Wire = dict[str, Any]
 _TIMEOUT_SECONDS = 30.0

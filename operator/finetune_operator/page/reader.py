@@ -2,7 +2,8 @@
 
 from collections import OrderedDict
 
-from finetune_operator.cluster import Cluster, Key
+from finetune_operator.cluster import Cluster
+from finetune_operator.kinds import Key
 from finetune_operator.page import overview
 from finetune_operator.page.job import job
 from finetune_operator.page.overview import Row, View

@@ -11,7 +11,8 @@ import aiohttp
 from aiohttp import web
 
 from finetune_operator.api import ApiError
-from finetune_operator.cluster import Cluster, Key
+from finetune_operator.cluster import Cluster
+from finetune_operator.kinds import Key
 from finetune_operator.page.overview import View
 from finetune_operator.page.reader import Reader
 
