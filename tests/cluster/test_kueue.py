@@ -108,13 +108,14 @@ def test_the_second_of_two_waits_until_the_first_ends(team: Namespace, operator:
     queue = team.status("second")["queue"]
     assert (queue["name"], queue.get("preemptions", 0), "waitingSince" in queue) == (QUEUE, 0, False)
     assert queue["waitedSeconds"] >= 0
-    told = team.events("second")
-    assert [reason for reason in told if reason != "CheckpointSaved"] == [
-        "Accepted",
-        "Started",
-        "Queued",
-        "Admitted",
-    ]
+
+    def told() -> bool:
+        # Events come last: the status is there before them.
+        found = [reason for reason in team.events("second") if reason != "CheckpointSaved"]
+        assert found == ["Accepted", "Started", "Queued", "Admitted"]
+        return True
+
+    eventually(told)
 
 
 def test_a_preempted_gang_saves_waits_and_goes_on_at_the_cost_of_nothing(
