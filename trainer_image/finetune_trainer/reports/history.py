@@ -54,11 +54,17 @@ def evaluations(storage: Storage) -> list[Evaluated]:
 
 
 def evaluation(storage: Storage, *, up_to: int | None = None) -> EvaluationStatus | None:
-    """What the evaluations of the run have shown, and which one is that of its result, if it is complete.
+    """What the evaluations of the run have shown: see shown_by."""
+    return shown_by(evaluations(storage), storage, up_to=up_to)
+
+
+def shown_by(
+    found: Sequence[Evaluated], storage: Storage, *, up_to: int | None = None
+) -> EvaluationStatus | None:
+    """What all evaluations of the run have shown, and which one is that of its result, if it is complete.
 
     Of a run without a result only those `up_to` a step count.
     """
-    found = evaluations(storage)
     if manifest := commit.read(storage.output, uid=storage.uid):
         facts = manifest.facts
         return status_of(found, stopped_early=facts.get("stoppedEarly"), final_step=facts.get("step"))

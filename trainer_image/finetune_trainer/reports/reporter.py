@@ -9,6 +9,7 @@ from typing import Any
 from finetune_api.report import EvaluationRecord, Metrics, Stage, StepRecord
 from finetune_api.scores import Evaluated, EvaluationStatus
 from finetune_api.status import Checkpoint
+from finetune_api.thinning import Course
 from finetune_trainer.reports import evaluations_file, history
 from finetune_trainer.reports.metrics_file import MetricsFile, last_record, records
 from finetune_trainer.reports.post import Poster
@@ -35,8 +36,9 @@ class Reporter:
         self._poster = poster
         self._lock = threading.RLock()
         self.report = history.first_report(storage, attempt)
-        self._course = history.course(storage)
-        self._judged = history.evaluations(storage)
+        # Of the run so far, once it is known from where it goes on: see rewind.
+        self._course = Course()
+        self._judged: list[Evaluated] = []
         self._has_stepped = False
         self._pass_on(urgent=True)
 
@@ -60,7 +62,7 @@ class Reporter:
             record = last_record(self._storage)
             changes: dict[str, Any] = {
                 "metrics": record and record.metrics,
-                "evaluation": history.evaluation(self._storage),
+                "evaluation": history.shown_by(self._judged, self._storage),
                 "checkpoints": history.listed(self.report.checkpoints, self._judged),
                 "curve": self._course.curve(self._judged),
             }
@@ -85,7 +87,7 @@ class Reporter:
             self._judged = self.evaluations()
             self.update(
                 urgent=True,
-                evaluation=history.evaluation(self._storage),
+                evaluation=history.shown_by(self._judged, self._storage),
                 checkpoints=history.listed(self.report.checkpoints, self._judged),
                 curve=self._course.curve(self._judged),
             )
