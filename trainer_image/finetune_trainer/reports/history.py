@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from finetune_api.checkpoint_scores import judged
 from finetune_api.curve import Curve
 from finetune_api.report import Report, Stage
-from finetune_api.scores import Evaluated, EvaluationStatus, best, status_of
+from finetune_api.scores import Evaluated, EvaluationStatus, status_of
 from finetune_api.status import MAX_LISTED_CHECKPOINTS, Checkpoint, Merged, Output, newest_state
 from finetune_api.thinning import Course
 from finetune_trainer import commit
@@ -85,19 +86,7 @@ def curve(storage: Storage, *, up_to: int | None = None) -> Curve | None:
 
 def listed(found: Sequence[Checkpoint], known: Sequence[Evaluated]) -> list[Checkpoint]:
     """Checkpoints as a Report lists them, oldest first: the newest, and the best one; with what evaluations showed."""
-    losses = {one.step: one.validation_loss for one in known}
-    lowest = best(known)
-    marked = [
-        checkpoint.model_copy(
-            update={
-                "validation_loss": losses.get(checkpoint.step),
-                "best": True
-                if lowest and checkpoint.step == lowest.step and checkpoint.kind == "weights"
-                else None,
-            }
-        )
-        for checkpoint in sorted(found, key=lambda checkpoint: checkpoint.time)
-    ]
+    marked = judged(sorted(found, key=lambda checkpoint: checkpoint.time), known)
     spare = max(0, len(marked) - MAX_LISTED_CHECKPOINTS)
     best_ones = [checkpoint for checkpoint in marked[:spare] if checkpoint.best]
     return [*best_ones, *marked[spare + len(best_ones) :]]

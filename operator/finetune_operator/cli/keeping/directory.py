@@ -8,10 +8,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from finetune_api import names
+from finetune_api.checkpoint_scores import judged
 from finetune_api.scores import Evaluated
 from finetune_api.status import Checkpoint
 from finetune_operator.cli.errors import CommandError
-from finetune_operator.cli.keeping.shelf import Result, Shelf, judged, shelf
+from finetune_operator.cli.keeping.shelf import Result, Shelf, shelf
 from finetune_operator.cli.run_files import evaluations
 
 MANIFEST = "manifest.json"

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any
 
 from finetune_api.model import ApiModel
-from finetune_api.scores import Evaluated, best
 from finetune_api.status import Checkpoint, FineTuneJobStatus, newest_state
 from finetune_api.units import size
 from finetune_operator.cli.columns import aligned
@@ -80,21 +79,6 @@ def of_status(status: FineTuneJobStatus) -> Shelf:
             results.append(Result(format="model", path=merged.path, bytes=merged.bytes, **told))
     is_over = status.phase is not None and status.phase.is_terminal
     return Shelf(_by_step(status.checkpoints), tuple(results), is_over or bool(results))
-
-
-def judged(found: Iterable[Checkpoint], history: Sequence[Evaluated]) -> list[Checkpoint]:
-    """Checkpoints with what the evaluations have shown of them."""
-    losses = {one.step: one.validation_loss for one in history}
-    lowest = best(history)
-    return [
-        one.model_copy(
-            update={
-                "validation_loss": losses.get(one.step),
-                "best": True if lowest and one.kind == "weights" and one.step == lowest.step else None,
-            }
-        )
-        for one in found
-    ]
 
 
 def shelf(found: Iterable[Checkpoint], results: Sequence[Result]) -> Shelf:
