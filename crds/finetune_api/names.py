@@ -64,6 +64,10 @@ LOSS_PLOT_FILE = "loss.png"
 REPORT_FILE = "report.json"
 TENSORBOARD_DIR = "tensorboard"
 RUN_IDENTITY_FILE = "run.json"
+# What a directory holds from the moment on when it is complete.
+COMPLETE_FILE = "manifest.json"
+# Of the directories of full states, and then the number of the epoch.
+FULL_STATE_PREFIX = "full-state-epoch-"
 # Beside the directories of the jobs: what was prepared for one serves the others. No job can have a name like this.
 PREPARED_DATA_DIR = ".prepared-data"
 DECOMPOSITIONS_DIR = ".decompositions"
@@ -100,6 +104,16 @@ def labelled_attempt(label: str) -> int | None:
     if named is not None:
         return named
     return int(label) if label.isdecimal() else None
+
+
+def attempt_logs(attempt: int) -> str:
+    """Where, under a job's directory, lies what the pods of an attempt, or of a step that is none, printed."""
+    return f"{LOGS_DIR}/attempt-{attempt_label(attempt)}"
+
+
+def node_log(node: int | str) -> str:
+    """The file in there of one of its nodes."""
+    return f"node-{node}.log"
 
 
 def attempt_job_name(name: str, attempt: int) -> str:

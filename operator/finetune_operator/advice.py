@@ -73,7 +73,7 @@ def to_merge_by_hand(job: FineTuneJob) -> str:
 
 
 def _where_the_log_is(job: FineTuneJob, attempt: int) -> str:
-    directory = f"{job.storage_path}/{names.LOGS_DIR}/attempt-{names.attempt_label(attempt)}"
+    directory = f"{job.storage_path}/{names.attempt_logs(attempt)}"
     return f"Its logs are in {directory} on claim {job.storage_claim}."
 
 

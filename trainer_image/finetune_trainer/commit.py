@@ -19,11 +19,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from finetune_api import names
 from finetune_api.model import ApiModel
 
 _log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
+MANIFEST = names.COMPLETE_FILE
 _TEMPORARY_SUFFIX = ".incomplete"
 # The writer of directories that are on their way out.
 _REMOVED = "removed"

@@ -22,8 +22,6 @@ _CONTENTS = (
     names.REPORT_FILE,
 )
 
-_FULL_STATE = "full-state-epoch-"
-
 
 @dataclass(frozen=True)
 class Storage:
@@ -66,11 +64,11 @@ class Storage:
 
     def full_state_after(self, epoch: float) -> Path:
         """The model and the state after so many whole epochs."""
-        return self.checkpoints / f"{_FULL_STATE}{round(epoch)}"
+        return self.checkpoints / f"{names.FULL_STATE_PREFIX}{round(epoch)}"
 
     def full_states(self) -> list[Path]:
         """All of those."""
-        return list(self.checkpoints.glob(f"{_FULL_STATE}*[0-9]"))
+        return list(self.checkpoints.glob(f"{names.FULL_STATE_PREFIX}*[0-9]"))
 
     def state_after(self, step: int) -> Path:
         """The state after so many steps, for a later attempt to go on from."""
@@ -80,7 +78,7 @@ class Storage:
         """What kind of checkpoint lies there."""
         if path.parent == self.resume:
             return "resume"
-        return "fullState" if path.name.startswith(_FULL_STATE) else "weights"
+        return "fullState" if path.name.startswith(names.FULL_STATE_PREFIX) else "weights"
 
     @property
     def metrics(self) -> Path:
@@ -119,7 +117,7 @@ class Storage:
 
     def log(self, attempt: int, node: int) -> Path:
         """What one node of one attempt printed."""
-        return self._logs(attempt) / f"node-{node}.log"
+        return self._logs(attempt) / names.node_log(node)
 
     def repeated_steps(self, attempt: int) -> Path:
         """Measurements of steps of one attempt that a later one did again."""
@@ -130,7 +128,7 @@ class Storage:
         return self._logs(attempt) / "repeated-evaluations.jsonl"
 
     def _logs(self, attempt: int) -> Path:
-        return self.root / names.LOGS_DIR / f"attempt-{names.attempt_label(attempt)}"
+        return self.root / names.attempt_logs(attempt)
 
     def on_claim(self, path: Path) -> str:
         """A path as it is found on the claim."""

@@ -64,5 +64,4 @@ def on_volume(job: FineTuneJob, number: int, rank: int | None) -> str:
     node = "R" if rank is None else str(rank)
     if number in steps.BY_NUMBER:
         node = "0"
-    folder = f"{job.storage_path}/{names.LOGS_DIR}/attempt-{names.attempt_label(number)}"
-    return f"{folder}/node-{node}.log"
+    return f"{job.storage_path}/{names.attempt_logs(number)}/{names.node_log(node)}"

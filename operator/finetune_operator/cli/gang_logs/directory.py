@@ -23,9 +23,11 @@ def read(
 ) -> list[list[Line]]:
     """The lines of every node of an attempt, or of a step; of the newest one if none is named. Raises CommandError."""
     number = _chosen(directory, attempt, step, previous=previous)
-    folder = directory / names.LOGS_DIR / f"attempt-{names.attempt_label(number)}"
+    folder = directory / names.attempt_logs(number)
     files = {
-        int(found[1]): path for path in folder.glob("node-*.log") if (found := _NODE.fullmatch(path.name))
+        int(found[1]): path
+        for path in folder.glob(names.node_log("*"))
+        if (found := _NODE.fullmatch(path.name))
     }
     if not files:
         raise CommandError(f"there is no log of {called(number)} in {folder}")

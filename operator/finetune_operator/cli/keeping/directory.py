@@ -15,9 +15,6 @@ from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.keeping.shelf import Result, Shelf, shelf
 from finetune_operator.cli.run_files import evaluations
 
-MANIFEST = "manifest.json"
-_FULL_STATE = "full-state-"
-
 
 class _Identity(BaseModel):
     uid: str
@@ -66,7 +63,7 @@ def _checkpoints(directory: Path, parent: str, uid: str) -> Iterator[Checkpoint]
         kind: Any = "weights"
         if parent == names.RESUME_DIR:
             kind = "resume"
-        elif path.name.startswith(_FULL_STATE):
+        elif path.name.startswith(names.FULL_STATE_PREFIX):
             kind = "fullState"
         yield Checkpoint(
             name=path.name,
@@ -99,11 +96,11 @@ def _results(directory: Path, history: list[Evaluated], uid: str) -> Iterator[Re
 def _manifest(path: Path, uid: str) -> _Manifest | None:
     """That of a complete directory of this run."""
     try:
-        found = _Manifest.model_validate_json((path / MANIFEST).read_bytes())
+        found = _Manifest.model_validate_json((path / names.COMPLETE_FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValidationError):
         return None
     except OSError as error:
-        raise CommandError(f"{path / MANIFEST} cannot be read: {error.strerror}") from error
+        raise CommandError(f"{path / names.COMPLETE_FILE} cannot be read: {error.strerror}") from error
     return found if found.uid == uid else None
 
 
