@@ -2,16 +2,15 @@
 
 import asyncio
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.keeping import directory
 from finetune_operator.cli.keeping.shelf import Shelf, of_status
 from finetune_operator.cli.options import NamespaceOption
 from finetune_operator.cli.output import OutputOption, write
+from finetune_operator.cli.runs import on_this_machine
 
 
 def checkpoints(
@@ -39,10 +38,9 @@ def checkpoints(
 
 
 def _shelf(run: str, namespace: str | None) -> Shelf:
-    if namespace is None and Path(run).is_dir():
-        return directory.read(Path(run))
-    if "/" in run:
-        raise CommandError(f"there is no directory {run}")
-    from finetune_operator.cli.cluster import find_job, status_of
+    if (path := on_this_machine(run, namespace)) is not None:
+        return directory.read(path)
+    from finetune_operator.cli.cluster import status_of
+    from finetune_operator.cli.surroundings import find_job
 
     return of_status(status_of(asyncio.run(find_job(run, namespace))))

@@ -24,20 +24,6 @@ async def connect(namespace: str | None) -> str:
     return namespace or str(context["context"].get("namespace", "default"))
 
 
-async def find_job(name: str, namespace: str | None) -> dict[str, Any]:
-    """A job as the API server has it; `namespace` as in `connect`. Raises CommandError."""
-    namespace = await connect(namespace)
-    async with client.ApiClient() as api:
-        try:
-            objects = client.CustomObjectsApi(api)
-            found: Any = await objects.get_namespaced_custom_object(**selection(namespace), name=name)
-        except client.ApiException as error:
-            raise refusal(error, name, namespace) from error
-        except aiohttp.ClientError as error:
-            raise unreachable(error) from error
-    return dict(found)
-
-
 def selection(namespace: str) -> dict[str, Any]:
     """What the client is to ask about."""
     return {

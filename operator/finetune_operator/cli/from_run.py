@@ -11,6 +11,7 @@ from finetune_operator import validation
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.kubectl_yaml import KubectlLoader
 from finetune_operator.cli.output import MachineFormat, to_json, to_yaml
+from finetune_operator.cli.runs import on_this_machine
 
 
 def manifest(run: str, namespace: str | None, form: MachineFormat) -> str:
@@ -18,11 +19,8 @@ def manifest(run: str, namespace: str | None, form: MachineFormat) -> str:
 
     Raises CommandError.
     """
-    if namespace is None and Path(run).is_dir():
-        return _beside(Path(run), form)
-    if "/" in run:
-        raise CommandError(f"there is no directory {run}")
-    return _of_job(run, namespace, form)
+    directory = on_this_machine(run, namespace)
+    return _of_job(run, namespace, form) if directory is None else _beside(directory, form)
 
 
 def _beside(directory: Path, form: MachineFormat) -> str:
@@ -48,7 +46,8 @@ def _beside(directory: Path, form: MachineFormat) -> str:
 
 def _of_job(name: str, namespace: str | None, form: MachineFormat) -> str:
     # The Kubernetes client takes longer to import than the other commands take to run.
-    from finetune_operator.cli.cluster import find_job, status_of
+    from finetune_operator.cli.cluster import status_of
+    from finetune_operator.cli.surroundings import find_job
 
     found = asyncio.run(find_job(name, namespace))
     job, problems = validation.read(found)

@@ -3,7 +3,6 @@
 import asyncio
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +15,7 @@ from finetune_operator.cli.gang_logs.choice import StepName, attempt_of, called,
 from finetune_operator.cli.gang_logs.lines import merged
 from finetune_operator.cli.gang_logs.shown import Printer
 from finetune_operator.cli.options import NamespaceOption
+from finetune_operator.cli.runs import on_this_machine
 from finetune_operator.cli.watch import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
@@ -47,16 +47,14 @@ def logs(
     """
     if attempt is not None and step is not None:
         raise typer.BadParameter("--attempt and --step exclude one another")
-    if namespace is None and Path(run).is_dir():
+    if (path := on_this_machine(run, namespace)) is not None:
         if follow:
             raise typer.BadParameter("--follow is for jobs on a cluster: tail -f follows files")
-        found = directory.read(Path(run), attempt, step, rank, previous=previous, tail=tail)
+        found = directory.read(path, attempt, step, rank, previous=previous, tail=tail)
         printer = Printer(_console(), pods=len(found) if rank is None else rank + 1)
         for line in merged(found):
             printer.print(line)
         return
-    if "/" in run:
-        raise CommandError(f"there is no directory {run}")
     try:
         asyncio.run(_of_job(run, namespace, attempt, step, rank, previous=previous, follow=follow, tail=tail))
     except KeyboardInterrupt:

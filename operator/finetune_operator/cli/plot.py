@@ -14,6 +14,7 @@ from finetune_operator.cli.options import NamespaceOption
 from finetune_operator.cli.plotting import files, image, series
 from finetune_operator.cli.plotting.panels import panels
 from finetune_operator.cli.plotting.series import Course
+from finetune_operator.cli.runs import on_this_machine
 
 
 def _image(path: Path | None) -> Path | None:
@@ -63,11 +64,10 @@ def plot(
 
 
 def _course(run: str, namespace: str | None) -> Course:
-    if namespace is None and Path(run).exists():
-        return files.read(Path(run))
-    if "/" in run:
-        raise CommandError(f"there is no file or directory {run}")
-    from finetune_operator.cli.cluster import find_job, status_of
+    if (path := on_this_machine(run, namespace, or_file=True)) is not None:
+        return files.read(path)
+    from finetune_operator.cli.cluster import status_of
+    from finetune_operator.cli.surroundings import find_job
 
     curve = status_of(asyncio.run(find_job(run, namespace))).curve
     course = series.Course(run) if curve is None else series.of_curve(run, curve)

@@ -120,3 +120,9 @@ async def surroundings(namespace: str | None) -> AsyncIterator[Surroundings]:
     namespace = await connect(namespace)
     async with client.ApiClient() as api:
         yield Surroundings(api, namespace)
+
+
+async def find_job(name: str, namespace: str | None) -> Wire:
+    """A job as the API server has it; `namespace` as in `surroundings`. Raises CommandError."""
+    async with surroundings(namespace) as around:
+        return await around.job(name)
