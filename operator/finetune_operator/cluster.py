@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from finetune_api import names
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import kueue, pod_groups, reading
-from finetune_operator.api import APPLY, FIELD_MANAGER, Api, ApiError
+from finetune_operator.api import APPLY, FIELD_MANAGER, JSON, Api, ApiError
 from finetune_operator.kinds import (
     APPLIED,
     CONFIGMAPS,
@@ -74,10 +74,13 @@ class Cluster:
     async def belongings(self, subject: Subject) -> Observed:
         """The Jobs and pods of a FineTuneJob, as they are now: a gang may only start when no pod is left.
 
-        Jobs are read last: a pod that Kueue has taken away is then never seen without that its Job is suspended.
+        Where Kueue may take pods away, Jobs are read last: none is then seen going whose Job is not seen suspended.
         """
-        pods = await self._labelled(PODS, subject)
-        jobs = await self._labelled(JOBS, subject)
+        if subject.job is not None and subject.job.spec.scheduling.queue_name is not None:
+            pods = await self._labelled(PODS, subject)
+            jobs = await self._labelled(JOBS, subject)
+        else:
+            jobs, pods = await asyncio.gather(self._labelled(JOBS, subject), self._labelled(PODS, subject))
         return Observed(
             jobs=tuple(job for wire in jobs if (job := reading.gang_job(wire, subject.uid))),
             pods=tuple(pod for wire in pods if (pod := reading.pod(wire, subject.name))),
@@ -110,19 +113,9 @@ class Cluster:
                 return next(iter(answer["items"]), None)
         return None
 
-    async def job_lists(self) -> AsyncIterator[list[Wire]]:
+    def job_lists(self) -> AsyncIterator[list[Wire]]:
         """All FineTuneJobs, piece by piece: of thousands, no more than a piece need be in memory at once."""
-        for namespace in self._namespaces or (None,):
-            query = {"limit": str(JOBS_AT_ONCE)}
-            while True:
-                answer = await self._api.request(
-                    "GET", FINETUNEJOBS.path(namespace), resource=FINETUNEJOBS.plural, query=query
-                )
-                yield answer["items"]
-                token = answer["metadata"].get("continue")
-                if not token:
-                    break
-                query = {"limit": str(JOBS_AT_ONCE), "continue": token}
+        return self._pieces(FINETUNEJOBS, limit=JOBS_AT_ONCE)
 
     async def events(self, key: Key) -> list[Wire]:
         """The events about a FineTuneJob."""
@@ -278,27 +271,33 @@ class Cluster:
     async def versions(self, resource: Resource, selector: str) -> dict[tuple[str, str], str]:
         """The resourceVersion of every object of a kind, by namespace and name, from the API server's cache."""
         found: dict[tuple[str, str], str] = {}
-        for namespace in self._namespaces or (None,):
-            found |= await self._versions(resource, selector, namespace)
-        return found
-
-    async def _versions(
-        self, resource: Resource, selector: str, namespace: str | None
-    ) -> dict[tuple[str, str], str]:
-        query = {"labelSelector": selector, "resourceVersion": "0", "limit": str(CHUNK_SIZE)}
-        found: dict[tuple[str, str], str] = {}
-        while True:
-            answer = await self._api.request(
-                "GET", resource.path(namespace), resource=resource.plural, query=query, accept=METADATA_ONLY
-            )
-            # An empty list of metadata is null.
-            for item in answer["items"] or ():
+        cached = {"labelSelector": selector, "resourceVersion": "0"}
+        async for items in self._pieces(resource, limit=CHUNK_SIZE, query=cached, accept=METADATA_ONLY):
+            for item in items:
                 metadata = item["metadata"]
                 found[metadata["namespace"], metadata["name"]] = metadata["resourceVersion"]
-            token = answer["metadata"].get("continue")
-            if not token:
-                return found
-            query = {"labelSelector": selector, "limit": str(CHUNK_SIZE), "continue": token}
+        return found
+
+    async def _pieces(
+        self, resource: Resource, *, limit: int, query: Mapping[str, str] | None = None, accept: str = JSON
+    ) -> AsyncIterator[list[Wire]]:
+        """All objects of a kind that are the operator's, `limit` of them at a time.
+
+        `query` is what else is asked; a resourceVersion, of the first piece only, for the others are of the same.
+        """
+        for namespace in self._namespaces or (None,):
+            asked = {**(query or {}), "limit": str(limit)}
+            while True:
+                answer = await self._api.request(
+                    "GET", resource.path(namespace), resource=resource.plural, query=asked, accept=accept
+                )
+                # An empty list of metadata is null.
+                yield answer["items"] or []
+                token = answer["metadata"].get("continue")
+                if not token:
+                    break
+                asked = {key: value for key, value in asked.items() if key != "resourceVersion"}
+                asked["continue"] = token
 
     async def _get(self, resource: Resource, namespace: str, name: str) -> Wire | None:
         try:
