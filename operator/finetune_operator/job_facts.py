@@ -49,7 +49,7 @@ def _progress_ratio(status: FineTuneJobStatus) -> float | None:
     return min(1.0, progress.step / progress.total_steps)
 
 
-def _disruptions(status: FineTuneJobStatus) -> int:
+def disruptions(status: FineTuneJobStatus) -> int:
     """Attempts that the cluster ended and that were, or are, followed by another one."""
     followed = status.attempts if status.phase is Phase.RESTARTING else status.attempts[:-1]
     return sum(attempt.counted is False and not suspension.was_cause(attempt) for attempt in followed)
@@ -117,7 +117,7 @@ SERIES = (
         lambda s: _seconds_since_epoch(s.attempts[-1].start_time) if s.attempts else None,
     ),
     Series("finetune_job_restarts", "Restarts that were not the cluster's doing", lambda s: s.restarts or 0),
-    Series("finetune_job_disruptions", "Attempts that the cluster ended", _disruptions),
+    Series("finetune_job_disruptions", "Attempts that the cluster ended", disruptions),
     Series(
         "finetune_job_preemptions",
         "How often the queue took back what it had given",

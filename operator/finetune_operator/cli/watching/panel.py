@@ -9,11 +9,11 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from finetune_api.failure import CAUSES, DISRUPTED, ExitCode
 from finetune_api.status import Checkpoint, FineTuneJobStatus, Phase, Progress, newest_state
 from finetune_operator import conditions, steps
 from finetune_operator.cli.watching.pods import Gang
 from finetune_operator.cli.watching.sparkline import sparkline
+from finetune_operator.job_facts import disruptions
 from finetune_operator.progress import duration
 
 _STYLES = {
@@ -28,8 +28,6 @@ _STYLES = {
 _LABEL_WIDTH, _NUMBERS_WIDTH = 13, 34
 _MAX_SPARKLINE, _MAX_BAR = 48, 40
 _MOST_PODS = 8
-# Ends of attempts that are the doing of the cluster.
-_DISRUPTIONS = (DISRUPTED.reason, CAUSES[ExitCode.TERMINATED].reason)
 
 
 class Panel:
@@ -169,9 +167,8 @@ def checkpoints(found: list[Checkpoint], now: datetime) -> str:
 
 def interruptions(status: FineTuneJobStatus) -> str | None:
     """How often training had to begin anew, and why."""
-    disruptions = sum(one.reason in _DISRUPTIONS for one in status.attempts)
     preemptions = status.queue.preemptions if status.queue is not None else 0
-    counts = {"restart": status.restarts or 0, "disruption": disruptions, "preemption": preemptions}
+    counts = {"restart": status.restarts or 0, "disruption": disruptions(status), "preemption": preemptions}
     told = [f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items() if count]
     if not told:
         return None
