@@ -26,6 +26,9 @@ MAX_PATH_LENGTH = 512
 # A name as Kubernetes has them: labels of lower-case letters, digits and inner dashes, with dots between them.
 SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 
+# What a namespace is called.
+DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+
 ClaimName = Annotated[str, Field(min_length=1, max_length=253, pattern=f"^{SUBDOMAIN}$", examples=["models"])]
 VolumePath = Annotated[
     str,

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from finetune_api.scalars import SUBDOMAIN
+from finetune_api.scalars import DNS_LABEL, SUBDOMAIN
 from finetune_operator.certificate import CA_FILE, CERTIFICATE_FILE, KEY_FILE
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_LABEL = re.compile(DNS_LABEL)
 _SUBDOMAIN = re.compile(SUBDOMAIN)
 
 

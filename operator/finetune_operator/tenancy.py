@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field
 
 from finetune_api.defaults import Defaults
 from finetune_api.model import SpecModel
+from finetune_api.scalars import DNS_LABEL
 from finetune_api.scheduling import Scheduling, Toleration
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus, Phase
@@ -24,7 +25,7 @@ from finetune_operator.observed import Subject
 
 # The namespace of all that have no entry of their own.
 OTHERS = "*"
-_NAMESPACE = r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?|\*)$"
+_NAMESPACE = rf"^({DNS_LABEL}|\*)$"
 _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _DIGEST = r"sha256:[0-9a-f]{64}"
 # What an image that ends so may have in the place of the star.
@@ -113,7 +114,7 @@ def administered(job: FineTuneJob, status: FineTuneJobStatus, policy: Policy) ->
     namespace = job.metadata.namespace
     here = policy.of(namespace)
     defaults = _used(job, _defaults(status, here.defaults))
-    job = filled(job, defaults)
+    job = _with(job, defaults)
     exceeded = _exceeded(job, here.limits)
     if job.spec.storage.claim_name is None:
         exceeded.append(
@@ -153,7 +154,11 @@ def _defaults(status: FineTuneJobStatus, current: Defaults) -> Defaults:
 
 def filled(job: FineTuneJob, defaults: Defaults) -> FineTuneJob:
     """The job with these defaults in the place of what its spec leaves open."""
-    spec, used = job.spec, _used(job, defaults)
+    return _with(job, _used(job, defaults))
+
+
+def _with(job: FineTuneJob, used: Defaults) -> FineTuneJob:
+    spec = job.spec
     scheduling = {name: value for name in Scheduling.model_fields if (value := getattr(used, name))}
     scheduling["node_selector"] = used.node_selector | spec.scheduling.node_selector
     scheduling["tolerations"] = [*spec.scheduling.tolerations, *used.tolerations]

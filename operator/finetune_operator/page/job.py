@@ -7,7 +7,7 @@ from finetune_api.scores import Evaluated, EvaluationStatus
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import Checkpoint, DatasetStatus, FineTuneJobStatus
 from finetune_api.units import size
-from finetune_operator import reading
+from finetune_operator import conditions, reading
 from finetune_operator.observed import Subject
 from finetune_operator.page import words
 from finetune_operator.page.charts import charts
@@ -24,8 +24,8 @@ _KINDS = {"weights": "weights", "resume": "state for restarts", "fullState": "fu
 def job(wire: Wire, events: Iterable[Wire]) -> View:
     """A FineTuneJob as the API server has it, and the events about it."""
     found = reading.subject(wire)
-    status = found.status
-    ready = next((one for one in status.conditions if one.type == "Ready"), None)
+    status, told = found.status, found.status.to_wire()
+    ready = conditions.find(status.conditions, conditions.READY)
     return {
         "namespace": found.namespace,
         "name": found.name,
@@ -38,11 +38,11 @@ def job(wire: Wire, events: Iterable[Wire]) -> View:
         "facts": _facts(found),
         "evaluation": status.evaluation and _evaluation(status.evaluation),
         "checkpoints": [_checkpoint(one) for one in reversed(status.checkpoints)],
-        "attempts": [_attempt(one) for one in reversed(status.to_wire()["attempts"])],
+        "attempts": [_attempt(one) for one in reversed(told["attempts"])],
         "plan": status.plan and plan(status.plan, found.job, status.progress),
         "dataset": status.dataset and _dataset(status.dataset),
         "queue": _queue(status),
-        "conditions": status.to_wire()["conditions"],
+        "conditions": told["conditions"],
         "events": _events(events, found.uid),
         "spec": wire["spec"],
     }

@@ -11,6 +11,8 @@ from finetune_operator.reading import Wire
 # What is beyond them is counted: nobody reads more, and every open tab asks for all of them again and again.
 MAX_ROWS = 500
 
+_OVER = {known.value for known in Phase if known.is_terminal}
+
 View = dict[str, Any]
 
 
@@ -46,7 +48,7 @@ def row(wire: Wire) -> Row:
         "restarts": words.count(status.get("restarts", 0)),
         "curve": status.get("curve", {}).get("loss", []),
     }
-    return Row(metadata["namespace"], _is_over(phase), metadata["creationTimestamp"], view)
+    return Row(metadata["namespace"], phase in _OVER, metadata["creationTimestamp"], view)
 
 
 def overview(rows: Sequence[Row], namespace: str | None) -> View:
@@ -67,7 +69,3 @@ def _model(source: Wire) -> str:
     hub, volume, image = source.get("huggingFace"), source.get("volume"), source.get("image")
     found: str = (hub or {}).get("repo") or (volume or {}).get("path") or (image or {}).get("reference", "")
     return found.partition("@")[0]
-
-
-def _is_over(phase: str) -> bool:
-    return phase in {known for known in Phase if known.is_terminal}

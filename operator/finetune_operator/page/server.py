@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import web
 
+from finetune_api.scalars import DNS_LABEL
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster
 from finetune_operator.kinds import Key
@@ -24,8 +25,8 @@ HOST = "127.0.0.1"
 # (DNS rebinding).
 HOSTS = ("localhost", "127.0.0.1", "::1")
 # As the API server has them: nothing else may become part of a path there.
-NAMESPACE = "{namespace:[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?}"
-NAME = "{name:[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?}"
+NAMESPACE = f"{{namespace:{DNS_LABEL}}}"
+NAME = f"{{name:{DNS_LABEL}}}"
 FILES = {
     "/page.css": ("page.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
