@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_api.curve import Curve
+from finetune_api.defaults import Defaults
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.page.job import MAX_EVENTS, job
 from finetune_operator.page.overview import MAX_ROWS, Row, overview, row
@@ -123,6 +124,17 @@ def test_a_job_shows_everything_that_its_status_tells() -> None:
     assert {"label": "Hardware", "value": "2 pods without GPU"} in shown["facts"]
     assert {"label": "Samples", "value": "100"} in shown["dataset"]
     assert "annotations" not in json.dumps(shown)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "shown"),
+    [(None, None), (Defaults(storage_claim_name="runs-of-all"), '"x" on claim "runs-of-all"')],
+)
+def test_the_claim_is_the_one_that_an_administrator_has_filled_in(
+    defaults: Defaults | None, shown: str | None
+) -> None:
+    found = job(wire(FineTuneJobStatus(defaults=defaults), storage={"path": "x"}), ())
+    assert {fact["label"]: fact.get("value") for fact in found["facts"]}.get("Storage") == shown
 
 
 def test_a_job_that_nobody_has_looked_at_is_shown_too() -> None:

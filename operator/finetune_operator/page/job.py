@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from finetune_api.defaults import Defaults
 from finetune_api.scores import Evaluated, EvaluationStatus
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import Checkpoint, DatasetStatus, FineTuneJobStatus
 from finetune_api.units import size
-from finetune_operator import conditions, reading
+from finetune_operator import conditions, reading, tenancy
 from finetune_operator.observed import Subject
 from finetune_operator.page import words
 from finetune_operator.page.charts import charts
@@ -84,7 +85,10 @@ def _tiles(status: FineTuneJobStatus) -> list[View]:
 
 def _facts(found: Subject) -> list[View]:
     status = found.status
-    facts: dict[str, str | None] = _asked(found.job) if found.job is not None else {}
+    facts: dict[str, str | None] = {}
+    if found.job is not None:
+        # With what the administrator has filled in, as far as the job has begun.
+        facts = _asked(tenancy.filled(found.job, status.defaults or Defaults()))
     if status.output is not None:
         output = status.output
         facts["Result"] = f"{output.format} of {size(output.bytes)} in {output.path}"
@@ -118,7 +122,7 @@ def _asked(job: FineTuneJob) -> dict[str, str | None]:
         "Model": str(spec.model),
         "Training data": str(spec.dataset.train),
         "Hardware": f"{pods} {hardware}",
-        "Storage": f'{path}claim "{spec.storage.claim_name}"',
+        "Storage": f'{path}claim "{spec.storage.claim_name}"' if spec.storage.claim_name else None,
     }
 
 
