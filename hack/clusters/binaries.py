@@ -162,6 +162,21 @@ BINARIES = {
             "sigs.k8s.io/kueue",
             manifests="charts/kueue",
         ),
+        Binary(
+            "jobset",
+            "kubeflow",
+            "sigs.k8s.io/jobset",
+            "sigs.k8s.io/jobset",
+            manifests="charts/jobset",
+        ),
+        Binary(
+            "kubeflow-trainer",
+            "kubeflow",
+            "github.com/kubeflow/trainer/v2/cmd/trainer-controller-manager",
+            "github.com/kubeflow/trainer/v2",
+            manifests="charts/kubeflow-trainer",
+        ),
+        Binary("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok", "sigs.k8s.io/kwok", manifests="kustomize"),
         Binary("network-policies", "network-policies", ".", "sigs.k8s.io/kube-network-policies"),
         Binary("pause", "pause", ".", None),
         *(

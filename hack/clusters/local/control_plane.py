@@ -29,9 +29,10 @@ class ControlPlane:
             subprocess.run(["kubectl", "--kubeconfig", plane.kubeconfig, "get", "namespaces"])
     """
 
-    def __init__(self, *api_server_options: str) -> None:
-        """`api_server_options` are given to the API server besides its own."""
-        self._options = api_server_options
+    def __init__(self, *api_server_options: str, controller_manager_options: Sequence[str] = ()) -> None:
+        """The options are given to the API server and to the controller manager besides their own."""
+        self._api_server_options = api_server_options
+        self._controller_manager_options = controller_manager_options
         self._layout: Layout | None = None
         self._supervisor: Supervisor | None = None
 
@@ -60,7 +61,8 @@ class ControlPlane:
                 self._supervisor,
                 paths,
                 admin_port=self._layout.api_port,
-                api_server_options=self._options,
+                api_server_options=self._api_server_options,
+                controller_manager_options=self._controller_manager_options,
             )
         except BaseException:
             self.stop()
@@ -120,12 +122,14 @@ def run(
     *,
     admin_port: int,
     api_server_options: Sequence[str] = (),
+    controller_manager_options: Sequence[str] = (),
 ) -> None:
     """Start what does not run of etcd, API server and controller manager, and wait until all of it serves."""
     supervisor.start("etcd", layout.etcd(paths["etcd"]))
     supervisor.start("apiserver", [*layout.api_server(paths["kube-apiserver"]), *api_server_options])
     probe = admin_probe(layout, admin_port)
     wait_until("the API server is ready", lambda: probe.answers("/readyz"), supervisor.check_all)
-    supervisor.start("controller-manager", layout.controller_manager(paths["kube-controller-manager"]))
+    manager = layout.controller_manager(paths["kube-controller-manager"])
+    supervisor.start("controller-manager", [*manager, *controller_manager_options])
     account = "/api/v1/namespaces/default/serviceaccounts/default"
     wait_until("the controllers work", lambda: probe.answers(account), supervisor.check_all)
