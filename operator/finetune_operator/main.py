@@ -8,8 +8,9 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from datetime import datetime
 from typing import Any
 
 import kopf
@@ -50,10 +51,12 @@ async def run(
     *,
     patrol_seconds: float = PATROL_SECONDS,
     tolerance_seconds: float = TOLERANCE_SECONDS,
+    clock: Callable[[], datetime] = utc_now,
 ) -> None:
     """Run the operator until `stop` is set.
 
-    Every `patrol_seconds` the watches are checked; one whose events are late by `tolerance_seconds` is dead.
+    Every `patrol_seconds` the watches are checked; one whose events are late by `tolerance_seconds` is dead. What it
+    decides by is the time that `clock` tells.
 
     Raises OSError when a port is taken or a certificate cannot be read, PolicyError for a policy that cannot be used,
     ConfigException without credentials for the API server, and whatever ends a part that should run for ever.
@@ -67,7 +70,7 @@ async def run(
         reports = Reports()
         certificate = Certificate(settings.tls_dir, settings.report_host)
         controller = Controller(
-            cluster, reports, lambda: _installation(settings, certificate), metrics, policy=policy.current
+            cluster, reports, lambda: _installation(settings, certificate), metrics, clock, policy.current
         )
         queue: WorkQueue[Key] = WorkQueue(
             controller.handle, workers=WORKERS, waited=metrics.queue_wait_seconds.observe
@@ -76,7 +79,7 @@ async def run(
         health = WatchHealth(tolerance_seconds=tolerance_seconds)
         metrics.queue_depth.set_function(lambda: queue.depth)
         metrics.queue_in_flight.set_function(lambda: queue.in_flight)
-        metrics.reporting_gangs.set_function(lambda: reports.active(utc_now()))
+        metrics.reporting_gangs.set_function(lambda: reports.active(clock()))
         metrics.watches(health.ages, health.alive)
         metrics.certificate_expiry.set_function(lambda: certificate.expiry)
 
@@ -90,7 +93,7 @@ async def run(
         renewal = _start(cleanup, certificate.follow(), "certificate")
         stopping = _start(cleanup, stop.wait(), "stop")
         watches = _start(cleanup, _watch(queue, health, policy, certificate, settings, stop), "watches")
-        receiver = Receiver(Identities(cluster), reports, queue, metrics, utc_now)
+        receiver = Receiver(Identities(cluster), reports, queue, metrics, clock)
         await _serve(cleanup, receiver.application(), settings.report_port, certificate.context)
         await _serve(cleanup, health_application(health, metrics), settings.health_port)
         if settings.page:

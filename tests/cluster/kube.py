@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kubernetes import config
+from kubernetes.client import Configuration
 
 from finetune_api import names
 from finetune_api.crd import custom_resource_definition
@@ -67,6 +68,12 @@ class Kube:
     def __init__(self, kubeconfig: Path) -> None:
         self.kubeconfig = kubeconfig
         self._client = config.new_client_from_config(str(kubeconfig))  # type: ignore[no-untyped-call]
+
+    @property
+    def configuration(self) -> Configuration:
+        """Where the API server is, and what it believes."""
+        found: Configuration = self._client.configuration
+        return found
 
     def request(
         self, method: str, path: str, body: Any = None, content_type: str = "application/json", **query: str

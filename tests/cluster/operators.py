@@ -11,13 +11,26 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from certificates import write_certificate
 from cluster.kube import eventually
 from clusters.ports import free_ports
 from finetune_api import names
 from finetune_api.report import Report
+
+
+class Process(Protocol):
+    """What there has to be about the process of an operator; a Popen is one."""
+
+    def poll(self) -> int | None:
+        """The exit status, or minus the signal; None while it runs."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Unless it has ended."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status, or minus the signal, once it has ended."""
 
 
 class Operator:
@@ -39,7 +52,7 @@ class Operator:
             "FINETUNE_PAGE": "true",
             "FINETUNE_PAGE_PORT": str(self.page_port),
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -50,7 +63,7 @@ class Operator:
         """Start it, and wait until it has given up; returns its exit status and what it said."""
         return self._spawn().wait(timeout=60), self.log.read_text()
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _spawn(self) -> Process:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [Path(sys.executable).parent / "finetune-operator"],
