@@ -23,31 +23,35 @@ LOGS = ROOT / "build" / "test-logs"
 
 @dataclass(frozen=True)
 class Tier:
-    """One folder below tests/."""
+    """Tests that need the same of a machine."""
 
     name: str
     about: str
+    runs: tuple[tuple[str, ...], ...]
+    """What pytest is given, run by run: a folder, and how many processes share its tests."""
     prepare: tuple[tuple[str, ...], ...] = ()
     """Commands that must have succeeded before."""
     obstacle: Callable[[], str | None] = lambda: None
     """Why this machine cannot run it; None if it can."""
-    pytest_arguments: tuple[str, ...] = ()
 
 
 TIERS = {
     tier.name: tier
     for tier in (
-        Tier("unit", "pure functions", pytest_arguments=("-n", "2")),
-        Tier("trainer", "real training on the CPU, several processes"),
+        Tier("unit", "pure functions", runs=(("tests/unit", "-n", "2"),)),
+        Tier("trainer", "real training on the CPU, several processes", runs=(("tests/trainer",),)),
         Tier(
             "cluster",
             "a real API server",
+            # Chaos waits more than it computes.
+            runs=(("tests/cluster",), ("tests/chaos", "-n", "3")),
             prepare=(("hack/cluster", "build", "--control-plane", "--tests"),),
             obstacle=choice.control_plane_obstacle,
         ),
         Tier(
             "e2e",
             "real pods",
+            runs=(("tests/e2e",),),
             prepare=((sys.executable, "hack/deploy.py"),),
             obstacle=choice.cluster_obstacle,
         ),
@@ -83,11 +87,12 @@ class Runner:
             self.results.append(Result(tier, f"skipped: {reason}", 0))
             return
         start = time.monotonic()
-        tests = (sys.executable, "-m", "pytest", f"tests/{tier.name}", *tier.pytest_arguments)
         self.say(f"==> {tier.name}: {tier.about}")
         passed = all(self._command(tier, command) for command in tier.prepare)
         before_tests()
-        passed = passed and self._command(tier, tests)
+        # Every run, for what one shows does not depend on another.
+        tested = [self._command(tier, (sys.executable, "-m", "pytest", *run)) for run in tier.runs if passed]
+        passed = passed and all(tested)
         self.results.append(Result(tier, "passed" if passed else "FAILED", time.monotonic() - start))
 
     def _command(self, tier: Tier, command: tuple[str, ...]) -> bool:
