@@ -6,34 +6,31 @@ node that loopback is the node's own: see `enter` and `server`.
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import yaml
 
-from clusters import binaries, kubeconfig, pki
+from clusters import binaries, pki
+from clusters.addons import charts
+from clusters.addons.charts import Manifest
 from clusters.cluster import kubectl
 from clusters.console import ClusterError
 from clusters.ports import free_ports
 from clusters.probe import wait_until
 from clusters.processes import DIE_WITH_PARENT, Supervisor
-from clusters.shell import output
 
 NAMESPACE = "kueue-system"
 _RELEASE = "kueue"  # what the chart's names begin with
-_ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{_RELEASE}-controller-manager"
+_ACCOUNT = f"{NAMESPACE}:{_RELEASE}-controller-manager"
 _CERTIFICATE = f"{_RELEASE}-webhook-server-cert"
 _SERVICE = f"{_RELEASE}-webhook-service"
 _AUTHORITY = "kueue-ca"  # the name that Kueue looks for in an authority of its own
-# What has a process in place of a pod has no use for. Without a server behind them, no namespace could be deleted
-# while there are APIServices.
-_NOT_INSTALLED = {"APIService", "ConfigMap", "Deployment", "Secret", "Service"}
 # Goes through Kueue's webhooks, which admit it only once they serve, and are trusted.
 _PROBE = {
     "apiVersion": "batch/v1",
@@ -44,8 +41,6 @@ _PROBE = {
         "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}},
     },
 }
-
-Manifest = dict[str, Any]
 
 
 class Kueue:
@@ -73,6 +68,8 @@ class Kueue:
         self._server = server
         self._uninstalls = uninstall
         self._directory = Path(tempfile.mkdtemp(prefix="kueue-"))
+        certificates = self._directory / "certificates"
+        self._pair = pki.KeyPair(certificates / "tls.crt", certificates / "tls.key")
         self._supervisor = Supervisor(self._directory, prefix=(*DIE_WITH_PARENT, *enter))
         [self._port] = free_ports(1)
 
@@ -102,7 +99,9 @@ class Kueue:
         """
         paths = binaries.ensure(["kueue", "helm", "kubectl"])
         self._write_files()
-        self._kubectl("apply", "--server-side", "--filename=-", stdin=_list(self._manifests(paths["helm"])))
+        self._kubectl(
+            "apply", "--server-side", "--filename=-", stdin=charts.as_list(self._manifests(paths["helm"]))
+        )
         config, rights = (self._directory / name for name in ("config.yaml", "kubeconfig"))
         self._supervisor.start(_RELEASE, [paths["kueue"], f"--config={config}", f"--kubeconfig={rights}"])
         try:
@@ -134,17 +133,12 @@ class Kueue:
         return True
 
     def _write_files(self) -> None:
-        certificates = self._directory / "certificates"
+        certificates = self._pair.certificate.parent
         certificates.mkdir()
         hosts = (_AUTHORITY, f"{_SERVICE}.{NAMESPACE}.svc", "127.0.0.1")
-        pki.write_self_signed(pki.KeyPair(certificates / "tls.crt", certificates / "tls.key"), hosts)
+        pki.write_self_signed(self._pair, hosts)
         (self._directory / "config.yaml").write_text(yaml.safe_dump(self._configuration(certificates)))
-        admin = yaml.safe_load(self._admin.read_text())
-        # With no more rights than its chart gives it.
-        admin["users"][0]["user"]["as"] = _ACCOUNT
-        if self._server is not None:
-            admin["clusters"][0]["cluster"]["server"] = self._server
-        kubeconfig.write(self._directory / "kubeconfig", admin)
+        charts.write_rights(self._directory / "kubeconfig", self._admin, _ACCOUNT, server=self._server)
 
     def _configuration(self, certificates: Path) -> Manifest:
         return {
@@ -166,41 +160,9 @@ class Kueue:
         }
 
     def _manifests(self, helm: Path) -> list[Manifest]:
-        chart = binaries.BINARIES["kueue"].manifests_path
-        rendered = output(helm, "template", _RELEASE, chart, f"--namespace={NAMESPACE}")
-        found = [manifest for manifest in yaml.safe_load_all(rendered) if manifest]
-        installed = [manifest for manifest in found if manifest["kind"] not in _NOT_INSTALLED]
-        for manifest in installed:
-            for client in _webhook_clients(manifest):
-                path = client.pop("service")["path"]
-                client["url"] = f"https://127.0.0.1:{self._port}{path}"
-        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-        return [namespace, self._secret(), *installed]
-
-    def _secret(self) -> Manifest:
-        """Where Kueue would make a certificate for its Service, it finds one that is good for the address, too."""
-        certificates = self._directory / "certificates"
-        certificate, key = (
-            base64.b64encode((certificates / name).read_bytes()).decode() for name in ("tls.crt", "tls.key")
-        )
-        return {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": _CERTIFICATE, "namespace": NAMESPACE},
-            "data": {"ca.crt": certificate, "ca.key": key, "tls.crt": certificate, "tls.key": key},
-        }
+        found = charts.rendered(helm, binaries.BINARIES["kueue"].manifests_path, _RELEASE, NAMESPACE)
+        secret = charts.certificate_secret(_CERTIFICATE, NAMESPACE, self._pair)
+        return [charts.namespace(NAMESPACE), secret, *charts.without_pod(found, webhook_port=self._port)]
 
     def _kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         return kubectl(self._admin, *arguments, stdin=stdin)
-
-
-def _webhook_clients(manifest: Manifest) -> list[Manifest]:
-    """Where the API server is to find the webhooks of a manifest."""
-    if manifest["kind"] == "CustomResourceDefinition":
-        webhook = manifest["spec"].get("conversion", {}).get("webhook")
-        return [webhook["clientConfig"]] if webhook else []
-    return [webhook["clientConfig"] for webhook in manifest.get("webhooks", [])]
-
-
-def _list(manifests: list[Manifest]) -> str:
-    return json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests})
