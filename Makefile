@@ -68,7 +68,7 @@ test-peers: setup ## Compare masks, packing and osft with the reference implemen
 	@$(RUN) --group peers python -m pytest tests/peers -m peers
 
 .PHONY: bench
-bench: bench-planner bench-trainer bench-checkpoint bench-osft bench-lora bench-forgetting ## Run all benchmarks.
+bench: bench-planner bench-trainer bench-checkpoint bench-osft bench-lora bench-forgetting bench-operator ## Run all benchmarks.
 
 .PHONY: bench-trainer
 bench-trainer: setup ## Measure the trainer beside its peers; writes benchmarks/results/trainer.md.
@@ -93,6 +93,10 @@ bench-forgetting: setup ## Measure what each method forgets while it learns; wri
 .PHONY: bench-planner
 bench-planner: setup ## Measure the planner of micro-batches; writes benchmarks/results/planner.md.
 	@$(RUN) --group peers python -m benchmarks.planner
+
+.PHONY: bench-operator
+bench-operator: setup ## Measure the operator beside bare Jobs and Kubeflow; writes benchmarks/results/operator.md.
+	@PYTHONPATH=hack:tests $(RUN) python -m benchmarks.operator
 
 .PHONY: deploy
 deploy: setup ## Build the images, load them into the cluster and install the chart.
