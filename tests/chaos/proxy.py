@@ -25,6 +25,7 @@ NOT_FORWARDED = frozenset(
     {"host", "connection", "keep-alive", "transfer-encoding", "content-length", "accept-encoding"}
 )
 LONGEST_ANSWER_BYTES = 1 << 26
+CUT = Cut()
 
 Keeps = Callable[[str, Wire], bool]
 """Whether a watch of this resource lets an event through."""
@@ -125,7 +126,7 @@ class FaultProxy:
         self._rules, self._keeps = (), lambda resource, event: True
 
     @contextmanager
-    def outage(self, fault: Fault = Cut()) -> Iterator[None]:
+    def outage(self, fault: Fault = CUT) -> Iterator[None]:
         """Nobody is there meanwhile: this happens to every request, and watches are cut."""
         before, self._rules = self._rules, (Rule(anything, fault, times=None),)
         self.end_watches()
@@ -180,6 +181,8 @@ class FaultProxy:
             stream.over.set()
         await self._runner.cleanup()
         await self._session.close()
+        # Connections with TLS are closed only a little later.
+        await asyncio.sleep(0.05)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         asked = Asked(request.method, request.path, dict(request.query), await request.read())
