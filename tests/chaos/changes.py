@@ -1,0 +1,63 @@
+"""Pure: what became of the objects of a namespace, version by version."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api import names
+
+Wire = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A version of an object, or its end."""
+
+    type: str
+    """ADDED, MODIFIED or DELETED."""
+    kind: str
+    wire: Wire
+    """As the API server told it; of one that was deleted, as it was last."""
+
+    @property
+    def metadata(self) -> Wire:
+        """Of the object."""
+        found: Wire = self.wire["metadata"]
+        return found
+
+    @property
+    def name(self) -> str:
+        """Of the object."""
+        return str(self.metadata["name"])
+
+    @property
+    def uid(self) -> str:
+        """Of the object."""
+        return str(self.metadata["uid"])
+
+    @property
+    def revision(self) -> int:
+        """When it happened, by the one counter that etcd has for everything."""
+        return int(self.metadata["resourceVersion"])
+
+    @property
+    def status(self) -> Wire:
+        """Of the object; empty where it has none yet."""
+        found: Wire = self.wire.get("status") or {}
+        return found
+
+    @property
+    def job(self) -> str | None:
+        """The FineTuneJob that it is labelled with."""
+        return self.metadata.get("labels", {}).get(names.LABEL_JOB)
+
+    @property
+    def controller(self) -> Wire | None:
+        """The reference to its controller."""
+        owners = self.metadata.get("ownerReferences", [])
+        return next((owner for owner in owners if owner.get("controller")), None)
+
+
+def in_order(changes: Iterable[Change]) -> list[Change]:
+    """As they happened, whatever the order in which the watches told them."""
+    return sorted(changes, key=lambda change: change.revision)
