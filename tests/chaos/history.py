@@ -90,6 +90,8 @@ class History:
             except (OSError, ValueError, http.client.HTTPException) as error:
                 if not self._closing:
                     self._broken.append(f"{kind}: {error!r}")
+            finally:
+                answer.close()
 
         thread = threading.Thread(target=listen, name=f"history of {kind}", daemon=True)
         self._threads.append(thread)
@@ -108,6 +110,8 @@ class History:
                 connection.sock.shutdown(2)
         for thread in self._threads:
             thread.join(10)
+        for connection in self._connections:
+            connection.close()
 
 
 @contextmanager

@@ -1,0 +1,19 @@
+"""Stories that once went wrong, and some that tell most, told again."""
+
+from pathlib import Path
+
+import pytest
+
+from chaos import steps
+from chaos.story import Story
+from cluster.kube import Kube
+
+SEQUENCES = sorted(Path(__file__).with_name("sequences").glob("*.json"))
+
+
+@pytest.mark.parametrize("file", SEQUENCES, ids=[file.stem for file in SEQUENCES])
+def test_a_story_comes_to_a_good_end(file: Path, kube: Kube, tmp_path: Path) -> None:
+    with Story(kube, tmp_path).telling() as story:
+        for step in steps.from_json(file.read_text()):
+            story.do(step)
+        story.finish()
