@@ -5,6 +5,8 @@ import os
 import time
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import load_incluster_config, load_kube_config
@@ -54,6 +56,10 @@ class Api:
             await load_kube_config(  # type: ignore[no-untyped-call]
                 os.environ.get("KUBECONFIG"), client_configuration=configuration
             )
+        # With every request aiohttp would look for a proxy and read ~/.netrc, each in a thread, which costs as much as
+        # the rest of the request. The one does not change, the other has nothing to do with a cluster.
+        configuration.proxy = configuration.proxy or _proxy(configuration.host)
+        configuration.client_session_kwargs = {"trust_env": False}
         return cls(ApiClient(configuration), metrics)
 
     async def close(self) -> None:
@@ -99,6 +105,14 @@ class Api:
                 float(retry_after) if retry_after.isdecimal() else None,
             )
         return answer
+
+
+def _proxy(address: str) -> str | None:
+    """The proxy that the environment names for this address."""
+    parts = urlsplit(address)
+    if parts.hostname is None or proxy_bypass(parts.hostname):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 def _parsed(text: bytes) -> dict[str, Any]:

@@ -92,6 +92,18 @@ class Controller:
             self._forget(key)
             self._metrics.jobs.forget(key.namespace, key.name)
             return "idle", None
+        result = "idle"
+        while True:
+            outcome, written, changed = await self._step(key, subject)
+            if changed:
+                result = "changed"
+            if written is None or outcome.requeue_after != 0:
+                return result, outcome.requeue_after
+            # What is to follow at once does, and does not wait behind all other jobs that were made meanwhile.
+            subject = written
+
+    async def _step(self, key: Key, subject: Subject) -> tuple[Outcome, Subject | None, bool]:
+        """One decision, carried out; also the FineTuneJob after the write, if there was one, and whether any was."""
         subject = tenancy.under(self._policy(), subject)
         if attempts := subject.status.attempts:
             logs.more_about(attempt=attempts[-1].number)
@@ -104,11 +116,11 @@ class Controller:
                 observed = replace(observed, refusal=await self._apply(outcome))
             if observed.taken or observed.refusal:
                 outcome = reconcile(subject, observed, now, installation)
-        await self._carry_out(subject, outcome)
+        written = await self._carry_out(subject, outcome)
         self._metrics.jobs.see(subject, outcome.status or subject.status)
         mended = await self._mend(key, subject, outcome, now)
         changed = bool(outcome.delete or outcome.remove or outcome.apply or outcome.status or mended)
-        return "changed" if changed else "idle", outcome.requeue_after
+        return outcome, written, changed
 
     async def _observe(self, key: Key, subject: Subject, now: datetime) -> Observed:
         if cleanup.is_due(subject, now):
@@ -116,6 +128,9 @@ class Controller:
                 self._cluster.belongings(subject), self._cluster.others(subject)
             )
             return replace(belongings, others=others)
+        if subject.status.start_time is None:
+            # Nothing of it can have been made, and what has its name and is another's is looked for later.
+            return Observed()
         over = subject.status.phase is Phase.SUCCEEDED or subject.status.cleanup_time is not None
         if over and publishing.is_settled(subject):
             # Its pods may lie there for months; nothing that they say can matter any more.
@@ -151,16 +166,18 @@ class Controller:
             raise
         return None
 
-    async def _carry_out(self, subject: Subject, outcome: Outcome) -> None:
+    async def _carry_out(self, subject: Subject, outcome: Outcome) -> Subject | None:
+        """Delete, write and tell; returns the FineTuneJob as it is after the write, None if there was none."""
         await asyncio.gather(
             *(self._cluster.delete(subject.namespace, job) for job in outcome.delete),
             *(self._cluster.remove(subject.namespace, other) for other in outcome.remove),
         )
         if outcome.status is None:
-            return
-        await self._cluster.write_status(subject, outcome.status)
-        for event in outcome.events:
-            await self._tell(subject, event)
+            return None
+        written = await self._cluster.write_status(subject, outcome.status)
+        # Their names say in which order they happened.
+        await asyncio.gather(*(self._tell(subject, event) for event in outcome.events))
+        return written
 
     async def _mend(self, key: Key, subject: Subject, outcome: Outcome, now: datetime) -> bool:
         """See to what pods need, if it is time for that; says whether anything was missing."""
