@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from benchmarks.operator.samples import Turn
@@ -43,14 +43,13 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def figures(turns: Sequence[Turn]) -> list[Figure]:
     """All ratios of ours to the others; of what was not measured, because a system failed, there are none."""
-    found = []
+    found: list[Figure] = []
     for limits in _in_order(turn.limits for turn in turns):
         # The headlines are those of clients as they are shipped.
         suffix = "" if limits == "default" else f"_{limits}"
         these = [turn for turn in turns if turn.limits == limits]
-        found += _speed(these, suffix)
-        found += _after(these, suffix)
-        found += _cost(these, suffix)
+        ratios = [*_speed(these, suffix), *_after(these, suffix), *_cost(these, suffix)]
+        found += [replace(ratio, about=f"{ratio.about}, limits {limits}") for ratio in ratios]
     return found
 
 
@@ -135,7 +134,7 @@ def _cost(turns: Sequence[Turn], suffix: str) -> list[Figure]:
             whole,
             KUBEFLOW,
             lambda turn: turn.writes.total() + turn.manager_writes.total(),
-            "the same with what the controller manager writes",
+            "API writes with those of the controller manager against Kubeflow, 100×2",
         ),
         *_ratio(
             f"controller_memory_vs_kubeflow{suffix}",
@@ -151,7 +150,7 @@ def _cost(turns: Sequence[Turn], suffix: str) -> list[Figure]:
             burst,
             KUBEFLOW,
             lambda turn: turn.peak_bytes,
-            "the same, 100×2",
+            "peak memory of the controllers against Kubeflow, 100×2",
         ),
         *_ratio(
             f"memory_growth_per_job_vs_kubeflow{suffix}",

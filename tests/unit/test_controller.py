@@ -1,16 +1,22 @@
 """What is counted, and what is tried again, where the API server does not do as it is asked."""
 
+from collections.abc import Sequence
+
 import aiohttp
 import pytest
 
+from finetune_api.status import FineTuneJobStatus
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster
 from finetune_operator.controller import Controller
 from finetune_operator.kinds import Key
 from finetune_operator.metrics import Metrics
+from finetune_operator.observed import Observed, Subject, Taken
+from finetune_operator.pods import Manifest
 from finetune_operator.queue import TryAgainError
 from finetune_operator.reports import Reports
-from world import INSTALLATION
+from finetune_operator.transitions import Event
+from world import INLINE, INSTALLATION, submitted
 
 
 class Refusing(Cluster):
@@ -55,3 +61,41 @@ async def test_a_turn_is_counted_by_how_it_ended(
     }
     assert {name for name, count in counts.items() if count} == {result}
     assert counts[result] == 1
+
+
+class Beginning(Cluster):
+    """A cluster with a FineTuneJob that has just been made; what is done there is noted."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    async def subject(self, key: Key) -> Subject:
+        self.done.append("read")
+        return submitted(dataset=INLINE)
+
+    async def belongings(self, subject: Subject) -> Observed:
+        self.done.append("look")
+        return Observed()
+
+    async def write_status(self, subject: Subject, status: FineTuneJobStatus) -> Subject:
+        self.done.append("write")
+        return submitted(status, dataset=INLINE)
+
+    async def post(self, subject: Subject, event: Event) -> None:
+        self.done.append(event.reason)
+
+    async def taken(self, manifests: Sequence[Manifest], subject: Subject) -> tuple[Taken, ...]:
+        return ()
+
+    async def apply(self, manifest: Manifest) -> None:
+        self.done.append(manifest["kind"])
+
+
+async def test_a_gang_begins_in_the_turn_that_accepts_its_job() -> None:
+    """Its start is on record first; behind all other jobs that were made meanwhile it need not wait."""
+    cluster = Beginning()
+    controller = Controller(cluster, Reports(), lambda: INSTALLATION, Metrics())
+    await controller.handle(Key("team", "demo"))
+    told = ["Accepted", "Started"]
+    made = ["ConfigMap", "Service", "NetworkPolicy", "Job"]
+    assert cluster.done == ["read", "write", *told, "look", *made]
