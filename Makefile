@@ -33,6 +33,15 @@ demo-down: setup ## Take down the cluster that the demo left up.
 test: setup ## Run all tests that this machine can run; TIERS="unit trainer" runs some.
 	@$(RUN) hack/run_tests.py $(TIERS) $(if $(REQUIRE),--require "$(REQUIRE)")
 
+# How many stories, and which; those of a seed are the same every time.
+CHAOS_EXAMPLES ?= 500
+CHAOS_SEED := $(or $(CHAOS_SEED),$(shell date +%s))
+
+.PHONY: chaos
+chaos: setup ## Tell the operator CHAOS_EXAMPLES made-up stories full of faults; see docs/resilience.md.
+	@echo "CHAOS_SEED=$(CHAOS_SEED)"
+	@CHAOS_EXAMPLES=$(CHAOS_EXAMPLES) CHAOS_SEED=$(CHAOS_SEED) $(RUN) python -m pytest tests/chaos/test_sequences.py -n 3
+
 .PHONY: lint
 lint: setup ## Check format, style, types and layers.
 	@$(RUN) ruff format --check .
@@ -68,7 +77,7 @@ test-peers: setup ## Compare masks, packing and osft with the reference implemen
 	@$(RUN) --group peers python -m pytest tests/peers -m peers
 
 .PHONY: bench
-bench: bench-planner bench-trainer bench-checkpoint bench-osft bench-lora bench-forgetting bench-operator ## Run all benchmarks.
+bench: bench-planner bench-trainer bench-checkpoint bench-osft bench-lora bench-forgetting bench-operator bench-scale ## Run all benchmarks.
 
 .PHONY: bench-trainer
 bench-trainer: setup ## Measure the trainer beside its peers; writes benchmarks/results/trainer.md.
@@ -93,6 +102,10 @@ bench-forgetting: setup ## Measure what each method forgets while it learns; wri
 .PHONY: bench-planner
 bench-planner: setup ## Measure the planner of micro-batches; writes benchmarks/results/planner.md.
 	@$(RUN) --group peers python -m benchmarks.planner
+
+.PHONY: bench-scale
+bench-scale: setup ## Measure the operator with thousands of jobs; writes benchmarks/results/scale.md.
+	@PYTHONPATH=hack:tests $(RUN) python -m benchmarks.scale
 
 .PHONY: bench-operator
 bench-operator: setup ## Measure the operator beside bare Jobs and Kubeflow; writes benchmarks/results/operator.md.

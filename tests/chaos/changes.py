@@ -49,7 +49,8 @@ class Change:
     @property
     def job(self) -> str | None:
         """The FineTuneJob that it is labelled with."""
-        return self.metadata.get("labels", {}).get(names.LABEL_JOB)
+        labels: dict[str, str] = self.metadata.get("labels", {})
+        return labels.get(names.LABEL_JOB)
 
     @property
     def controller(self) -> Wire | None:

@@ -72,6 +72,7 @@ class History:
     def _watch(self, kind: str, version: str) -> None:
         upstream = self._namespace.kube.configuration
         context = ssl.create_default_context(cafile=upstream.ssl_ca_cert)
+        assert upstream.cert_file is not None
         context.load_cert_chain(upstream.cert_file, upstream.key_file)
         connection = http.client.HTTPSConnection(str(urlsplit(upstream.host).netloc), context=context)
         self._connections.append(connection)
