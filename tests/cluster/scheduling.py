@@ -19,8 +19,8 @@ _NODES = "/api/v1/nodes"
 
 
 @contextmanager
-def scheduler(kubeconfig: Path, directory: Path) -> Iterator[None]:
-    """The scheduler of Kubernetes, as the administrator."""
+def scheduler(kubeconfig: Path, directory: Path, *options: str) -> Iterator[None]:
+    """The scheduler of Kubernetes, as the administrator, with options of one's own besides."""
     supervisor = Supervisor(directory, prefix=DIE_WITH_PARENT)
     supervisor.start(
         "scheduler",
@@ -30,6 +30,7 @@ def scheduler(kubeconfig: Path, directory: Path) -> Iterator[None]:
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
             f"--secure-port={free_ports(1)[0]}",
+            *options,
         ],
     )
     try:

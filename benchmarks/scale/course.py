@@ -1,0 +1,188 @@
+"""The measurements, in the order in which they are made."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from benchmarks.operator.client import MERGE, Client
+from benchmarks.scale import jobs, reporting
+from benchmarks.scale.reporting import Told
+from benchmarks.scale.sizes import Course, Size
+from benchmarks.scale.stand import JOBS, PODS, Stand, patiently
+from benchmarks.usage import forget_peak
+from benchmarks.watching import Watch, Wire
+
+RECONCILE, WAIT = "finetune_reconcile_seconds", "finetune_queue_wait_seconds"
+_PATCHERS = 8
+# Between two probes of the storm.
+_PROBE_SECONDS = 0.5
+
+
+@dataclass
+class Point:
+    """What was measured with so many jobs."""
+
+    size: Size
+    restart_seconds: float = 0.0
+    """From SIGKILL's successor being started until every job was looked at and nothing waited."""
+    restart_cpu_seconds: float = 0.0
+    peak_bytes: int = 0
+    """The most that the operator held, from its start on, with the restart in it."""
+    steady_bytes: int = 0
+    """What it held when it had been at rest for a while."""
+    steady_share: float = 0.0
+    """Of one CPU, at rest; nobody reports."""
+
+
+@dataclass
+class Storm:
+    """Many pods change at once."""
+
+    events: int = 0
+    seconds: float = 0.0
+    reconciles: float = 0.0
+    wait_seconds: float = 0.0
+    """p99 of the time in the queue, by the operator's metrics."""
+    reconcile_seconds: float = 0.0
+    """p99 of the time in hand, by the same."""
+    handled_seconds: list[float] = field(default_factory=list)
+    """From asking for new jobs, one every half second, until their status told that they had been looked at."""
+    cpu_seconds: float = 0.0
+
+
+@dataclass
+class Reporting:
+    """All running jobs report."""
+
+    told: Told
+    seconds: float
+    cpu_seconds: float
+    status_writes: float
+    peak_bytes: int
+
+
+@dataclass
+class Result:
+    """All of it."""
+
+    points: list[Point] = field(default_factory=list)
+    storm: Storm | None = None
+    reporting: Reporting | None = None
+
+
+def perform(stand: Stand, course: Course, result: Result, say: Callable[[str], None]) -> None:
+    """Measure everything; what is measured is in `result` even if something fails later."""
+    for size in course.sizes:
+        last = size is course.sizes[-1]
+        result.points.append(_point(stand, size, course, say, last=last))
+    say("reports of all running jobs")
+    result.reporting = _reporting(stand, course)
+    say("a storm of pod events")
+    result.storm = _storm(stand, course)
+
+
+def _point(stand: Stand, size: Size, course: Course, say: Callable[[str], None], *, last: bool) -> Point:
+    operator = stand.operator
+    say(f"{size.finished:,} finished jobs are made")
+    stand.finish(size.finished)
+    stand.start()
+    say(f"{size.running:,} jobs are started")
+    stand.run(size.running)
+    reporting.begin(stand, reporting.tokens(stand))
+    stand.wait_for_running()
+    say(f"restart with {size.jobs:,} jobs")
+    operator.kill()
+    point = Point(size)
+    point.restart_seconds = stand.start()
+    point.restart_cpu_seconds = operator.usage.cpu_seconds
+    time.sleep(course.settle_seconds)
+    seconds = course.steady_seconds if last else course.steady_seconds / 3
+    before = operator.usage
+    time.sleep(seconds)
+    after = operator.usage
+    point.steady_share = (after.cpu_seconds - before.cpu_seconds) / seconds
+    point.steady_bytes, point.peak_bytes = after.resident_bytes, after.peak_bytes
+    say(
+        f"restart {point.restart_seconds:.1f} s ({point.restart_cpu_seconds:.1f} s of CPU), "
+        f"memory {point.steady_bytes / 2**20:.0f} MiB, at its peak {point.peak_bytes / 2**20:.0f} MiB, "
+        f"at rest {100 * point.steady_share:.1f} % of a CPU"
+    )
+    if not last:
+        operator.kill()
+    return point
+
+
+def _reporting(stand: Stand, course: Course) -> Reporting:
+    operator, known = stand.operator, reporting.tokens(stand)
+    # The first reports find out who is there, and how long to wait; what follows is steady.
+    reporting.report(stand, known, course.reporting_seconds / 3)
+    forget_peak([operator.pid])
+    before, numbers = operator.usage, operator.scrape()
+    began = time.monotonic()
+    told = reporting.report(stand, known, course.reporting_seconds)
+    seconds = time.monotonic() - began
+    after, since = operator.usage, operator.scrape().since(numbers)
+    if told.refused:
+        raise RuntimeError(f"{len(told.refused)} reports were refused, such as: {told.refused[0]}")
+    writes = since.total("finetune_api_requests_total", verb="patch", resource="finetunejobs")
+    writes += since.total("finetune_api_requests_total", verb="put", resource="finetunejobs")
+    cpu_seconds = after.cpu_seconds - before.cpu_seconds
+    return Reporting(told, seconds, cpu_seconds, writes, after.peak_bytes)
+
+
+def _storm(stand: Stand, course: Course) -> Storm:
+    pods = [pod["metadata"]["name"] for pod in stand.client.request("GET", PODS)["items"]]
+    storm, operator = Storm(events=course.pod_events), stand.operator
+    before, numbers, began = operator.usage, operator.scrape(), time.monotonic()
+    with _probes(stand, storm.handled_seconds) as probe, ThreadPoolExecutor(_PATCHERS) as patchers:
+        share = range(_PATCHERS)
+        work = [
+            patchers.submit(
+                _patch, stand, pods, began, course, number, range(number, course.pod_events, _PATCHERS)
+            )
+            for number in share
+        ]
+        while not all(one.done() for one in work):
+            probe()
+            time.sleep(_PROBE_SECONDS)
+        for one in work:
+            one.result()
+        storm.seconds = time.monotonic() - began
+    patiently(lambda: operator.has_handled(0), "the storm is over", seconds=60)
+    since = operator.scrape().since(numbers)
+    storm.cpu_seconds = operator.usage.cpu_seconds - before.cpu_seconds
+    storm.reconciles = since.total(f"{RECONCILE}_count")
+    storm.wait_seconds, storm.reconcile_seconds = (since.quantile(name, 0.99) for name in (WAIT, RECONCILE))
+    return storm
+
+
+def _patch(stand: Stand, pods: list[str], began: float, course: Course, patcher: int, numbers: range) -> None:
+    """One of those who change pods: every change has its moment."""
+    client = Client(stand.kubeconfig)
+    for number in numbers:
+        time.sleep(max(0.0, began + number / course.pod_events_per_second - time.monotonic()))
+        body = {"metadata": {"annotations": {"benchmark/change": str(number)}}}
+        client.request("PATCH", f"{PODS}/{pods[number % len(pods)]}", body, MERGE)
+
+
+@contextmanager
+def _probes(stand: Stand, seconds: list[float]) -> Iterator[Callable[[], None]]:
+    """Gives what makes a probe: a suspended job, whose status tells when it has been looked at."""
+    client, asked, seen = Client(stand.kubeconfig), dict[str, float](), dict[str, float]()
+
+    def heard(type_: str, wire: Wire, when: float) -> None:
+        if wire.get("status", {}).get("phase"):
+            seen.setdefault(wire["metadata"]["name"], when)
+
+    def probe() -> None:
+        name = f"probe-{len(asked):04}"
+        asked[name] = time.perf_counter()
+        client.request("POST", JOBS, jobs.suspended(name))
+
+    with Watch(stand.kubeconfig, JOBS, heard) as watch:
+        yield probe
+        patiently(lambda: asked.keys() <= seen.keys(), "all probes are looked at", seconds=120)
+        watch.check()
+    seconds += [seen[name] - asked[name] for name in asked]

@@ -1,0 +1,51 @@
+"""How many jobs there are at each point, and how long is looked at what."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Size:
+    """So many jobs are there at once."""
+
+    running: int
+    finished: int
+
+    @property
+    def jobs(self) -> int:
+        """All of them."""
+        return self.running + self.finished
+
+
+@dataclass(frozen=True)
+class Course:
+    """One run of the benchmark."""
+
+    sizes: tuple[Size, ...]
+    """Rising; the last one is where the targets are."""
+    settle_seconds: float
+    """From the first look at every job until what is steady is measured."""
+    steady_seconds: float
+    """At the last size; at the others a third of it."""
+    reporting_seconds: float
+    pod_events: int
+    """How many changes of pods the storm has,"""
+    pod_events_per_second: int
+    """and how fast they come."""
+
+
+FULL = Course(
+    sizes=(Size(250, 2_500), Size(500, 5_000), Size(1_000, 10_000)),
+    settle_seconds=15,
+    steady_seconds=90,
+    reporting_seconds=120,
+    pod_events=8_000,
+    pod_events_per_second=300,
+)
+QUICK = Course(
+    sizes=(Size(10, 100), Size(20, 200)),
+    settle_seconds=3,
+    steady_seconds=6,
+    reporting_seconds=12,
+    pod_events=200,
+    pod_events_per_second=100,
+)

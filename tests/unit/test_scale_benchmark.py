@@ -1,0 +1,63 @@
+"""How the benchmark of many jobs makes numbers of what it measured."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.scale import jobs, scrape
+from benchmarks.scale.course import Point, Result
+from benchmarks.scale.figures import exponent, figures
+from benchmarks.scale.publish import markdown
+from benchmarks.scale.sizes import Size
+from finetune_api.status import FineTuneJobStatus, Phase
+
+TEXT = """
+# TYPE finetune_reconcile_seconds histogram
+finetune_reconcile_seconds_bucket{le="0.1",result="idle"} %d
+finetune_reconcile_seconds_bucket{le="1.0",result="idle"} %d
+finetune_reconcile_seconds_bucket{le="+Inf",result="idle"} %d
+finetune_reconcile_seconds_count{result="idle"} %d
+"""
+
+
+@given(factor=st.floats(0.01, 100), power=st.floats(-2, 3))
+def test_the_exponent_of_a_power_is_found(factor: float, power: float) -> None:
+    sizes = [100.0, 200.0, 500.0]
+    assert exponent(sizes, [factor * size**power for size in sizes]) == pytest.approx(power, abs=1e-6)
+
+
+@pytest.mark.parametrize(("sizes", "values"), [([5, 5], [1, 2]), ([1, 2], [0, 1])])
+def test_no_exponent_is_made_up(sizes: list[float], values: list[float]) -> None:
+    with pytest.raises(ValueError, match="no exponent"):
+        exponent(sizes, values)
+
+
+def test_what_happened_between_two_scrapes_has_quantiles() -> None:
+    before, after = scrape.parse(TEXT % (100, 100, 100, 100)), scrape.parse(TEXT % (150, 199, 200, 200))
+    since = after.since(before)
+    assert since.total("finetune_reconcile_seconds_count") == 100
+    assert [since.quantile("finetune_reconcile_seconds", share) for share in (0.5, 0.99)] == [0.1, 1.0]
+
+
+def test_a_target_is_missed_in_words() -> None:
+    point = Point(Size(10, 100), 61.0, 20.0, 300 << 20, 200 << 20, 0.01)
+    found = figures(Result([point]))
+    assert {figure.key: figure.met for figure in found if figure.met is not None} == {
+        "peak_mib": True,
+        "steady_mib": True,
+        "steady_cpu_percent": True,
+        "restart_seconds": False,
+    }
+    text = markdown(Result([point]), ["reports"], "machine", found)
+    assert "| from start until every job was looked at, s | 61.0 | ≤ 60 | **missed** |" in text
+    assert "- reports" in text
+
+
+def test_finished_jobs_are_as_the_operator_leaves_them() -> None:
+    _, wire = jobs.finished("done")
+    status = FineTuneJobStatus.model_validate(wire)
+    assert status.phase is Phase.SUCCEEDED
+    assert len(status.attempts) == 2
+    assert 5_000 < len(json.dumps(wire)) < 15_000
