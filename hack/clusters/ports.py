@@ -16,13 +16,14 @@ _TRIES = 200
 def free_ports(count: int) -> list[int]:
     """`count` different ports of 127.0.0.1 on which nothing listens.
 
-    They are drawn at random, so that control planes started at the same moment do not choose alike.
+    They are drawn at random, so that control planes started at the same moment do not choose alike; and not from the
+    generator that hypothesis seeds, or all its tests would.
 
     Raises:
         ClusterError: hardly any port is free.
     """
     found: list[int] = []
-    for port in random.sample(_RANGE, _TRIES):
+    for port in random.SystemRandom().sample(_RANGE, _TRIES):
         if _is_free(port):
             found.append(port)
         if len(found) == count:

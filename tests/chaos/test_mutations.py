@@ -1,0 +1,40 @@
+"""Each guard is needed, and its loss is noticed: without it, a known story violates the invariant it is there for."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chaos import mutations
+from chaos.steps import Apply, End, Run, Second, Settle, Step, Tell
+from chaos.story import Story, ViolationError
+from cluster.kube import Kube
+
+BEGUN: list[Step] = [Apply("demo"), Settle(), Run("demo"), Tell("demo", 3)]
+
+
+@pytest.mark.parametrize(
+    ("mutation", "told", "invariant"),
+    [
+        (
+            mutations.attempts_have_random_names,
+            [Second(), Apply("demo"), Settle(), *BEGUN, End("demo", 200), Settle()],
+            "one gang at a time",
+        ),
+        (mutations.deletes_without_uid, [*BEGUN, End("demo", 200), Settle()], "writes are allowed"),
+        (mutations.terminal_is_left, [*BEGUN, End("demo", 65), Settle()], "terminal is final"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_lost_guard_is_noticed(
+    mutation: Callable[[], None], told: list[Step], invariant: str, kube: Kube, tmp_path: Path
+) -> None:
+    with Story(kube, tmp_path, mutation).telling() as story, pytest.raises(ViolationError) as violated:
+        _tell(story, told)
+    assert invariant in {found.split(":")[0] for found in violated.value.found}, violated.value.found
+
+
+def _tell(story: Story, told: list[Step]) -> None:
+    for step in told:
+        story.do(step)
+    story.finish()
