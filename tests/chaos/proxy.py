@@ -163,6 +163,7 @@ class FaultProxy:
         assert self._upstream.cert_file is not None
         context.load_cert_chain(self._upstream.cert_file, self._upstream.key_file)
         self._one_write = asyncio.Lock()
+        self._over = asyncio.Event()
         self._session = aiohttp.ClientSession(
             self._upstream.host,
             connector=aiohttp.TCPConnector(ssl=context, limit=0),
@@ -170,13 +171,16 @@ class FaultProxy:
         )
         application = web.Application(client_max_size=LONGEST_ANSWER_BYTES)
         application.router.add_route("*", "/{path:.*}", self._serve)
-        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
+        self._runner = web.AppRunner(
+            application, access_log=None, shutdown_timeout=0, handler_cancellation=True
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         self.port = self._runner.addresses[0][1]
 
     async def _close(self) -> None:
+        self._over.set()
         for stream in self._streams:
             stream.over.set()
         await self._runner.cleanup()
@@ -193,7 +197,8 @@ class FaultProxy:
         self.requests.append(record)
         match fault:
             case Hang():
-                await asyncio.Event().wait()
+                await self._over.wait()
+                return _cut(request)
             case Answer():
                 record.status = fault.status
                 headers = {"Content-Type": "application/json", **fault.headers}
@@ -236,10 +241,12 @@ class FaultProxy:
                 self._streams.add(stream)
                 copying = asyncio.ensure_future(self._copy(answer.content, response, stream.resource))
                 ending = asyncio.ensure_future(stream.over.wait())
-                await asyncio.wait((copying, ending), return_when=asyncio.FIRST_COMPLETED)
-                for task in (copying, ending):
-                    task.cancel()
-                await asyncio.gather(copying, ending, return_exceptions=True)
+                try:
+                    await asyncio.wait((copying, ending), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for task in (copying, ending):
+                        task.cancel()
+                    await asyncio.gather(copying, ending, return_exceptions=True)
                 if self._dead:
                     return _cut(request)
                 if stream.last is not None:
