@@ -17,7 +17,7 @@ LAST_RETRY_SECONDS = 300.0
 class TryAgainError(Exception):
     """A key cannot be handled just now, for a reason that passes: it comes back, and no traceback is logged.
 
-    `seconds` is how long to wait at least.
+    `seconds` is how long to wait at least, whoever asks for the key meanwhile.
     """
 
     def __init__(self, message: str, seconds: float = 0) -> None:
@@ -50,6 +50,7 @@ class WorkQueue(Generic[Key]):
         self._in_flight: set[Key] = set()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
+        self._not_before: dict[Key, float] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
 
@@ -71,7 +72,11 @@ class WorkQueue(Generic[Key]):
             timer.cancel()
         if key in self._dirty:
             return
-        self._dirty[key] = time.monotonic()
+        now = time.monotonic()
+        if (wait := self._not_before.get(key, now) - now) > 0:
+            self.add_after(key, wait)
+            return
+        self._dirty[key] = now
         # A key in flight is put back when its worker is done with it.
         if key not in self._in_flight:
             self._ready.put_nowait(key)
@@ -118,10 +123,15 @@ class WorkQueue(Generic[Key]):
         while (key := await self._ready.get()) is not None and not self._closed:
             self._waited(time.monotonic() - self._dirty.pop(key))
             self._in_flight.add(key)
+            self._not_before.pop(key, None)
             try:
                 again = await self._handle(key)
             except TryAgainError as reason:
                 again = max(self._back_off(key), reason.seconds)
+                if reason.seconds > 0:
+                    self._not_before[key] = time.monotonic() + reason.seconds
+                    # What has asked for it meanwhile, such as the event of its own write, has to wait, too.
+                    self._dirty.pop(key, None)
                 # `handle` has said, for all that its task logs, what it is about (see logs.about).
                 logger.info("%s; next try in %.1f s", reason, again)
             except Exception:

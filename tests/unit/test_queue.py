@@ -1,6 +1,7 @@
 """The work queue."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -159,6 +160,33 @@ async def test_a_bug_is_logged_with_its_traceback_and_what_passes_is_not(
     assert bug.exc_info is not None
     assert busy.exc_info is None
     assert busy.message == "busy; next try in 60.0 s"
+
+
+@pytest.mark.parametrize("asked_for", ["in hand", "later"])
+async def test_nobody_has_a_key_handled_before_the_time_that_was_asked_for(asked_for: str) -> None:
+    calls: list[float] = []
+
+    async def handle(key: str) -> float | None:
+        calls.append(time.monotonic())
+        if len(calls) == 1:
+            if asked_for == "in hand":
+                queue.add(key)
+            raise TryAgainError("busy", 0.2)
+        return None
+
+    queue = WorkQueue(handle, workers=1, first_retry_seconds=0.01)
+    queue.start()
+    queue.add("a")
+    await until(lambda: len(calls) == 1)
+    if asked_for == "later":
+        queue.add("a")
+    await until(lambda: len(calls) == 2)
+    assert calls[1] - calls[0] >= 0.2
+    # Only once.
+    queue.add("a")
+    await until(lambda: len(calls) == 3)
+    assert calls[2] - calls[1] < 0.2
+    await queue.stop(seconds=1)
 
 
 async def test_stopping_lets_what_is_in_hand_finish_and_drops_the_rest() -> None:
