@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from clusters.choice import DEFAULT_NAME
+
 ROOT = Path(__file__).resolve().parent.parent
 NAMESPACE = "finetune-system"
 RELEASE = "finetune-operator"
@@ -22,13 +24,14 @@ def run(*command: str) -> str:
     return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
-def deploy() -> None:
-    """Bring up a cluster if none is up, and make the operator of this checkout run in it."""
-    run("hack/cluster", "up")
+def deploy(cluster: str = DEFAULT_NAME) -> None:
+    """Bring up the cluster of that name if it is not up, and make the operator of this checkout run in it."""
+    run("hack/cluster", "up", "--name", cluster)
     operator, trainer = run("hack/images", "build").splitlines()
-    run("hack/cluster", "load-image", operator, trainer)
+    run("hack/cluster", "load-image", "--name", cluster, operator, trainer)
     run(
-        *("hack/cluster", "helm", "upgrade", RELEASE, "charts/finetune-operator", "--install"),
+        *("hack/cluster", "helm", "--name", cluster),
+        *("upgrade", RELEASE, "charts/finetune-operator", "--install"),
         *("--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "5m"),
         *("--set-json", f"image={json.dumps(reference(operator))}"),
         *("--set-json", f"trainer.image={json.dumps(reference(trainer))}"),

@@ -81,13 +81,22 @@ class Isolation:
         self._create_cgroups()
         self._save_sysctls()
 
+    def pod_processes(self) -> set[int]:
+        """The ids of all processes of all pods, as this machine knows them."""
+        return {
+            int(pid)
+            for cgroup in self._cgroups()
+            for folder, _, _ in os.walk(cgroup)
+            for pid in _read(Path(folder) / "cgroup.procs").split()
+        }
+
     def kill_pods(self) -> None:
         """End every process of every pod."""
-        kill_all(self._pods)
+        kill_all(self.pod_processes)
 
     def remove(self) -> None:
         """End every process inside and remove everything; nothing need be there."""
-        kill_all(lambda: self._pods() | self._inside())
+        kill_all(lambda: self.pod_processes() | self._inside())
         for cgroup in self._cgroups():
             for folder, _, _ in os.walk(cgroup, topdown=False):
                 Path(folder).rmdir()
@@ -152,14 +161,6 @@ class Isolation:
     def _cgroups(self) -> list[Path]:
         cgroups = [hierarchy / self.cgroup.strip("/") for hierarchy in _hierarchies()]
         return [cgroup for cgroup in cgroups if cgroup.exists()]
-
-    def _pods(self) -> set[int]:
-        return {
-            int(pid)
-            for cgroup in self._cgroups()
-            for folder, _, _ in os.walk(cgroup)
-            for pid in _read(Path(folder) / "cgroup.procs").split()
-        }
 
     def _inside(self) -> set[int]:
         if not _is_mounted(self.mounts):
