@@ -111,6 +111,10 @@ bench-scale: setup ## Measure the operator with thousands of jobs; writes benchm
 bench-operator: setup ## Measure the operator beside bare Jobs and Kubeflow; writes benchmarks/results/operator.md.
 	@PYTHONPATH=hack:tests $(RUN) python -m benchmarks.operator
 
+.PHONY: soak
+soak: setup ## An hour of jobs and faults on a cluster of its own; writes benchmarks/results/soak.md. MINUTES=5 SEED=1 …
+	@PYTHONPATH=hack:tests $(RUN) python -m benchmarks.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
 .PHONY: deploy
 deploy: setup ## Build the images, load them into the cluster and install the chart.
 	@$(RUN) hack/deploy.py
