@@ -50,11 +50,26 @@ class Manifest(ApiModel):
     """What the writer wants to know again."""
     files: Annotated[dict[str, FileRecord], Field(min_length=1)]
     """All files but the manifest, by name."""
+    sha256: str | None = None
+    """Of all the above: training goes on from `facts`, too. Absent where an earlier version wrote the manifest."""
 
     @property
     def bytes(self) -> int:
         """Size of all files."""
         return sum(record.bytes for record in self.files.values())
+
+    def sealed(self) -> "Manifest":
+        """This manifest with the checksum of what it says."""
+        return self.model_copy(update={"sha256": self._digest()})
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it says what it said when it was written."""
+        return self.sha256 is None or self.sha256 == self._digest()
+
+    def _digest(self) -> str:
+        text = self.model_dump_json(by_alias=True, exclude={"sha256"})
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def temporary(final: Path, writer: str = "") -> Path:
@@ -188,6 +203,9 @@ def of_run(directory: Path, *, uid: str | None) -> Manifest | None:
         manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValidationError):
         return None
+    if not manifest.is_sound:
+        _log.warning("%s does not say any more what was written there", directory / MANIFEST)
+        return None
     return manifest if manifest.uid == uid else None
 
 
@@ -265,7 +283,9 @@ def _seal(file: Path, tick: Callable[[], None]) -> FileRecord:
 
 
 def _write_manifest(directory: Path, manifest: Manifest) -> Manifest:
-    text = manifest.model_dump_json(by_alias=True, indent=1, exclude_none=True)
+    # As it will be read: JSON has fewer kinds of values than `facts`.
+    plain = Manifest.model_validate_json(manifest.model_dump_json(by_alias=True, exclude_none=True))
+    text = plain.sealed().model_dump_json(by_alias=True, indent=1, exclude_none=True)
     with (directory / MANIFEST).open("w") as file:
         file.write(text)
         file.flush()
