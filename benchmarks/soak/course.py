@@ -1,14 +1,18 @@
 """The run: jobs and faults side by side, and a measurement every minute."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
 
 from benchmarks.soak.figures import Course
 from benchmarks.soak.lives import LATE_SECONDS, Life
 from benchmarks.soak.measures import measure
 from benchmarks.soak.place import Place
 from benchmarks.soak.plan import faults, job
+from benchmarks.soak.story import STORIES
 from benchmarks.soak.strikes import strike
 
 AT_ONCE = 3
@@ -58,6 +62,7 @@ class Soak:
             life.look(found.get(life.plan.name))
             if life.is_over:
                 self.course.ended(life.plan, life.attempts, life.problems)
+                self._write({"ended": life.plan.name, "attempts": life.attempts, "problems": life.problems})
                 for problem in life.problems:
                     self._say(f"{life.plan.name} ({life.plan.ending}) {problem}")
         self._lives = [life for life in self._lives if not life.is_over]
@@ -70,10 +75,12 @@ class Soak:
             hit = strike(self._place, plan)
             if hit is not None:
                 self.course.faults.append((now, plan.fault, hit))
+                self._write({"second": round(now), "fault": plan.fault, "hit": hit})
 
     def _measure(self, now: float) -> None:
         measured = measure(self._place)
         self.course.measured.append({"second": now, **measured})
+        self._write(self.course.measured[-1])
         kinds = Counter(ended.plan.ending for ended in self.course.ends)
         told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         self._say(
@@ -82,3 +89,10 @@ class Soak:
             f"{self.course.restarts} restarts; operator {measured.get('operator_resident_mib', 0):.0f} MiB, "
             f"{measured.get('operator_descriptors', 0):.0f} descriptors; {measured['pods']} pods"
         )
+
+    def _write(self, happened: dict[str, Any]) -> None:
+        """Keep what has happened at once, beside the stories of lost jobs, which it may explain."""
+        STORIES.mkdir(parents=True, exist_ok=True)
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **happened}
+        with (STORIES / "course.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")

@@ -7,7 +7,7 @@ from benchmarks.soak.plan import Ending, JobPlan
 from e2e import jobs
 from tiny import poison, save_chat_data, save_tiny_model
 
-SAMPLES = 60
+SAMPLES = 240
 _BROKEN = "broken.jsonl"
 _POISONED = "poisoned"
 
@@ -18,7 +18,7 @@ def manifest(plan: JobPlan) -> dict[str, Any]:
     made = jobs.manifest(plan.name, nodes=plan.nodes, data=data, numEpochs=plan.epochs)
     spec = made["spec"]
     spec["method"] = plan.method
-    spec["checkpoints"] = {"everySteps": 5}
+    spec["checkpoints"] = {"everySteps": 10}
     # Faults are many, and no job is to fail of them.
     spec["failurePolicy"] = {"maxRestarts": 100, "maxDisruptions": 100, "gracePeriodSeconds": 30}
     if plan.method == "osft":

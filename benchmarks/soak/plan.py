@@ -57,7 +57,7 @@ def job(seed: int, number: int) -> JobPlan:
         name=f"{method}-{number:03}",
         method=method,
         nodes=1 if draw.random() < 0.65 else 2,
-        epochs=draw.randint(2, 5),
+        epochs=draw.randint(3, 12),
         inline=draw.random() < 0.3,
         evaluated=draw.random() < 0.3,
         merged=method == "lora" and draw.random() < 0.4,
@@ -102,7 +102,7 @@ _FAULTS = {
     Fault.KILL_API_SERVER: 2,
     Fault.KILL_CONTROLLER_MANAGER: 1,
 }
-_MEAN_GAP, _LEAST_GAP = 30.0, 8.0
+_MEAN_GAP, _LEAST_GAP = 20.0, 6.0
 
 
 @dataclass(frozen=True)
