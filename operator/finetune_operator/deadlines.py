@@ -69,7 +69,7 @@ def of_single_pod(
     """
     policy = situation.job.spec.failure_policy
     ends_of_others = [pod.finished for pod in pods if pod.finished is not None]
-    begun = max([job.created or situation.now, *ends_of_others])
+    begun = max([job.created or situation.now, *ends_of_others, *_written_before(situation)])
     runs = any(pod.running for pod in pods)
     if not runs or not heard:
         since = _listening(situation, begun) if runs else begun
@@ -115,6 +115,16 @@ def _of_job(situation: Situation) -> Deadline | None:
         status.queue.waited_seconds if status.queue is not None else 0
     )
     return Deadline(OVERDUE, status.start_time + timedelta(seconds=waited), seconds)
+
+
+def _written_before(situation: Situation) -> list[datetime]:
+    """When, by the operator's own clock, what goes before a single pod was written down.
+
+    The Job's creation is by the API server's clock: to an operator that is hours ahead, it was hours ago.
+    """
+    status = situation.status
+    times = (status.start_time, status.completion_time, *(attempt.end_time for attempt in status.attempts))
+    return [time for time in times if time is not None]
 
 
 def _done(situation: Situation) -> bool:

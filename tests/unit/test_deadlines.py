@@ -65,6 +65,15 @@ def message(world: World) -> str:
 # The start
 
 
+def test_a_preparation_is_not_late_because_the_operator_s_clock_is_ahead() -> None:
+    world = preparing()
+    [job] = world.jobs.values()
+    world.jobs[job.name] = replace(job, created=world.now - timedelta(hours=5))
+    outcome = world.turn()
+    assert world.status.phase is Phase.PREPARING
+    assert outcome.requeue_after == SHORT["startupDeadlineSeconds"]
+
+
 def test_pods_that_do_not_run_in_time_end_the_attempt_in_the_kubelet_s_words() -> None:
     world = starting()
     world.run_pods()
