@@ -112,9 +112,9 @@ def test_a_run_that_was_interrupted_at_once_can_be_written_down() -> None:
 
 def test_of_the_operator_only_the_life_of_the_last_process_is_judged() -> None:
     course = Course(seed=5)
-    # One that grew all the time, and then another that holds what it holds.
+    # One that held little, and then another that holds more, and goes on to do so.
     course.measured = [
-        {"second": 60.0 * n, "operator_pid": n // 40, "operator_descriptors": n if n < 40 else 20, "pods": 3}
+        {"second": 60.0 * n, "operator_pid": n // 50, "operator_descriptors": 20 if n < 50 else 40, "pods": 3}
         for n in range(80)
     ]
     assert course.leaks() == []
