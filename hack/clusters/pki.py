@@ -86,7 +86,8 @@ class Pki:
         shutil.rmtree(partial.directory, ignore_errors=True)
         partial.directory.mkdir(mode=0o700, parents=True)
         cluster = _Authority.create(partial.pair("ca"), "kubernetes")
-        etcd = _Authority.create(partial.pair("etcd-ca"), "etcd")
+        # Not the name of the server: a certificate whose issuer has its subject's name is taken for self-signed.
+        etcd = _Authority.create(partial.pair("etcd-ca"), "etcd-ca")
         front_proxy = _Authority.create(partial.pair("front-proxy-ca"), "front-proxy")
         cluster.issue(partial, Identity("apiserver", "kube-apiserver", hosts=tuple(api_hosts)))
         cluster.issue(partial, Identity("apiserver-kubelet-client", "kube-apiserver", ("system:masters",)))

@@ -92,6 +92,11 @@ class ChaosOperator(Operator):
         """Whether its process runs."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def status(self) -> int | None:
+        """The exit status of its process, or minus the signal; None while it runs."""
+        return None if self._process is None else self._process.poll()
+
     def start(self, *rules: Rule, wait: bool = True) -> None:
         """Start it, with these faults from the first request on, and wait until it answers."""
         self._rules = rules

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import ssl
 import tempfile
-from collections.abc import Mapping, Sequence
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from clusters import binaries, kubeconfig
 from clusters.local.layout import ADMIN, CONTROLLER_MANAGER, Layout
@@ -35,6 +38,7 @@ class ControlPlane:
         self._controller_manager_options = controller_manager_options
         self._layout: Layout | None = None
         self._supervisor: Supervisor | None = None
+        self._paths: Mapping[str, Path] = {}
 
     @property
     def kubeconfig(self) -> Path:
@@ -51,22 +55,57 @@ class ControlPlane:
         """
         if self._layout is not None:
             raise RuntimeError("the control plane has already been started")
-        paths = binaries.ensure(binaries.CONTROL_PLANE)
+        self._paths = binaries.ensure(binaries.CONTROL_PLANE)
         self._layout = Layout.on_loopback(Path(tempfile.mkdtemp(prefix="control-plane-")))
         self._supervisor = Supervisor(self._layout.directory, prefix=DIE_WITH_PARENT)
         try:
             prepare(self._layout, IDENTITIES, admin_port=self._layout.api_port)
-            run(
-                self._layout,
-                self._supervisor,
-                paths,
-                admin_port=self._layout.api_port,
-                api_server_options=self._api_server_options,
-                controller_manager_options=self._controller_manager_options,
-            )
+            self._run()
         except BaseException:
             self.stop()
             raise
+
+    def restart(self, *components: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Kill some of COMPONENTS, start them again with what they have stored, and wait until all serve.
+
+        Raises:
+            ClusterError: a component ended or did not become ready; the message has the end of its log.
+        """
+        if self._supervisor is None:
+            raise RuntimeError("the control plane has not been started")
+        self._supervisor.stop(components, grace=0)
+        meanwhile()
+        self._run()
+
+    def compact(self) -> None:
+        """Have etcd forget every version of every object but the newest one."""
+        if self._layout is None:
+            raise RuntimeError("the control plane has not been started")
+        port, client = self._layout.etcd_port, self._layout.pki.pair("apiserver-etcd-client")
+        context = ssl.create_default_context(cafile=str(self._layout.pki.etcd_ca))
+        context.load_cert_chain(client.certificate, client.key)
+
+        def ask(path: str, body: dict[str, object]) -> dict[str, Any]:
+            url = f"https://127.0.0.1:{port}/v3/{path}"
+            request = urllib.request.Request(url, json.dumps(body).encode())
+            with urllib.request.urlopen(request, timeout=10, context=context) as answer:
+                found: dict[str, Any] = json.load(answer)
+            return found
+
+        revision = ask("maintenance/status", {})["header"]["revision"]
+        ask("kv/compaction", {"revision": revision, "physical": True})
+
+    def _run(self) -> None:
+        assert self._layout is not None
+        assert self._supervisor is not None
+        run(
+            self._layout,
+            self._supervisor,
+            self._paths,
+            admin_port=self._layout.api_port,
+            api_server_options=self._api_server_options,
+            controller_manager_options=self._controller_manager_options,
+        )
 
     def stop(self) -> None:
         """End the processes and remove their folder; does nothing when not started."""

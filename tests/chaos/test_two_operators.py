@@ -1,0 +1,58 @@
+"""Two operators at once, which nobody wants and an update may bring, on the same jobs."""
+
+import time
+from collections import Counter
+
+from chaos.conftest import MakeOperator
+from chaos.history import recorded
+from chaos.invariants import violations
+from chaos.operators import ChaosOperator
+from cluster.kube import FINETUNEJOBS, Namespace, eventually
+from world import found
+
+NAMES = ("a", "b", "c")
+
+
+def at_rest(operators: list[ChaosOperator]) -> bool:
+    """Whether nobody writes for longer than it takes the patrol to come by."""
+    written = [len(operator.proxy.writes) for operator in operators]
+    time.sleep(3)
+    return written == [len(operator.proxy.writes) for operator in operators]
+
+
+def test_they_do_not_get_in_each_others_way(namespace: Namespace, make_operator: MakeOperator) -> None:
+    two = [make_operator(), make_operator()]
+    with recorded(namespace) as history:
+        for operator in two:
+            operator.start()
+        for name in NAMES:
+            namespace.submit(name)
+        for name in NAMES:
+            [pod] = namespace.pods(name, count=1, attempt=0)
+            namespace.end_pod(pod, 0, found().to_termination_message())
+        for name in NAMES:
+            for pod in namespace.pods(name):
+                namespace.end_pod(pod, 1)
+        for name in NAMES:
+            namespace.pods(name, attempt=2)
+            namespace.patch(FINETUNEJOBS, name, {"spec": {"suspend": True}})
+            namespace.in_phase("Suspended", name)
+            namespace.patch(FINETUNEJOBS, name, {"spec": {"suspend": False}})
+        for name in NAMES:
+            for pod in namespace.pods(name, attempt=3):
+                namespace.end_pod(pod, 0)
+        for name in NAMES:
+            status = namespace.in_phase("Succeeded", name)
+            attempts = [(a["number"], a["reason"], a["counted"]) for a in status["attempts"]]
+            assert attempts == [(1, "Error", True), (2, "Suspended", False), (3, "Completed", False)]
+            assert status["restarts"] == 1
+        # Once nothing happens any more, neither has anything to say against the other.
+        eventually(lambda: at_rest(two))
+        changes = history.changes
+    requests = [request for operator in two for request in operator.requests]
+    assert violations(changes, requests, namespace.name) == []
+    gangs = Counter(change.name for change in changes if (change.kind, change.type) == ("Job", "ADDED"))
+    steps = ("prepare", "1", "2", "3")
+    assert gangs == {f"{name}-{step}": 1 for name in NAMES for step in steps}
+    for operator in two:
+        assert '"level": "error"' not in operator.log.read_text()
