@@ -169,6 +169,11 @@ def check_data(file: Path, origin: str) -> None:
             raise InvalidConfigurationError(f"{origin} is a directory, not a file")
         if not file.exists():
             raise InvalidConfigurationError(f"{origin} does not exist")
+        # Opening a pipe waits for whoever writes to it, and a device may go on for ever.
+        if not file.is_file():
+            raise InvalidConfigurationError(
+                f"{origin} is no regular file, but a pipe, a socket or a device: copy the data into a file"
+            )
         file.open("rb").close()
     except OSError as error:
         raise of_system(error, f"{origin} cannot be read") from None

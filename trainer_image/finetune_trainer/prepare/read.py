@@ -11,10 +11,12 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from finetune_api.sources import DATA_SUFFIXES
+from finetune_api.units import size
 from finetune_trainer.ends.errors import InvalidDataError
 from finetune_trainer.prepare.faults import FaultyRowError, from_json, kind
 from finetune_trainer.prepare.rows import UNMASK
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CHUNK_BYTES = 1 << 20
+# A row is held whole, and several times over while it is parsed and tokenised. Longer than any book, it is a file
+# without line breaks, or one that is damaged.
+MAX_ROW_BYTES = 128 << 20
 # Rows of a Parquet file that are in memory at a time; its row groups may hold a million.
 _ROWS_AT_A_TIME = 1000
 
@@ -93,8 +98,10 @@ def _jsonl(file: Path) -> Iterator[RawRow]:
 
 def _lines(lines: IO[bytes]) -> Iterator[RawRow]:
     end = 0
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(iter(partial(lines.readline, MAX_ROW_BYTES + 1), b""), start=1):
         end += len(line)
+        if len(line) > MAX_ROW_BYTES:
+            raise _too_long(f"line {number}")
         # Only the line feed ends a line for all editors; what is left of another kind of break is blank.
         text = line.removeprefix(_BYTE_ORDER_MARK).strip() if number == 1 else line.strip()
         if text:
@@ -112,6 +119,13 @@ def _json(file: Path) -> Iterator[RawRow]:
             yield from _lines(opened)
 
 
+def _too_long(place: str) -> _DamagedError:
+    return _DamagedError(
+        f"{place} is longer than {size(MAX_ROW_BYTES)}: is a line break missing, or the file damaged? "
+        "Split a text that is longer than that"
+    )
+
+
 # A string in one piece, or a character that opens, closes or divides. A quotation mark alone begins a string whose end
 # was not read yet.
 _TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
@@ -123,7 +137,9 @@ def _items(opened: IO[bytes]) -> Iterator[RawRow]:
     closed, buffer = False, b""
     position = start = 0
     step = _CHUNK_BYTES
-    while chunk := opened.read(step):
+    while not closed and (chunk := opened.read(step)):
+        if len(buffer) - start > MAX_ROW_BYTES:
+            raise _too_long(f"row {number + 1}")
         buffer, offset = buffer[start:] + chunk, offset + start
         position, start = position - start, 0
         # What is longer than a chunk is looked through from its beginning each time.
@@ -134,8 +150,6 @@ def _items(opened: IO[bytes]) -> Iterator[RawRow]:
                 position = token.start()
                 break
             position = token.end()
-            if closed:
-                break
             if mark in b"[{":
                 depth += 1
                 if depth == 1:
@@ -151,11 +165,16 @@ def _items(opened: IO[bytes]) -> Iterator[RawRow]:
                 if mark == b"}":
                     raise _DamagedError(f"the list ends with }} after row {number}")
                 start = position
+                if closed:
+                    break
         else:
             position = len(buffer)
     if not closed:
         raise _DamagedError(f"the list ends in the middle of row {number + 1}: is the file complete?")
-    if buffer[start:].strip():
+    rest = buffer[start:]
+    while rest and not rest.strip():
+        rest = opened.read(_CHUNK_BYTES)
+    if rest:
         raise _DamagedError(
             f"something follows the end of the list, after row {number}: "
             "one list of objects is needed, or a .jsonl file with an object on each line"
