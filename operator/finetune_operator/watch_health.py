@@ -51,6 +51,9 @@ class _State:
     last_event: float
     seen: dict[ObjectName, str] = field(default_factory=dict)
     missing: dict[ObjectName, _Missing] = field(default_factory=dict)
+    """As the last list had it."""
+    listed: float = 0.0
+    """When that was taken in."""
 
 
 class WatchHealth:
@@ -81,7 +84,7 @@ class WatchHealth:
         Returns those of which it says something that no event has said since an earlier list.
         """
         state, now = self._states[watch], self._clock()
-        before, state.missing = state.missing, {}
+        before, state.missing, state.listed = state.missing, {}, now
         for name in listed.keys() | state.seen.keys():
             seen = state.seen.get(name)
             if seen == listed.get(name):
@@ -113,7 +116,13 @@ class WatchHealth:
         return {watch.plural: now - state.last_event for watch, state in self._states.items()}
 
     def _late(self, watch: Watch) -> list[ObjectName]:
-        """Objects whose events are overdue."""
-        now = self._clock()
-        missing = self._states[watch].missing
-        return [name for name, since in missing.items() if now - since.since > self._tolerance_seconds]
+        """Objects whose events were overdue when the last list came.
+
+        What has been missing only since then may have come a moment later, and lists can be minutes apart.
+        """
+        state = self._states[watch]
+        return [
+            name
+            for name, missing in state.missing.items()
+            if state.listed - missing.since > self._tolerance_seconds
+        ]

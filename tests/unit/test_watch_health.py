@@ -50,6 +50,17 @@ def test_a_version_that_no_event_brings_within_a_minute_is_a_dead_watch(
     assert health.alive() == {"finetunejobs": True, "jobs": True, "pods": False}
 
 
+def test_one_list_that_was_ahead_of_the_watch_is_no_dead_watch_however_long_the_next_one_takes(
+    health: WatchHealth, clock: Clock
+) -> None:
+    health.compare(Watch.PODS, {A: "2"})
+    health.seen(Watch.PODS, *A, "2")
+    clock.now += 3600
+    assert health.dead() == []
+    health.compare(Watch.PODS, {A: "2"})
+    assert health.dead() == []
+
+
 def test_an_object_that_no_event_brought_at_all(health: WatchHealth, clock: Clock) -> None:
     health.compare(Watch.FINETUNEJOBS, {A: "1"})
     clock.now += 61
