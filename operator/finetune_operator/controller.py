@@ -19,11 +19,12 @@ from finetune_operator.kinds import Key
 from finetune_operator.metrics import Metrics
 from finetune_operator.observed import Observed, Subject
 from finetune_operator.outcome import Outcome
-from finetune_operator.queue import TryAgainError
+from finetune_operator.queue import LAST_RETRY_SECONDS, TryAgainError
+from finetune_operator.reading import UnreadableStatusError
 from finetune_operator.reconcile import reconcile
 from finetune_operator.reports import Reports
 from finetune_operator.tenancy import Policy
-from finetune_operator.transitions import Event
+from finetune_operator.transitions import UNREADABLE, Event
 from finetune_operator.workload import Installation
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Controller:
         self._clock = clock
         self._since = clock()
         self._looks = Looks()
+        self._unreadable: dict[Key, str] = {}
 
     async def handle(self, key: Key) -> float | None:
         """Reconcile one FineTuneJob; returns the seconds after which to do it again, or None.
@@ -79,6 +81,10 @@ class Controller:
                 result = "unavailable"
                 raise TryAgainError(str(error), error.retry_after or 0) from error
             raise
+        except UnreadableStatusError as error:
+            # Neither believed nor thrown away: pods may run, or have run, that only the status tells of.
+            await self._tell_once(key, error)
+            return LAST_RETRY_SECONDS
         except (aiohttp.ClientError, TimeoutError) as error:
             result = "unavailable"
             raise TryAgainError(f"the API server cannot be reached: {error!r}") from error
@@ -90,8 +96,10 @@ class Controller:
         subject = await self._cluster.subject(key)
         if subject is None:
             self._forget(key)
+            self._unreadable.pop(key, None)
             self._metrics.jobs.forget(key.namespace, key.name)
             return "idle", None
+        self._unreadable.pop(key, None)
         result = "idle"
         while True:
             outcome, written, changed = await self._step(key, subject)
@@ -194,6 +202,14 @@ class Controller:
     def _forget(self, key: Key) -> None:
         self._reports.forget(key)
         self._looks.forget(key)
+
+    async def _tell_once(self, key: Key, error: UnreadableStatusError) -> None:
+        """Say what cannot be read, but not again at everything that happens to the job meanwhile."""
+        words = str(error)
+        if self._unreadable.get(key) != words:
+            self._unreadable[key] = words
+            logger.error(words)
+            await self._tell(error.subject, Event(UNREADABLE, words, "Warning"))
 
     async def _tell(self, subject: Subject, event: Event) -> None:
         logger.info(event.message, extra={"event": event.reason})

@@ -1,8 +1,11 @@
 """Pure: objects as the API server has them, read into the values of observed.py."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+
+from pydantic import ValidationError
 
 from finetune_api import names
 from finetune_api.failure import PodEnd
@@ -19,11 +22,22 @@ Wire = Mapping[str, Any]
 _OTHERS_SPEAK = ("StartError", "ContainerCannotRun", "ContainerStatusUnknown")
 
 
+class UnreadableStatusError(Exception):
+    """A status that is not of this version: another version wrote it, or somebody by hand."""
+
+    def __init__(self, subject: Subject, faults: Sequence[str]) -> None:
+        super().__init__(
+            f"the status cannot be read, and nothing is done about the job until it can be: {'; '.join(faults)}"
+        )
+        self.subject = subject
+        """The FineTuneJob as if it had no status: to tell about it, not to decide on."""
+
+
 def subject(wire: Wire) -> Subject:
-    """Read a FineTuneJob; an invalid spec is a value, not an error."""
+    """Read a FineTuneJob; an invalid spec is a value, not an error. Raises UnreadableStatusError."""
     metadata = wire["metadata"]
     job, problems = validation.read({key: value for key, value in wire.items() if key != "status"})
-    return Subject(
+    found = Subject(
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
@@ -32,8 +46,17 @@ def subject(wire: Wire) -> Subject:
         deleting="deletionTimestamp" in metadata,
         job=job,
         problems=tuple(problems),
-        status=FineTuneJobStatus.model_validate(wire.get("status") or {}),
+        status=FineTuneJobStatus(),
     )
+    try:
+        # Statuses are validated as they are read: what is decided rests on them.
+        return replace(found, status=FineTuneJobStatus.model_validate(wire.get("status") or {}))
+    except ValidationError as error:
+        faults = [
+            f"status{fault.field and '.'}{fault.field}: {fault.message}"
+            for fault in validation.faults(error, FineTuneJobStatus)
+        ]
+        raise UnreadableStatusError(found, faults) from error
 
 
 def gang_job(wire: Wire, owner_uid: str) -> GangJob | None:

@@ -13,6 +13,8 @@ from finetune_operator import conditions, evaluation, kueue, progress
 NAME_CONFLICT = "NameConflict"
 REFUSED = "Refused"
 REJECTED = "Invalid"
+# The status is another version's, or was written by hand.
+UNREADABLE = "StatusUnreadable"
 # While the state is saved because of spec.suspend, and once nothing is left that runs.
 SUSPENDING = "Suspending"
 SUSPENDED = "Suspended"

@@ -16,7 +16,7 @@ from finetune_operator.pods import Manifest
 from finetune_operator.queue import TryAgainError
 from finetune_operator.reports import Reports
 from finetune_operator.transitions import Event
-from world import INLINE, INSTALLATION, submitted
+from world import INLINE, INSTALLATION, manifest, submitted
 
 
 class Refusing(Cluster):
@@ -61,6 +61,36 @@ async def test_a_turn_is_counted_by_how_it_ended(
     }
     assert {name for name, count in counts.items() if count} == {result}
     assert counts[result] == 1
+
+
+class Unreadable(Cluster):
+    """A cluster with a FineTuneJob whose status another version wrote; what is done there is noted."""
+
+    def __init__(self) -> None:
+        self.field = "mood"
+        self.told: list[tuple[str, str]] = []
+
+    async def finetunejob(self, key: Key) -> Manifest:
+        status = {"phase": "Running", self.field: 1}
+        named = {"namespace": key.namespace, "uid": "1", "generation": 1, "resourceVersion": "7"}
+        wire = manifest(key.name)
+        return wire | {"metadata": wire["metadata"] | named, "status": status}
+
+    async def post(self, subject: Subject, event: Event) -> None:
+        self.told.append((event.reason, event.message))
+
+
+async def test_a_status_that_cannot_be_read_is_told_once_and_not_acted_upon() -> None:
+    cluster = Unreadable()
+    controller = Controller(cluster, Reports(), lambda: INSTALLATION, Metrics())
+    for _ in range(3):
+        assert await controller.handle(Key("team", "demo")) == 300
+    [(reason, words)] = cluster.told
+    assert reason == "StatusUnreadable"
+    assert "status.mood: there is no such field" in words
+    cluster.field = "colour"
+    await controller.handle(Key("team", "demo"))
+    assert "status.colour" in cluster.told[-1][1]
 
 
 class Beginning(Cluster):

@@ -20,6 +20,16 @@ CHAPTER = Chapter(
             "cluster, and without what the administrator has set (docs/policies.md).",
         ),
         Reason(
+            "StatusUnreadable",
+            "The status has a field, or a value, that this version of the operator does not know: a newer version "
+            "wrote it, or somebody by hand. It is neither believed nor thrown away: pods may run that only it tells "
+            "of. Told by an event; the conditions stay as they were.",
+            Outlook.ACT,
+            "Install the version of the operator that wrote it, or mend the field that the message names: kubectl edit "
+            "finetunejob NAME --subresource=status. Until then pods go on, and nobody follows them.",
+            "The operator looks again whenever the job changes, and every five minutes.",
+        ),
+        Reason(
             "NameConflict",
             "Another object has a name that this job's objects need, and it does not belong to this job. It is "
             "left alone.",

@@ -16,6 +16,7 @@ from finetune_operator.cluster import Cluster
 from finetune_operator.kinds import Key
 from finetune_operator.page.overview import View
 from finetune_operator.page.reader import Reader
+from finetune_operator.reading import UnreadableStatusError
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,8 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         error.headers.update(HEADERS)
         raise
+    except UnreadableStatusError as error:
+        response = web.Response(status=503, text=f"{error}\n")
     except (ApiError, aiohttp.ClientError, TimeoutError) as error:
         logger.warning("%s could not be filled: %s", request.path, error)
         response = web.Response(status=503, text="the API server cannot be asked just now\n")
