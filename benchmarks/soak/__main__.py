@@ -54,6 +54,7 @@ def _judge(course: Course) -> str | None:
         for ended in course.lost
     ]
     faults += [f"{name} did not end" for name in course.under_way]
+    faults += [f"{quantity}: more than before the first job" for quantity in course.left()]
     faults += [f"{quantity} leaks; see {RESULTS / 'soak.md'}" for quantity in course.leaks()]
     return "\n".join(faults) or None
 

@@ -34,6 +34,7 @@ class Soak:
 
     def run(self) -> None:
         """Start jobs and let faults happen for so many minutes, then let those jobs come to their ends."""
+        self.course.before = measure(self._place)
         start = time.monotonic()
         next_measurement = 0.0
         while (now := time.monotonic() - start) < self._seconds or self._lives:
@@ -47,7 +48,8 @@ class Soak:
                 self._measure(now)
                 next_measurement += _MINUTE
             time.sleep(1)
-        self._measure(time.monotonic() - start)
+        self.course.after = measure(self._place)
+        self._write({"after": self.course.after})
 
     def _start_jobs(self) -> None:
         while len(self._lives) < AT_ONCE:

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from benchmarks.soak.leaks import Trend, trend
-from benchmarks.soak.measures import ALLOWANCES
+from benchmarks.soak.measures import ALLOWANCES, GONE_AT_REST
 from benchmarks.soak.plan import Fault, JobPlan
 
 
@@ -26,6 +26,11 @@ class Course:
     faults: list[tuple[float, Fault, str]] = field(default_factory=list)
     """When, what, and what was hit."""
     measured: list[dict[str, float]] = field(default_factory=list)
+    """Minute by minute, while jobs are started."""
+    before: dict[str, float] = field(default_factory=dict)
+    """What there was before the first job."""
+    after: dict[str, float] = field(default_factory=dict)
+    """What there is after the last one; empty where the run was interrupted."""
     under_way: list[str] = field(default_factory=list)
 
     def ended(self, plan: JobPlan, attempts: int, problems: list[str]) -> None:
@@ -58,6 +63,14 @@ class Course:
                 found[quantity] = known
         return found
 
+    def left(self) -> list[str]:
+        """What there is more of after the last job than before the first."""
+        return [
+            quantity
+            for quantity in GONE_AT_REST
+            if self.after.get(quantity, 0) > self.before.get(quantity, 0)
+        ]
+
     def leaks(self) -> list[str]:
         """The quantities that grow without end."""
         return [quantity for quantity, found in self.trends().items() if found.leaks]
@@ -75,6 +88,7 @@ def figures(course: Course) -> dict[str, float]:
         "faults": len(course.faults),
         "quantities_judged": len(course.trends()),
         "leaks": len(course.leaks()),
+        "left_at_rest": len(course.left()),
     }
     struck = Counter(fault for _, fault, _ in course.faults)
     found |= {f"faults_{fault.name.lower()}": struck[fault] for fault in Fault}
@@ -83,5 +97,7 @@ def figures(course: Course) -> dict[str, float]:
         if values:
             found[f"{quantity}_highest"] = round(max(values), 1)
             found[f"{quantity}_last"] = round(values[-1], 1)
+        if quantity in course.after:
+            found[f"{quantity}_at_rest"] = round(course.after[quantity], 1)
     found |= {f"{name}_growth": round(known.growth, 2) for name, known in course.trends().items()}
     return found

@@ -39,7 +39,8 @@ def markdown(course: Course) -> str:
         "",
         f"{found['minutes']:g} minutes, seed {course.seed}: {found['jobs']:g} jobs ended, "
         f"**{found['jobs_lost']:g} lost**, {found['faults']:g} faults, {found['restarts']:g} restarts, "
-        f"**{found['leaks']:g} leaks** among {found['quantities_judged']:g} quantities judged.",
+        f"**{found['leaks']:g} leaks** among {found['quantities_judged']:g} quantities judged, "
+        f"**{found['left_at_rest']:g} left behind**.",
         "",
         *table(
             ["meant to be", "jobs", "lost"],
@@ -51,11 +52,11 @@ def markdown(course: Course) -> str:
             for ended in course.lost
             for problem in ended.problems
         ),
-        "",
+        *([""] if course.lost else []),
         *table(["fault", "times"], [[str(each), str(struck[each])] for each in Fault]),
         "",
         *table(
-            ["quantity", "highest", "last", "growth over the second half", "allowed", ""],
+            ["quantity", "highest", "last", "at rest", "growth over the second half", "allowed", ""],
             _quantities(course, found),
         ),
     ]
@@ -73,9 +74,10 @@ def _quantities(course: Course, found: dict[str, float]) -> list[list[str]]:
             ["not judged: too short", ""] if known is None else [f"{known.growth:+.1f}", f"{allowance:g}"]
         )
         leaks = "**leaks**" if known is not None and known.leaks else ""
-        rows.append(
-            [quantity, f"{found[f'{quantity}_highest']:g}", f"{found[f'{quantity}_last']:g}", *judged, leaks]
-        )
+        left = "**left behind**" if quantity in course.left() else ""
+        at_rest = f"{course.after[quantity]:.4g}" if quantity in course.after else ""
+        highest, last = (f"{found[f'{quantity}_{which}']:g}" for which in ("highest", "last"))
+        rows.append([quantity, highest, last, at_rest, *judged, f"{leaks}{left}"])
     return rows
 
 

@@ -124,6 +124,14 @@ def test_of_the_operator_only_the_life_of_the_last_process_is_judged() -> None:
     assert course.leaks() == ["operator_descriptors"]
 
 
+def test_what_is_still_there_after_the_last_job_was_left_behind() -> None:
+    course = Course(seed=5, before={"pod_processes": 2, "configmaps": 1, "containers": 2})
+    course.after = {"pod_processes": 2, "configmaps": 1, "containers": 6}
+    assert course.left() == []
+    course.after = {"pod_processes": 3, "configmaps": 1, "containers": 6}
+    assert course.left() == ["pod_processes"]
+
+
 def test_a_lost_job_is_named_with_the_place_of_its_story() -> None:
     course = Course(seed=5)
     course.ended(PLAN, 2, problems(PLAN, End("Failed", "Error")))
