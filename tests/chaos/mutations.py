@@ -1,12 +1,16 @@
 """The operator with a guard taken away: each is done in its process before it starts, and has to be noticed."""
 
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from chaos.story import hurried
 
 
 def attempts_have_random_names() -> None:
-    """Whoever repeats a start after a crash does not find what there is already."""
+    """Two operators that see at the same moment that a Job is missing each make another one."""
     import secrets
 
     from finetune_operator import workload
@@ -15,11 +19,31 @@ def attempts_have_random_names() -> None:
     job = vars(workload)["_job"]
 
     def renamed(*arguments: Any, **named: Any) -> Any:
+        _meet_the_other()
         manifest = job(*arguments, **named)
         manifest["metadata"]["name"] += f"-{secrets.token_hex(2)}"
         return manifest
 
     vars(workload)["_job"] = renamed
+
+
+def pods_that_go_are_overlooked() -> None:
+    """A pod that was asked to go counts as gone, though it may work until the end of its grace period."""
+    from finetune_operator.cluster import Cluster
+    from finetune_operator.observed import Observed, Subject
+
+    hurried()
+    belongings = Cluster.belongings
+
+    async def hasty(self: Cluster, subject: Subject) -> Observed:
+        seen = await belongings(self, subject)
+        return replace(
+            seen,
+            jobs=tuple(job for job in seen.jobs if not job.deleting),
+            pods=tuple(pod for pod in seen.pods if pod.due is None),
+        )
+
+    vars_of(Cluster, belongings=hasty)
 
 
 def deletes_without_uid() -> None:
@@ -49,3 +73,12 @@ def vars_of(kind: type[Any], **members: Any) -> None:
     """Give a class other members."""
     for name, member in members.items():
         setattr(kind, name, member)
+
+
+def _meet_the_other() -> None:
+    """Two operators of a story wait for each other here, once: what either has seen by then, both act on."""
+    story = Path(os.environ["KUBECONFIG"]).parent.parent
+    (story / f"{os.getpid()}.here").touch()
+    deadline = time.monotonic() + 20
+    while len(list(story.glob("*.here"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)

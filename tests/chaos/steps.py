@@ -80,6 +80,20 @@ class Disrupt:
 
 
 @dataclass(frozen=True)
+class Vanish:
+    """Somebody deletes its first pod by force: it is gone at once, and nobody knows how it ended."""
+
+    job: str
+
+
+@dataclass(frozen=True)
+class Evict:
+    """Somebody drains the node of its first pod, which has its grace period."""
+
+    job: str
+
+
+@dataclass(frozen=True)
 class Crash:
     """The operator is killed at this write from now on, before or after it has taken effect, and started again."""
 
@@ -122,6 +136,8 @@ Step = (
     | Tell
     | End
     | Disrupt
+    | Vanish
+    | Evict
     | Crash
     | Refuse
     | CutWatches

@@ -10,7 +10,9 @@ from typing import Any
 
 from chaos import faults, invariants, steps
 from chaos.history import KINDS, recorded
+from chaos.kubelet import Kubelet
 from chaos.operators import ChaosOperator, Tuning
+from cluster.gangs import node
 from cluster.kube import FINETUNEJOBS, JOBS, PODS, Kube, RefusedError, Wire, eventually
 from finetune_api import names
 from finetune_api.report import Stage
@@ -19,6 +21,12 @@ from world import INLINE, OUTPUT, found, manifest, report
 # Nothing may happen for so long; the operator gathers what it hears of for 0.3 s.
 QUIET_SECONDS = 0.7
 PATIENCE_SECONDS = 45.0
+# How long pods live on that are to go.
+GRACE_SECONDS = 0.5
+# A Secret that jobs refer to, and what nobody but the kubelet may know.
+SECRETS = "/api/v1/namespaces/{namespace}/secrets"
+SECRET, MARKER = "hub", "hf_marker-of-a-secret"
+FROM_HUB = {"huggingFace": {"repo": "team/model", "tokenSecretRef": {"name": SECRET, "key": "token"}}}
 
 
 class ViolationError(AssertionError):
@@ -41,20 +49,32 @@ def hurried() -> None:
 class Story:
     """A namespace, an operator, and all that happens."""
 
-    def __init__(self, kube: Kube, directory: Path, mutation: Callable[[], None] = hurried) -> None:
+    def __init__(
+        self,
+        kube: Kube,
+        directory: Path,
+        mutation: Callable[[], None] = hurried,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
         self.told: list[steps.Step] = []
         self._kube = kube
         self._directory = directory
         self._tuning = Tuning(mutation=mutation)
         self._second: ChaosOperator | None = None
         self._seconds: list[ChaosOperator] = []
-        self._tokens: list[str] = []
+        self._secrets = [MARKER]
+        self._grace_seconds = grace_seconds
 
     @contextmanager
     def telling(self) -> Iterator["Story"]:
         """From the beginning to the end."""
         with ExitStack() as ending:
             self.namespace = ending.enter_context(self._kube.namespace())
+            secret = {"metadata": {"name": SECRET}, "stringData": {"token": MARKER}}
+            self.namespace.create(SECRETS, secret)
+            self._kubelet = Kubelet(
+                self.namespace, ending.enter_context(node(self.namespace)), self._grace_seconds
+            )
             self.history = ending.enter_context(recorded(self.namespace))
             self._operator = self._make("first")
             ending.callback(self._stop_all)
@@ -76,7 +96,7 @@ class Story:
         requests = [request for operator in self._operators for request in operator.requests]
         logs = {f"the log of {one.directory.name}": one.log.read_text() for one in self._operators}
         violated = invariants.violations(changes, requests, self.namespace.name)
-        violated += invariants.no_secret_is_told(changes, logs, self._tokens)
+        violated += invariants.no_secret_is_told(changes, logs, self._secrets)
         if violated:
             raise ViolationError(violated)
 
@@ -115,7 +135,7 @@ class Story:
                 raise ViolationError([f"at rest: still busy after {PATIENCE_SECONDS} s"])
             self._keep_up()
             now = (self.history.length, sum(len(p.writes) for o in self._operators for p in o.proxies))
-            if now != last or self._waits():
+            if self._kubelet.reap() or now != last or self._waits():
                 last, since = now, time.monotonic()
             time.sleep(0.05)
 
@@ -166,7 +186,7 @@ class Story:
                         KINDS[kind], wire["metadata"]["name"], propagationPolicy="Background"
                     )
             case steps.Run(job):
-                self.namespace.run_pods([pod["metadata"]["name"] for pod in self._alive(job)])
+                self._kubelet.run(self._alive(job))
             case steps.Tell(job, number):
                 self._tell(job, number)
             case steps.End(job, code, reason):
@@ -176,6 +196,16 @@ class Story:
                     condition = {"type": "DisruptionTarget", "status": "True", "message": "a node goes"}
                     state = {"terminated": {"exitCode": 143}}
                     self.namespace.set_pod(pod["metadata"]["name"], "Failed", state, conditions=[condition])
+            case steps.Vanish(job):
+                for pod in self._alive(job)[:1]:
+                    self.namespace.delete(PODS, pod["metadata"]["name"], gracePeriodSeconds=0)
+            case steps.Evict(job):
+                for pod in self._alive(job)[:1]:
+                    path = self.namespace.path(PODS, pod["metadata"]["name"]) + "/eviction"
+                    eviction = {"metadata": {"name": pod["metadata"]["name"]}}
+                    self._kube.request(
+                        "POST", path, {"apiVersion": "policy/v1", "kind": "Eviction"} | eviction
+                    )
             case steps.Crash(write, after):
                 crash = faults.Crash(after=after)
                 self._operator.proxy.add(faults.Rule(faults.writes, crash, skip=write - 1))
@@ -199,7 +229,7 @@ class Story:
         return second is not None
 
     def _apply(self, step: steps.Apply) -> None:
-        spec: dict[str, Any] = {"dataset": INLINE} if step.inline else {}
+        spec: dict[str, Any] = {"dataset": INLINE} if step.inline else {"model": FROM_HUB}
         body = manifest(step.job, suspend=step.suspend, **spec)
         try:
             self.namespace.create(FINETUNEJOBS, body)
@@ -229,7 +259,7 @@ class Story:
             if attempt < 1 or pod["status"]["phase"] != "Running":
                 continue
             token = self.namespace.token(pod["metadata"]["name"])
-            self._tokens.append(token)
+            self._secrets.append(token)
             # The operator may be away: the trainer would try again, and tell more then.
             with contextlib.suppress(OSError):
                 told = report(attempt, number, number)
@@ -249,6 +279,7 @@ class Story:
 
         def over() -> str | None:
             self._keep_up()
+            self._kubelet.reap()
             phase: str | None = self.namespace.job(name).get("status", {}).get("phase")
             if phase in invariants.OVER:
                 return phase

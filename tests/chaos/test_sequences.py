@@ -35,6 +35,8 @@ EDITS = st.sampled_from(
         ("suspend", False),
         ("ttlSecondsAfterFinished", 3600),
         ("failurePolicy", {"maxRestarts": 5}),
+        ("checkpoints", {"keepLast": 3}),
+        ("checkpoints", {"keepBest": False}),
     ]
 )
 CHILDREN = st.sampled_from(["Job", "Pod", "ConfigMap", "Service", "NetworkPolicy"])
@@ -92,6 +94,14 @@ class Sequences(RuleBasedStateMachine):
     @rule(job=JOBS)
     def disrupt(self, job: str) -> None:
         self._do(steps.Disrupt(job))
+
+    @rule(job=JOBS)
+    def vanish(self, job: str) -> None:
+        self._do(steps.Vanish(job))
+
+    @rule(job=JOBS)
+    def evict(self, job: str) -> None:
+        self._do(steps.Evict(job))
 
     @rule(write=st.integers(1, 6), after=st.booleans())
     def crash(self, write: int, after: bool) -> None:
