@@ -1,6 +1,7 @@
 """The page's server where there is no API server behind it."""
 
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
 from aiohttp import web
@@ -10,8 +11,11 @@ from kubernetes.aio.client import ApiClient, Configuration
 from clusters.ports import free_ports
 from finetune_operator.api import Api
 from finetune_operator.cluster import Cluster
+from finetune_operator.kinds import Key
 from finetune_operator.metrics import Metrics
 from finetune_operator.page.server import FILES, page_application
+from finetune_operator.reading import Wire
+from world import manifest
 
 Client = TestClient[web.Request, web.Application]
 
@@ -33,6 +37,25 @@ async def test_an_api_server_that_does_not_answer_is_told_in_words(client: Clien
     answer = await client.get(path)
     assert (answer.status, await answer.text()) == (503, "the API server cannot be asked just now\n")
     assert "Content-Security-Policy" in answer.headers
+
+
+async def test_a_status_that_cannot_be_read_is_told_in_words() -> None:
+    class Newer(Cluster):
+        def __init__(self) -> None:
+            super().__init__(cast(Api, None), instance="test", namespaces=["team"])
+
+        async def finetunejob(self, key: Key) -> Wire:
+            named = {"namespace": "team", "uid": "1", "generation": 1, "resourceVersion": "7"}
+            wire = manifest("demo")
+            return wire | {"metadata": wire["metadata"] | named, "status": {"mood": 1}}
+
+        async def events(self, key: Key) -> list[Wire]:
+            return []
+
+    async with TestClient(TestServer(page_application(Newer()))) as client:
+        answer = await client.get("/api/v1/namespaces/team/finetunejobs/demo")
+        assert answer.status == 503
+        assert "status.mood: there is no such field" in await answer.text()
 
 
 async def test_of_other_namespaces_than_its_own_nothing_is_asked(client: Client) -> None:
