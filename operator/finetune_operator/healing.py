@@ -1,7 +1,8 @@
 """Pure: what the pods of a gang, or one that is alone, need beside their Job; and when to see that it is there.
 
 Pods that have not all started may wait for a ConfigMap or a Service that somebody deleted, and no watch tells. Those
-that run need the Service when they meet again, and the NetworkPolicy for their protection.
+that run need the Service until they have met, and the NetworkPolicy for their protection. That they have met is known
+when the trainer tells of its work.
 """
 
 from collections.abc import Hashable, Sequence
@@ -24,8 +25,8 @@ def keep_up(
 ) -> Outcome:
     """`outcome` with what the pods of a Job under way need: `manifests` without the Job itself.
 
-    As long as pods have yet to start, the next look is after as long again as that has lasted: a back-off that needs
-    no memory. So hundreds of jobs that wait for GPUs cost next to nothing.
+    As long as pods have yet to start, or to meet, the next look is after as long again as that has lasted: a back-off
+    that needs no memory. So hundreds of jobs that wait for GPUs cost next to nothing.
     """
     phase = (outcome.status or situation.status).phase
     if phase is None or phase is Phase.RESTARTING:
@@ -34,7 +35,7 @@ def keep_up(
         return outcome
     needed = tuple(manifest for manifest in manifests if _can_be_made_again(manifest, job))
     pods = situation.observed.pods_of(job)
-    if sum(pod.running for pod in pods) >= nodes:
+    if sum(pod.running for pod in pods) >= nodes and phase is not Phase.STARTING:
         return replace(outcome, needs=Needs(needed, RARE_LOOK))
     waited = situation.now - (job.created or situation.now)
     if waited < FIRST_LOOK:

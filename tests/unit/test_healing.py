@@ -37,6 +37,18 @@ def test_those_that_do_not_may_miss_something_and_are_looked_after_ever_more_rar
     assert asked == [15, 15, 30, 60, 120, 240, 480, 600]
 
 
+def test_pods_that_run_and_have_not_met_may_miss_their_service() -> None:
+    world = starting()
+    world.run_pods()
+    world.settle()
+    world.now += timedelta(seconds=15)
+    assert needed(world) == ["ConfigMap", "Service", "NetworkPolicy"]
+    needs, asked = world.decide().needs, world.decide().requeue_after
+    assert needs is not None
+    assert asked is not None
+    assert needs.every < timedelta(seconds=asked) <= timedelta(seconds=15)
+
+
 def test_a_gang_that_runs_is_looked_after_now_and_then() -> None:
     world = starting()
     world.run_pods()
