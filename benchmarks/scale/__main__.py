@@ -9,7 +9,6 @@ import platform
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 
 import click
@@ -33,20 +32,19 @@ def main(quick: bool) -> None:
     def say(words: str) -> None:
         print(f"{time.monotonic() - began:4.0f} s: {words}", flush=True)
 
-    result, failures = Result(), list[str]()
-    with tempfile.TemporaryDirectory(prefix="bench-scale-") as scratch:
-        try:
-            with stand(Path(scratch)) as made:
-                perform(made, QUICK if quick else FULL, result, say)
-        except Exception as error:  # noqa: BLE001 - told in the end; what is measured is not lost
-            traceback.print_exc()
-            failures.append(f"{type(error).__name__}: {error}")
+    result = Result()
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-scale-") as scratch,
+        result.spared(),
+        stand(Path(scratch)) as made,
+    ):
+        perform(made, QUICK if quick else FULL, result, say)
     if quick:
-        print(publish.markdown(result, failures, machine, figures(result)))
+        print(publish.markdown(result, machine, figures(result)))
     else:
-        print(publish.write(result, failures, machine, RESULTS))
-    if failures:
-        sys.exit("not measured:\n" + "\n".join(failures))
+        print(publish.write(result, machine, RESULTS))
+    if result.failures:
+        sys.exit("not measured:\n" + "\n".join(result.failures))
 
 
 if __name__ == "__main__":

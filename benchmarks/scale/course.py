@@ -1,6 +1,7 @@
 """The measurements, in the order in which they are made."""
 
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,14 +27,16 @@ class Point:
 
     size: Size
     restart_seconds: float = 0.0
-    """From SIGKILL's successor being started until every job was looked at and nothing waited."""
+    """From SIGKILL's successor being started until it knew of every job and nothing waited."""
     restart_cpu_seconds: float = 0.0
     peak_bytes: int = 0
     """The most that the operator held, from its start on, with the restart in it."""
     steady_bytes: int = 0
     """What it held when it had been at rest for a while."""
     steady_share: float = 0.0
-    """Of one CPU, at rest; nobody reports."""
+    """Of one CPU, at rest; nobody reports, and no look at all jobs falls into that time."""
+    report_interval_seconds: float = 0.0
+    """What the trainers were asked to wait for between two reports, when all of them had begun."""
 
 
 @dataclass
@@ -56,7 +59,10 @@ class Storm:
 class Reporting:
     """All running jobs report."""
 
+    first: Told
+    """When nobody's token had been reviewed."""
     told: Told
+    """From then on."""
     seconds: float
     cpu_seconds: float
     status_writes: float
@@ -70,17 +76,30 @@ class Result:
     points: list[Point] = field(default_factory=list)
     storm: Storm | None = None
     reporting: Reporting | None = None
+    failures: list[str] = field(default_factory=list)
+    """What could not be measured, and why."""
+
+    @contextmanager
+    def spared(self) -> Iterator[None]:
+        """What fails within is told in the end; what else is measured, and has been, is not lost."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - see above
+            traceback.print_exc()
+            self.failures.append(f"{type(error).__name__}: {error}")
 
 
 def perform(stand: Stand, course: Course, result: Result, say: Callable[[str], None]) -> None:
-    """Measure everything; what is measured is in `result` even if something fails later."""
+    """Measure everything. Raises where jobs cannot be brought up; what was measured until then is in `result`."""
     for size in course.sizes:
         last = size is course.sizes[-1]
         result.points.append(_point(stand, size, course, say, last=last))
     say("reports of all running jobs")
-    result.reporting = _reporting(stand, course)
+    with result.spared():
+        result.reporting = _reporting(stand, course)
     say("a storm of pod events")
-    result.storm = _storm(stand, course)
+    with result.spared():
+        result.storm = _storm(stand, course)
 
 
 def _point(stand: Stand, size: Size, course: Course, say: Callable[[str], None], *, last: bool) -> Point:
@@ -90,19 +109,20 @@ def _point(stand: Stand, size: Size, course: Course, say: Callable[[str], None],
     stand.start()
     say(f"{size.running:,} jobs are started")
     stand.run(size.running)
-    reporting.begin(stand, reporting.tokens(stand))
+    point = Point(size)
+    point.report_interval_seconds = reporting.begin(stand, reporting.tokens(stand))
     stand.wait_for_running()
     say(f"restart with {size.jobs:,} jobs")
     operator.kill()
-    point = Point(size)
     point.restart_seconds = stand.start()
     point.restart_cpu_seconds = operator.usage.cpu_seconds
     time.sleep(course.settle_seconds)
-    seconds = course.steady_seconds if last else course.steady_seconds / 3
-    before = operator.usage
-    time.sleep(seconds)
+    listed, before, began = operator.last_list, operator.usage, time.monotonic()
+    time.sleep(course.steady_seconds if last else course.steady_seconds / 3)
+    if last:
+        patiently(lambda: operator.last_list > listed, "a periodic list is made", seconds=300)
     after = operator.usage
-    point.steady_share = (after.cpu_seconds - before.cpu_seconds) / seconds
+    point.steady_share = (after.cpu_seconds - before.cpu_seconds) / (time.monotonic() - began)
     point.steady_bytes, point.peak_bytes = after.resident_bytes, after.peak_bytes
     say(
         f"restart {point.restart_seconds:.1f} s ({point.restart_cpu_seconds:.1f} s of CPU), "
@@ -117,19 +137,19 @@ def _point(stand: Stand, size: Size, course: Course, say: Callable[[str], None],
 def _reporting(stand: Stand, course: Course) -> Reporting:
     operator, known = stand.operator, reporting.tokens(stand)
     # The first reports find out who is there, and how long to wait; what follows is steady.
-    reporting.report(stand, known, course.reporting_seconds / 3)
+    first = reporting.report(stand, known, course.reporting_seconds / 3)
     forget_peak([operator.pid])
     before, numbers = operator.usage, operator.scrape()
     began = time.monotonic()
     told = reporting.report(stand, known, course.reporting_seconds)
     seconds = time.monotonic() - began
     after, since = operator.usage, operator.scrape().since(numbers)
-    if told.refused:
-        raise RuntimeError(f"{len(told.refused)} reports were refused, such as: {told.refused[0]}")
+    if refused := first.refused + told.refused:
+        raise RuntimeError(f"{len(refused)} reports were refused, such as: {refused[0]}")
     writes = since.total("finetune_api_requests_total", verb="patch", resource="finetunejobs")
     writes += since.total("finetune_api_requests_total", verb="put", resource="finetunejobs")
     cpu_seconds = after.cpu_seconds - before.cpu_seconds
-    return Reporting(told, seconds, cpu_seconds, writes, after.peak_bytes)
+    return Reporting(first, told, seconds, cpu_seconds, writes, after.peak_bytes)
 
 
 def _storm(stand: Stand, course: Course) -> Storm:
@@ -150,7 +170,7 @@ def _storm(stand: Stand, course: Course) -> Storm:
         for one in work:
             one.result()
         storm.seconds = time.monotonic() - began
-    patiently(lambda: operator.has_handled(0), "the storm is over", seconds=60)
+    patiently(lambda: operator.knows(0), "the storm is over", seconds=60)
     since = operator.scrape().since(numbers)
     storm.cpu_seconds = operator.usage.cpu_seconds - before.cpu_seconds
     storm.reconciles = since.total(f"{RECONCILE}_count")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from benchmarks.operator.figures import percentile
 from benchmarks.scale.course import Point, Result
+from finetune_operator.patrol import RESYNC_SECONDS
 
 _MIB = 2**20
 
@@ -53,8 +54,13 @@ def _at_rest(points: Sequence[Point]) -> list[Figure]:
         Figure("peak_mib", last.peak_bytes / _MIB, "memory at its peak, restart included, MiB", 400),
         Figure("steady_mib", last.steady_bytes / _MIB, "memory at rest, MiB", 400),
         Figure("steady_cpu_percent", 100 * last.steady_share, "CPU at rest, nobody reports, % of one", 5),
-        Figure("restart_seconds", last.restart_seconds, "from start until every job was looked at, s", 60),
+        Figure("restart_seconds", last.restart_seconds, "from start until every job is known, s", 60),
         Figure("restart_cpu_seconds", last.restart_cpu_seconds, "CPU of that, s"),
+        Figure(
+            "resync_cpu_percent",
+            100 * last.restart_cpu_seconds / RESYNC_SECONDS,
+            "the look at all jobs each ten minutes, if it takes as much as a restart (computed), % of one",
+        ),
     ]
 
 
@@ -76,11 +82,16 @@ def _growth(points: Sequence[Point]) -> list[Figure]:
 
 def _reporting(result: Result) -> list[Figure]:
     reporting = result.reporting
-    if reporting is None or not reporting.told.seconds:
+    if reporting is None or not (reporting.first.seconds and reporting.told.seconds):
         return []
     told, seconds = reporting.told, reporting.seconds
     return [
         Figure("report_p99_ms", 1000 * percentile(told.seconds, 0.99), "p99 of a report, ms", 100),
+        Figure(
+            "report_first_p99_ms",
+            1000 * percentile(reporting.first.seconds, 0.99),
+            "p99 of a report while all tokens are new, ms",
+        ),
         Figure("report_p50_ms", 1000 * percentile(told.seconds, 0.5), "p50 of a report, ms"),
         Figure("reports_per_second", len(told.seconds) / seconds, "reports of all jobs, per second", 25),
         Figure("report_interval_seconds", percentile(told.intervals, 0.5), "asked for the next one after, s"),

@@ -13,20 +13,20 @@ from benchmarks.scale.figures import Figure, figures
 _MIB = 2**20
 
 
-def write(result: Result, failures: Sequence[str], machine: str, folder: Path) -> str:
+def write(result: Result, machine: str, folder: Path) -> str:
     """Write scale.json, .md and .png; returns the text."""
     found = figures(result)
     folder.mkdir(parents=True, exist_ok=True)
     flat = {figure.key: round(figure.value, 4) for figure in found}
     (folder / "scale.json").write_text(json.dumps(flat, indent=1) + "\n")
-    text = markdown(result, failures, machine, found)
+    text = markdown(result, machine, found)
     (folder / "scale.md").write_text(text)
     if result.points:
         _plot(result.points, folder / "scale.png")
     return text
 
 
-def markdown(result: Result, failures: Sequence[str], machine: str, found: Sequence[Figure]) -> str:
+def markdown(result: Result, machine: str, found: Sequence[Figure]) -> str:
     """Targets first, then how it grows."""
     lines = ["# Many jobs: measured", "", f"{machine}.", ""]
     lines += ["Written by `make bench-scale`; what is measured, and how, is in the README one folder up.", ""]
@@ -34,9 +34,18 @@ def markdown(result: Result, failures: Sequence[str], machine: str, found: Seque
         size = result.points[-1].size
         about = f"With {size.running:,} running jobs of two pods and {size.finished:,} finished ones."
         lines += ["## Targets", "", about, "", *table(("", "Measured", "Target", ""), _targets(found)), ""]
-    if failures:
-        lines += ["## Not measured", "", *(f"- {failure}" for failure in failures), ""]
-    header = ("Running", "Finished", "Restart s", "its CPU s", "Peak MiB", "At rest MiB", "CPU at rest %")
+    if result.failures:
+        lines += ["## Not measured", "", *(f"- {failure}" for failure in result.failures), ""]
+    header = (
+        "Running",
+        "Finished",
+        "Restart s",
+        "its CPU s",
+        "Peak MiB",
+        "At rest MiB",
+        "CPU at rest %",
+        "Reports each s",
+    )
     lines += ["## How it grows", "", *table(header, [_row(point) for point in result.points]), ""]
     rows = [
         (figure.about, f"`{figure.key}`", f"{figure.value:.2f}") for figure in found if figure.met is None
@@ -62,6 +71,7 @@ def _row(point: Point) -> tuple[str, ...]:
         f"{point.peak_bytes / _MIB:.0f}",
         f"{point.steady_bytes / _MIB:.0f}",
         f"{100 * point.steady_share:.1f}",
+        f"{point.report_interval_seconds:.0f}",
     )
 
 

@@ -58,12 +58,16 @@ def tokens(stand: Stand) -> dict[str, str]:
     return found
 
 
-def begin(stand: Stand, known: dict[str, str]) -> None:
-    """Every running job reports once, within a moment that bears it: they are Running from then on."""
+def begin(stand: Stand, known: dict[str, str]) -> float:
+    """Every running job reports once, within a moment that bears it: they are Running from then on.
+
+    Returns the seconds after which a report was wanted again when all of them had been heard of.
+    """
     told = Told()
     asyncio.run(_all(stand, known, len(known) / _FIRST_PER_SECOND, told, once=True))
     if told.refused:
         raise RuntimeError(f"{len(told.refused)} first reports were refused, such as: {told.refused[0]}")
+    return max(told.intervals)
 
 
 def report(stand: Stand, known: dict[str, str], seconds: float) -> Told:

@@ -40,15 +40,20 @@ class MeasuredOperator(Operator):
         """What it has taken since it was started."""
         return usage([self.pid])
 
+    @property
+    def last_list(self) -> float:
+        """When it made its last periodic list, in seconds since the epoch."""
+        return self.scrape().total("finetune_last_list_timestamp_seconds")
+
     def scrape(self) -> Scrape:
         """Its metrics as they are now."""
         return scrape.parse(self.get("/metrics")[1])
 
-    def has_handled(self, count: int) -> bool:
-        """Whether it has looked at jobs so many times, and has nothing left to do."""
+    def knows(self, count: int) -> bool:
+        """Whether it knows the phases of so many jobs, each counted once, and has nothing left to do."""
         now = self.scrape()
         waiting = now.total("finetune_queue_depth") + now.total("finetune_queue_in_flight")
-        return now.total("finetune_reconcile_seconds_count") >= count and waiting == 0
+        return now.total("finetune_jobs") >= count and waiting == 0
 
 
 class Stand:
@@ -90,12 +95,12 @@ class Stand:
         )
 
     def start(self) -> float:
-        """Start the operator; returns the seconds until it has looked at every job and has nothing left to do."""
+        """Start the operator; returns the seconds until it knows of every job and has nothing left to do."""
         began = time.monotonic()
         self.operator.start()
         jobs_ = self.size.jobs
         patiently(
-            lambda: self.operator.has_handled(jobs_), f"{jobs_} jobs are looked at", seconds=_PATIENCE_SECONDS
+            lambda: self.operator.knows(jobs_), f"{jobs_} jobs are looked at", seconds=_PATIENCE_SECONDS
         )
         return time.monotonic() - began
 

@@ -50,9 +50,19 @@ def test_a_target_is_missed_in_words() -> None:
         "steady_cpu_percent": True,
         "restart_seconds": False,
     }
-    text = markdown(Result([point]), ["reports"], "machine", found)
-    assert "| from start until every job was looked at, s | 61.0 | ≤ 60 | **missed** |" in text
+    text = markdown(Result([point], failures=["reports"]), "machine", found)
+    assert "| from start until every job is known, s | 61.0 | ≤ 60 | **missed** |" in text
     assert "- reports" in text
+
+
+def test_a_part_that_fails_takes_no_other_with_it() -> None:
+    result = Result()
+    with result.spared():
+        raise TimeoutError("no pod runs")
+    with result.spared():
+        result.points.append(Point(Size(10, 100)))
+    assert result.failures == ["TimeoutError: no pod runs"]
+    assert result.points
 
 
 def test_finished_jobs_are_as_the_operator_leaves_them() -> None:
