@@ -17,6 +17,9 @@ FIELD_MANAGER = "finetune-operator"
 REQUEST_TIMEOUT_SECONDS = 30.0
 APPLY = "application/apply-patch+yaml"
 JSON = "application/json"
+# Of an object, or of all in a list, only the metadata.
+METADATA = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
 SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
@@ -107,6 +110,16 @@ class Api:
         return answer
 
 
+def parse(text: bytes | str) -> Any:
+    """JSON of an API server, without managedFields: nobody reads them, and parsed they are most of an object."""
+    return json.loads(text, object_hook=_without_managed_fields)
+
+
+def _without_managed_fields(parsed: dict[str, Any]) -> dict[str, Any]:
+    parsed.pop("managedFields", None)
+    return parsed
+
+
 def _proxy(address: str) -> str | None:
     """The proxy that the environment names for this address."""
     parts = urlsplit(address)
@@ -118,7 +131,7 @@ def _proxy(address: str) -> str | None:
 def _parsed(text: bytes) -> dict[str, Any]:
     # Proxies and overloaded servers answer in plain text.
     try:
-        answer = json.loads(text)
+        answer = parse(text)
     except ValueError:
         return {"message": text.decode(errors="replace").strip()}
     return answer if isinstance(answer, dict) else {"message": str(answer)}

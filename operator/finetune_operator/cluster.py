@@ -9,7 +9,7 @@ from typing import Any
 from finetune_api import names
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import kueue, pod_groups, reading
-from finetune_operator.api import APPLY, FIELD_MANAGER, JSON, Api, ApiError
+from finetune_operator.api import APPLY, FIELD_MANAGER, JSON, METADATA_LIST, Api, ApiError
 from finetune_operator.kinds import (
     APPLIED,
     CONFIGMAPS,
@@ -28,11 +28,9 @@ from finetune_operator.reading import Wire
 from finetune_operator.transitions import Event
 
 MAX_EVENT_MESSAGE_BYTES = 1024
-METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-# A list of every object of a kind comes in pieces of this many.
-CHUNK_SIZE = 500
-# One of FineTuneJobs, which may have some ten kilobytes each: parsing it must not hold up the operator.
-JOBS_AT_ONCE = 100
+# A list of every object of a kind comes in pieces of this many. There may be some ten kilobytes of each, and parsing a
+# piece must not hold up the operator.
+CHUNK_SIZE = 100
 
 
 class UnknownKindError(Exception):
@@ -115,7 +113,7 @@ class Cluster:
 
     def job_lists(self) -> AsyncIterator[list[Wire]]:
         """All FineTuneJobs, piece by piece: of thousands, no more than a piece need be in memory at once."""
-        return self._pieces(FINETUNEJOBS, limit=JOBS_AT_ONCE)
+        return self._pieces(FINETUNEJOBS)
 
     async def events(self, key: Key) -> list[Wire]:
         """The events about a FineTuneJob."""
@@ -275,21 +273,21 @@ class Cluster:
         """The resourceVersion of every object of a kind, by namespace and name, from the API server's cache."""
         found: dict[tuple[str, str], str] = {}
         cached = {"labelSelector": selector, "resourceVersion": "0"}
-        async for items in self._pieces(resource, limit=CHUNK_SIZE, query=cached, accept=METADATA_ONLY):
+        async for items in self._pieces(resource, query=cached, accept=METADATA_LIST):
             for item in items:
                 metadata = item["metadata"]
                 found[metadata["namespace"], metadata["name"]] = metadata["resourceVersion"]
         return found
 
     async def _pieces(
-        self, resource: Resource, *, limit: int, query: Mapping[str, str] | None = None, accept: str = JSON
+        self, resource: Resource, *, query: Mapping[str, str] | None = None, accept: str = JSON
     ) -> AsyncIterator[list[Wire]]:
-        """All objects of a kind that are the operator's, `limit` of them at a time.
+        """All objects of a kind that are the operator's, piece by piece.
 
         `query` is what else is asked; a resourceVersion, of the first piece only, for the others are of the same.
         """
         for namespace in self._namespaces or (None,):
-            asked = {**(query or {}), "limit": str(limit)}
+            asked = {**(query or {}), "limit": str(CHUNK_SIZE)}
             while True:
                 answer = await self._api.request(
                     "GET", resource.path(namespace), resource=resource.plural, query=asked, accept=accept
