@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from chaos import faults, invariants, steps
+from chaos import ends, faults, invariants, steps
 from chaos.history import KINDS, recorded
 from chaos.kubelet import Kubelet
 from chaos.operators import ChaosOperator, Tuning
@@ -39,11 +39,12 @@ class ViolationError(AssertionError):
 
 def hurried() -> None:
     """Have the operator wait for seconds where it would wait for minutes; no rule is changed."""
-    from finetune_operator import budget, ends
+    from finetune_operator import budget
+    from finetune_operator import ends as verdicts
 
     second = timedelta(seconds=1)
     vars(budget).update(FIRST_PAUSE=second, LAST_PAUSE=second)
-    vars(ends).update(SETTLING_TIME=second)
+    vars(verdicts).update(SETTLING_TIME=second)
 
 
 class Story:
@@ -114,14 +115,19 @@ class Story:
         self.rest()
         for wire in self.namespace.all(FINETUNEJOBS):
             name = wire["metadata"]["name"]
-            inline = wire["spec"]["dataset"].get("prepare") == "Inline"
-            if self._bring_to_its_end(name) != "Succeeded":
+            phase = self._bring_to_its_end(name)
+            self.settle()
+            code = ends.fatal_code(self.namespace.job(name))
+            # Whoever has no restart left got there on a way of his own.
+            if phase != "Succeeded" and code is None:
                 continue
             peaceful = f"peaceful-{name}"
-            self._apply(steps.Apply(peaceful, inline=inline))
-            self._bring_to_its_end(peaceful)
+            self._apply(steps.Apply(peaceful, inline=wire["spec"]["dataset"].get("prepare") == "Inline"))
+            self._bring_to_its_end(peaceful, code or 0)
             self.settle()
-            ended, wanted = (masked(self.namespace.job(one)) for one in (name, peaceful))
+            ended, wanted = (
+                ends.masked(self.namespace.job(one), self._children(one)) for one in (name, peaceful)
+            )
             if ended != wanted:
                 raise ViolationError([f"same end: {name} ended as {ended}, in peace as {wanted}"])
         self.rest()
@@ -274,7 +280,17 @@ class Story:
                 message = (found() if attempt == names.PREPARATION else last).to_termination_message()
             self.namespace.end_pod(pod["metadata"]["name"], code, message, reason)
 
-    def _bring_to_its_end(self, name: str) -> str:
+    def _children(self, job: str) -> list[Wire]:
+        """What is there of it, besides pods; lists do not say of what kind their items are."""
+        return [
+            {"kind": kind, **wire}
+            for kind in invariants.OWNED
+            for wire in self._belongings(KINDS[kind], job)
+            if "deletionTimestamp" not in wire["metadata"]
+        ]
+
+    def _bring_to_its_end(self, name: str, code: int = 0) -> str:
+        """Have its preparation succeed, and its gang end with this code."""
         self.namespace.patch(FINETUNEJOBS, name, {"spec": {"suspend": False}})
 
         def over() -> str | None:
@@ -286,28 +302,14 @@ class Story:
             newest = [j for j in self._belongings(JOBS, name) if "deletionTimestamp" not in j["metadata"]]
             wanted = sum(j["spec"].get("parallelism", 1) for j in newest if not _is_over(j))
             if wanted and len(self._alive(name)) == wanted:
+                prepares = self._attempt(self._alive(name)[0]) == names.PREPARATION
                 with _whatever_is_gone():
-                    self._end_pods(name, 0)
+                    self._end_pods(name, 0 if prepares else code)
             return None
 
         phase = eventually(over, seconds=PATIENCE_SECONDS)
         assert phase is not None
         return phase
-
-
-def masked(job: Wire) -> Wire:
-    """How a job stands in the end, without what tells one life from another."""
-    status = job["status"]
-    return {
-        "phase": status["phase"],
-        "conditions": {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]},
-        "output": status.get("output"),
-        "dataset": status.get("dataset"),
-        "progress": {
-            key: (status.get("progress") or {}).get(key) for key in ("step", "totalSteps", "percent")
-        },
-        "end": status["attempts"][-1].get("reason"),
-    }
 
 
 def _conditions(wire: Wire) -> list[Wire]:

@@ -37,7 +37,8 @@ def test_a_lost_guard_is_noticed(
 ) -> None:
     found: list[str] = []
     with Story(kube, tmp_path, mutation, grace_seconds=3).telling() as story:
-        for happens in [*(partial(story.do, step) for step in told), story.finish]:
+        todo: list[Callable[[], None]] = [*(partial(story.do, step) for step in told), story.finish]
+        for happens in todo:
             try:
                 happens()
             except ViolationError as error:
