@@ -54,6 +54,14 @@ def test_a_job_that_ends_otherwise_is_lost(end: End, problem: str) -> None:
     assert problems(PLAN, end) == [problem]
 
 
+def test_a_job_to_be_deleted_may_be_quicker_than_that_but_not_fail() -> None:
+    plan = replace(PLAN, ending=Ending.DELETED)
+    assert problems(plan, GOOD) == []
+    assert problems(plan, End("Failed", "Error"))
+    assert problems(plan, replace(GOOD, steps=[1, 3]))
+    assert problems(plan, End("Deleted", left=["pods/a"])) == ["left pods/a behind"]
+
+
 def test_only_an_evaluated_job_may_stop_early() -> None:
     early = replace(GOOD, last_step=2, steps=[1, 2])
     assert problems(replace(PLAN, evaluated=True), early) == []
