@@ -71,7 +71,7 @@ def test_ports_are_different_and_free() -> None:
 def test_a_port_that_is_taken_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
-        monkeypatch.setattr(random, "sample", lambda *_: [taken, taken])
+        monkeypatch.setattr(random.SystemRandom, "sample", lambda *_: [taken, taken])
         with pytest.raises(ClusterError, match="free ports"):
             free_ports(1)
 
