@@ -17,8 +17,7 @@ FIELD_MANAGER = "finetune-operator"
 REQUEST_TIMEOUT_SECONDS = 30.0
 APPLY = "application/apply-patch+yaml"
 JSON = "application/json"
-# Of an object, or of all in a list, only the metadata.
-METADATA = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+# Of all objects in a list, only the metadata.
 METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 

@@ -7,15 +7,12 @@ nothing that can fail.
 from collections.abc import Callable
 from typing import Any
 
-import aiohttp
 import kopf
 
 from finetune_api import names
 from finetune_operator import webhook
 from finetune_operator.api import in_cluster
-from finetune_operator.cluster import CHUNK_SIZE
 from finetune_operator.kinds import Key
-from finetune_operator.metadata_only import LeanResponse, metadata_only
 from finetune_operator.queue import WorkQueue
 from finetune_operator.tenancy import Policy
 from finetune_operator.watch_health import Watch, WatchHealth
@@ -30,17 +27,11 @@ def registry(
     """The watches of FineTuneJobs, and of Jobs and pods that carry a FineTuneJob's label; and the webhook."""
     handlers = kopf.OperatorRegistry()
 
-    tried: list[kopf.ConnectionInfo] = []
-
     @kopf.on.login(registry=handlers)
-    async def login(**arguments: Any) -> kopf.AiohttpSession | None:
-        way = kopf.login_with_service_account if in_cluster() else kopf.login_with_kubeconfig
-        found = way(**arguments)
-        # kopf asks again once the API server has refused what it was given: the same would be refused for ever.
-        if found is None or found in tried:
-            return None
-        tried[:] = [found]
-        return _connection(found)
+    def login(**arguments: Any) -> kopf.ConnectionInfo | None:
+        if in_cluster():
+            return kopf.login_with_service_account(**arguments)
+        return kopf.login_with_kubeconfig(**arguments)
 
     def watch(watched: Watch, enqueue: Callable[[Key], None]) -> None:
         @kopf.on.event(*watched.kopf_selector, registry=handlers, id=watched.name)
@@ -62,23 +53,11 @@ def registry(
     return handlers
 
 
-def _connection(found: kopf.ConnectionInfo) -> kopf.AiohttpSession:
-    """What kopf would make of what was found, but for what is asked for."""
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=found.as_ssl_context()),
-        headers=found.as_http_headers(),
-        proxy=found.proxy_url,
-        trust_env=found.trust_env,
-        middlewares=(metadata_only,),
-        response_class=LeanResponse,
-    )
-    return kopf.AiohttpSession(server=found.server, aiohttp_session=session, priority=found.priority)
-
-
 def settings(webhook_server: kopf.WebhookServer) -> kopf.OperatorSettings:
     """kopf reduced to its watches and to serving the webhook, whose configuration is the chart's."""
     reduced = kopf.OperatorSettings()
-    reduced.watching.chunk_size = CHUNK_SIZE
+    # Whole objects of some ten kilobytes each, which are parsed at once: no more of them than do not hold up the rest.
+    reduced.watching.chunk_size = 100
     # kopf keeps an object for as long as it waits for that object's next event: all of them after a start, when each
     # has brought its first. To begin again with an object costs next to nothing.
     reduced.queueing.idle_timeout = 0.2
