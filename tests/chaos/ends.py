@@ -43,7 +43,8 @@ def _children(job: str, children: Sequence[Wire]) -> Wire:
         if child["kind"] == "ConfigMap":
             # There is one for each edit, and they stay.
             found["ConfigMap"] = 1
-        else:
+        elif child["kind"] not in ("Service", "NetworkPolicy"):
+            # These a story may have taken away when no pod had any more use for them.
             name = re.sub(r"-\d+$", "-N", child["metadata"]["name"].removeprefix(job))
             found[f"{child['kind']} {name}"] += 1
     return dict(found)
