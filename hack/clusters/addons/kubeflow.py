@@ -9,14 +9,13 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import yaml
 
 from clusters import binaries, pki
 from clusters.addons import charts
 from clusters.addons.charts import Manifest
+from clusters.addons.running import Running
 from clusters.cluster import kubectl
 from clusters.console import ClusterError
 from clusters.ports import free_ports
@@ -86,7 +85,7 @@ _PROBES = (
 )
 
 
-class Kubeflow:
+class Kubeflow(Running):
     """Kubeflow Trainer for a control plane of one's own, while the context lasts; nothing is uninstalled.
 
     with ControlPlane() as plane, Kubeflow(plane.kubeconfig):
@@ -107,19 +106,6 @@ class Kubeflow:
         prefix = (*DIE_WITH_PARENT, "env", f"TMPDIR={self._directory}")
         self._supervisor = Supervisor(self._directory, prefix=prefix)
         self._ports = dict(zip(_NAMESPACES, free_ports(2), strict=True))
-
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
 
     @property
     def pids(self) -> list[int]:

@@ -11,14 +11,13 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import yaml
 
 from clusters import binaries, pki
 from clusters.addons import charts
 from clusters.addons.charts import Manifest
+from clusters.addons.running import Running
 from clusters.cluster import kubectl
 from clusters.console import ClusterError
 from clusters.ports import free_ports
@@ -43,7 +42,7 @@ _PROBE = {
 }
 
 
-class Kueue:
+class Kueue(Running):
     """Kueue for the Jobs of a cluster, while the context lasts.
 
     with Kueue(plane.kubeconfig):
@@ -72,19 +71,6 @@ class Kueue:
         self._pair = pki.KeyPair(certificates / "tls.crt", certificates / "tls.key")
         self._supervisor = Supervisor(self._directory, prefix=(*DIE_WITH_PARENT, *enter))
         [self._port] = free_ports(1)
-
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
 
     @property
     def log(self) -> Path:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import yaml
 
 from clusters import binaries
 from clusters.addons import charts
+from clusters.addons.running import Running
 from clusters.cluster import kubectl
 from clusters.console import ClusterError
 from clusters.probe import wait_until
@@ -33,7 +32,7 @@ _STAGES = (
 _NETWORK = "10.128.0.0/9"
 
 
-class Kwok:
+class Kwok(Running):
     """Ready nodes with plenty of room, whose pods run as soon as they are scheduled, while the context lasts.
 
     with ControlPlane() as plane, Kwok(plane.kubeconfig, nodes=20):
@@ -46,19 +45,6 @@ class Kwok:
         self._names = [f"kwok-{number}" for number in range(nodes)]
         self._directory = Path(tempfile.mkdtemp(prefix="kwok-"))
         self._supervisor = Supervisor(self._directory, prefix=DIE_WITH_PARENT)
-
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
 
     def check(self) -> None:
         """Raise ClusterError if it has ended: pods would stay as they are."""
