@@ -62,7 +62,12 @@ MERGES: dict[str, Any] = {"method": "lora", "lora": {"mergeAdapter": True}}
 
 
 def submitted(status: FineTuneJobStatus | None = None, *, generation: int = 1, **spec: Any) -> Subject:
-    """That FineTuneJob as the API server has it."""
+    """That FineTuneJob as the API server has it, read."""
+    return subject(stored(status, generation=generation, **spec))
+
+
+def stored(status: FineTuneJobStatus | None = None, *, generation: int = 1, **spec: Any) -> dict[str, Any]:
+    """The same as it travels."""
     wire = manifest(**spec)
     wire["metadata"] |= {
         "namespace": "team",
@@ -71,7 +76,7 @@ def submitted(status: FineTuneJobStatus | None = None, *, generation: int = 1, *
         "resourceVersion": "7",
     }
     wire["status"] = (status or FineTuneJobStatus()).to_wire()
-    return subject(wire)
+    return wire
 
 
 def checkpoint(step: int, kind: Any = "weights", seconds: int | None = None) -> Checkpoint:

@@ -109,12 +109,8 @@ class Api:
         return answer
 
 
-def parse(text: bytes | str) -> Any:
-    """JSON of an API server, without managedFields: nobody reads them, and parsed they are most of an object."""
-    return json.loads(text, object_hook=_without_managed_fields)
-
-
 def _without_managed_fields(parsed: dict[str, Any]) -> dict[str, Any]:
+    # Nobody reads them, and parsed they are most of an object.
     parsed.pop("managedFields", None)
     return parsed
 
@@ -130,7 +126,7 @@ def _proxy(address: str) -> str | None:
 def _parsed(text: bytes) -> dict[str, Any]:
     # Proxies and overloaded servers answer in plain text.
     try:
-        answer = parse(text)
+        answer = json.loads(text, object_hook=_without_managed_fields)
     except ValueError:
         return {"message": text.decode(errors="replace").strip()}
     return answer if isinstance(answer, dict) else {"message": str(answer)}

@@ -191,10 +191,10 @@ class Cluster:
         resource = resource_of(owned.kind, owned.api_version)
         await self._delete(resource, namespace, owned.name, owned.uid, "Background")
 
-    async def write_status(self, subject: Subject, status: FineTuneJobStatus) -> Subject:
+    async def write_status(self, subject: Subject, status: FineTuneJobStatus) -> Wire:
         """Write the whole status, unless the FineTuneJob has changed since it was read (ApiError 409).
 
-        Returns the FineTuneJob as it is then.
+        Returns the FineTuneJob as it is then, as it travels.
         """
         manifest = {
             "apiVersion": names.API_VERSION,
@@ -208,7 +208,7 @@ class Cluster:
             "status": status.to_wire(),
         }
         path = f"{FINETUNEJOBS.path(subject.namespace, subject.name)}/status"
-        return reading.subject(await self._apply(FINETUNEJOBS, path, manifest))
+        return await self._apply(FINETUNEJOBS, path, manifest)
 
     async def post(self, subject: Subject, event: Event) -> None:
         """Post an event about a FineTuneJob.

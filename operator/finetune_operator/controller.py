@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import aiohttp
 
 from finetune_api.status import Phase
-from finetune_operator import cleanup, kueue, logs, publishing, tenancy, volumes
+from finetune_operator import cleanup, kueue, logs, publishing, reading, tenancy, volumes
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster, UnknownKindError
 from finetune_operator.gang import unexplained
@@ -20,7 +20,7 @@ from finetune_operator.metrics import Metrics
 from finetune_operator.observed import Observed, Subject
 from finetune_operator.outcome import Outcome
 from finetune_operator.queue import LAST_RETRY_SECONDS, TryAgainError
-from finetune_operator.reading import UnreadableStatusError
+from finetune_operator.reading import UnreadableStatusError, Wire
 from finetune_operator.reconcile import reconcile
 from finetune_operator.reports import Reports
 from finetune_operator.tenancy import Policy
@@ -94,12 +94,11 @@ class Controller:
 
     async def _turn(self, key: Key) -> tuple[str, float | None]:
         subject = await self._cluster.subject(key)
+        self._unreadable.pop(key, None)
         if subject is None:
             self._forget(key)
-            self._unreadable.pop(key, None)
             self._metrics.jobs.forget(key.namespace, key.name)
             return "idle", None
-        self._unreadable.pop(key, None)
         result = "idle"
         while True:
             outcome, written, changed = await self._step(key, subject)
@@ -108,9 +107,9 @@ class Controller:
             if written is None or outcome.requeue_after != 0:
                 return result, outcome.requeue_after
             # What is to follow at once does, and does not wait behind all other jobs that were made meanwhile.
-            subject = written
+            subject = reading.subject(written)
 
-    async def _step(self, key: Key, subject: Subject) -> tuple[Outcome, Subject | None, bool]:
+    async def _step(self, key: Key, subject: Subject) -> tuple[Outcome, Wire | None, bool]:
         """One decision, carried out; also the FineTuneJob after the write, if there was one, and whether any was."""
         subject = tenancy.under(self._policy(), subject)
         if attempts := subject.status.attempts:
@@ -174,7 +173,7 @@ class Controller:
             raise
         return None
 
-    async def _carry_out(self, subject: Subject, outcome: Outcome) -> Subject | None:
+    async def _carry_out(self, subject: Subject, outcome: Outcome) -> Wire | None:
         """Delete, write and tell; returns the FineTuneJob as it is after the write, None if there was none."""
         await asyncio.gather(
             *(self._cluster.delete(subject.namespace, job) for job in outcome.delete),

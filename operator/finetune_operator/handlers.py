@@ -12,6 +12,7 @@ import kopf
 from finetune_api import names
 from finetune_operator import webhook
 from finetune_operator.api import in_cluster
+from finetune_operator.cluster import CHUNK_SIZE
 from finetune_operator.kinds import Key
 from finetune_operator.queue import WorkQueue
 from finetune_operator.tenancy import Policy
@@ -56,8 +57,7 @@ def registry(
 def settings(webhook_server: kopf.WebhookServer) -> kopf.OperatorSettings:
     """kopf reduced to its watches and to serving the webhook, whose configuration is the chart's."""
     reduced = kopf.OperatorSettings()
-    # Whole objects of some ten kilobytes each, which are parsed at once: no more of them than do not hold up the rest.
-    reduced.watching.chunk_size = 100
+    reduced.watching.chunk_size = CHUNK_SIZE
     # kopf keeps an object for as long as it waits for that object's next event: all of them after a start, when each
     # has brought its first. To begin again with an object costs next to nothing.
     reduced.queueing.idle_timeout = 0.2

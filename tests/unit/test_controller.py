@@ -16,7 +16,7 @@ from finetune_operator.pods import Manifest
 from finetune_operator.queue import TryAgainError
 from finetune_operator.reports import Reports
 from finetune_operator.transitions import Event
-from world import INLINE, INSTALLATION, manifest, submitted
+from world import INLINE, INSTALLATION, manifest, stored, submitted
 
 
 class Refusing(Cluster):
@@ -107,9 +107,9 @@ class Beginning(Cluster):
         self.done.append("look")
         return Observed()
 
-    async def write_status(self, subject: Subject, status: FineTuneJobStatus) -> Subject:
+    async def write_status(self, subject: Subject, status: FineTuneJobStatus) -> Manifest:
         self.done.append("write")
-        return submitted(status, dataset=INLINE)
+        return stored(status, dataset=INLINE)
 
     async def post(self, subject: Subject, event: Event) -> None:
         self.done.append(event.reason)
