@@ -70,28 +70,31 @@ def with_outcome(message: str, status: EvaluationStatus | None) -> str:
 def news(old: EvaluationStatus | None, new: EvaluationStatus | None) -> list[tuple[str, str]]:
     """What new evaluations show, as pairs of a word and a sentence.
 
-    Of several between two statuses, the baseline and the latest are told.
+    Of several between two statuses, the baseline, the best and the latest are told.
     """
     if new is None or new.latest is None:
         return []
     found = []
     if new.baseline is not None and (old is None or old.baseline is None):
         found.append(("Baseline", f"before training: {_scores(new, new.baseline)}"))
-    if new.latest.step > 0 and (old is None or old.latest is None or not _same(old.latest, new.latest)):
-        found.append(_latest(new, new.latest))
+    best, latest = new.best, new.latest
+    if best is not None and 0 < best.step < latest.step and not _known(best, old and old.best):
+        found.append(_showing(new, best))
+    if latest.step > 0 and not _known(latest, old and old.latest):
+        found.append(_showing(new, latest))
     return found
 
 
-def _same(one: Evaluated, other: Evaluated) -> bool:
-    return (one.step, one.time) == (other.step, other.time)
+def _known(evaluated: Evaluated, known: Evaluated | None) -> bool:
+    return known is not None and (known.step, known.time) == (evaluated.step, evaluated.time)
 
 
-def _latest(status: EvaluationStatus, latest: Evaluated) -> tuple[str, str]:
-    words = f"after step {latest.step}: {_scores(status, latest)}"
+def _showing(status: EvaluationStatus, evaluated: Evaluated) -> tuple[str, str]:
+    words = f"after step {evaluated.step}: {_scores(status, evaluated)}"
     best = status.best
     if best is None or best.validation_loss is None:
         return EVALUATED, words
-    if best.step == latest.step:
+    if best.step == evaluated.step:
         return IMPROVED, f"{words}. The best so far"
     lowest = f"{best.validation_loss:.4g}"
     return NOT_IMPROVED, f"{words}. The best {VALIDATION} loss is {lowest}, after step {best.step}"

@@ -83,6 +83,16 @@ def test_events_tell_the_baseline_and_what_follows() -> None:
     assert [reason for reason, _, _ in told(None, of(GOOD, GOOD))] == ["Baseline", "Improved"]
 
 
+def test_the_best_is_told_though_another_followed_before_anybody_looked() -> None:
+    found = told(of(BEFORE), of(WORSE, GOOD))
+    assert [(reason, words.split(":")[0]) for reason, _, words in found] == [
+        ("Improved", "after step 20"),
+        ("NotImproved", "after step 30"),
+    ]
+    base_is_best = told(of(BEFORE), of(WORSE, BEFORE))
+    assert [reason for reason, _, _ in base_is_best] == ["NotImproved"]
+
+
 def test_without_validation_data_nothing_is_called_better() -> None:
     skill = evaluated(20, general=2.07)
     assert [reason for reason, _, _ in told(of(BEFORE), of(skill))] == ["Evaluated"]
