@@ -1,5 +1,7 @@
 """Pure: what evaluations have shown, as status and as sentences."""
 
+from collections.abc import Iterable
+
 from finetune_api.evaluation import VALIDATION
 from finetune_api.report import Report
 from finetune_api.scores import Evaluated, EvaluationStatus, SetScore, summary
@@ -77,16 +79,18 @@ def news(old: EvaluationStatus | None, new: EvaluationStatus | None) -> list[tup
     found = []
     if new.baseline is not None and (old is None or old.baseline is None):
         found.append(("Baseline", f"before training: {_scores(new, new.baseline)}"))
+    known = [] if old is None else [old.best, old.latest]
     best, latest = new.best, new.latest
-    if best is not None and 0 < best.step < latest.step and not _known(best, old and old.best):
+    if best is not None and 0 < best.step < latest.step and not _among(known, best):
         found.append(_showing(new, best))
-    if latest.step > 0 and not _known(latest, old and old.latest):
+    if latest.step > 0 and not _among(known, latest):
         found.append(_showing(new, latest))
     return found
 
 
-def _known(evaluated: Evaluated, known: Evaluated | None) -> bool:
-    return known is not None and (known.step, known.time) == (evaluated.step, evaluated.time)
+def _among(known: Iterable[Evaluated | None], evaluated: Evaluated) -> bool:
+    moment = (evaluated.step, evaluated.time)
+    return any((one.step, one.time) == moment for one in known if one is not None)
 
 
 def _showing(status: EvaluationStatus, evaluated: Evaluated) -> tuple[str, str]:
