@@ -62,6 +62,7 @@ crds: setup ## Generate the CustomResourceDefinition from finetune_api.
 docs: setup ## Generate the pages of docs/ that follow from finetune_api.
 	@$(RUN) hack/generate_docs.py
 	@$(RUN) hack/generate_api_reference.py
+	@$(RUN) hack/generate_report_endpoint.py
 	@$(RUN) hack/generate_troubleshooting.py
 
 .PHONY: docs-site
