@@ -5,8 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema, core_schema
 
 
 @dataclass(frozen=True)
@@ -19,6 +27,34 @@ class Rule:
     cel: str
     message: str
     holds: Callable[[Any], bool]
+
+
+class ListMap:
+    """Of a list: the API server tells its items apart by these fields, and refuses two that are alike in all."""
+
+    def __init__(self, *keys: str) -> None:
+        self._keys = keys
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return handler(schema) | {
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": list(self._keys),
+        }
+
+    def _check(self, items: list[Any]) -> list[Any]:
+        known = set()
+        for item in items:
+            found = tuple(getattr(item, key) for key in self._keys)
+            if found in known:
+                alike = ", ".join(f"{key} {value!r}" for key, value in zip(self._keys, found, strict=True))
+                raise ValueError(f"must not have two items with {alike}")
+            known.add(found)
+        return items
 
 
 class ApiModel(BaseModel):

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from finetune_api.model import ApiModel
 
@@ -17,7 +17,7 @@ class Published(ApiModel):
     """Commit of the repository; absent for object stores."""
     bytes: int
     """Size of all its files."""
-    time: datetime
+    time: AwareDatetime
     """When it was complete."""
 
 

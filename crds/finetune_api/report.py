@@ -12,7 +12,7 @@ from finetune_api.curve import Curve
 from finetune_api.evaluation import MAX_SETS
 from finetune_api.failure import cause_of
 from finetune_api.inputs import MAX_INPUTS, Input
-from finetune_api.model import ApiModel, FiniteFloat
+from finetune_api.model import ApiModel, FiniteFloat, ListMap
 from finetune_api.publication import Published
 from finetune_api.scores import Evaluated, EvaluationStatus
 from finetune_api.status import (
@@ -211,9 +211,9 @@ class Report(ApiModel):
     """What is trained, in numbers."""
     dataset: DatasetStatus | None = None
     """What was found in the training data."""
-    inputs: Annotated[list[Input], Field(max_length=MAX_INPUTS)] = []
+    inputs: Annotated[list[Input], Field(max_length=MAX_INPUTS), ListMap("name")] = []
     """What model and data were when the run began."""
-    evaluation_data: Annotated[list[EvaluationData], Field(max_length=MAX_SETS + 1)] = []
+    evaluation_data: Annotated[list[EvaluationData], Field(max_length=MAX_SETS + 1), ListMap("name")] = []
     """What was found in the data that are evaluated on."""
     evaluation: EvaluationStatus | None = None
     """What the evaluations have shown."""

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from finetune_api.evaluation import VALIDATION, EarlyStopping
-from finetune_api.model import ApiModel, FiniteFloat
+from finetune_api.model import ApiModel, FiniteFloat, ListMap
 
 MAX_SUMMARY_LENGTH = 1024
 
@@ -60,14 +59,12 @@ class Evaluated(ApiModel):
     """Optimizer steps done; 0 is the base model."""
     epoch: FiniteFloat = None
     """Epochs done, with their fraction."""
-    time: datetime
+    time: AwareDatetime
     """When it was done."""
     sets: Annotated[
         list[SetScore],
-        Field(
-            max_length=17,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-        ),
+        Field(max_length=17),
+        ListMap("name"),
     ]
     """Every data set."""
 

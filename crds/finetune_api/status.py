@@ -3,15 +3,15 @@
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from finetune_api.curve import Curve
 from finetune_api.defaults import Defaults
 from finetune_api.evaluation import MAX_SETS
 from finetune_api.inputs import MAX_INPUTS, Input
-from finetune_api.model import ApiModel, FiniteFloat
+from finetune_api.model import ApiModel, FiniteFloat, ListMap
 from finetune_api.publication import Publication
 from finetune_api.queueing import Queueing
 from finetune_api.scores import EvaluationStatus
@@ -58,10 +58,6 @@ LogTail = Annotated[
 ConditionMessage = Annotated[
     str, shortened(MAX_CONDITION_MESSAGE_LENGTH), Field(max_length=MAX_CONDITION_MESSAGE_LENGTH)
 ]
-
-
-def _list_map(*keys: str) -> dict[str, Any]:
-    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
 
 
 class Phase(StrEnum):
@@ -210,7 +206,7 @@ class Plan(ApiModel):
     included; downloaded data come on top."""
     merge_memory: int | None = None
     """Main memory that merging the adapter takes, in bytes."""
-    chosen: Annotated[list[Choice], Field(max_length=32, json_schema_extra=_list_map("field"))] = []
+    chosen: Annotated[list[Choice], Field(max_length=32), ListMap("field")] = []
     """Values that are not, or no longer, those of the spec, with reasons."""
     assumptions: Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=8)] = []
     """What had to be assumed, for neither spec nor model nor data tell."""
@@ -370,7 +366,7 @@ class Checkpoint(ApiModel):
     """Where it lies on the storage claim."""
     bytes: int
     """Size of all its files."""
-    time: datetime
+    time: AwareDatetime
     """When it was complete."""
     validation_loss: FiniteFloat = None
     """Loss on the validation data at that step, if it was evaluated."""
@@ -450,7 +446,7 @@ class FineTuneJobStatus(ApiModel):
     """Generation of the spec that this status speaks of; -1 before the operator saw the job."""
     phase: Phase | None = None
     """Where the job stands."""
-    conditions: Annotated[list[Condition], Field(max_length=16, json_schema_extra=_list_map("type"))] = []
+    conditions: Annotated[list[Condition], Field(max_length=16), ListMap("type")] = []
     """Accepted, Prepared, Progressing, Succeeded, Suspended, Published, and Ready, Reconciling, Stalled as kstatus
     reads them."""
     defaults: Defaults | None = None
@@ -461,11 +457,9 @@ class FineTuneJobStatus(ApiModel):
     """What is trained, in numbers."""
     dataset: DatasetStatus | None = None
     """What was found in the training data."""
-    inputs: Annotated[list[Input], Field(max_length=MAX_INPUTS, json_schema_extra=_list_map("name"))] = []
+    inputs: Annotated[list[Input], Field(max_length=MAX_INPUTS), ListMap("name")] = []
     """What model and data were when the job began."""
-    evaluation_data: Annotated[
-        list[EvaluationData], Field(max_length=MAX_SETS + 1, json_schema_extra=_list_map("name"))
-    ] = []
+    evaluation_data: Annotated[list[EvaluationData], Field(max_length=MAX_SETS + 1), ListMap("name")] = []
     """What was found in the data that are evaluated on."""
     evaluation: EvaluationStatus | None = None
     """What the evaluations have shown."""
@@ -477,12 +471,11 @@ class FineTuneJobStatus(ApiModel):
     """How it went from the first step on."""
     checkpoints: Annotated[
         list[Checkpoint],
-        Field(max_length=MAX_LISTED_CHECKPOINTS, json_schema_extra=_list_map("kind", "name")),
+        Field(max_length=MAX_LISTED_CHECKPOINTS),
+        ListMap("kind", "name"),
     ] = []
     """Complete checkpoints, oldest first; the newest of them when there are many."""
-    attempts: Annotated[
-        list[Attempt], Field(max_length=MAX_LISTED_ATTEMPTS, json_schema_extra=_list_map("number"))
-    ] = []
+    attempts: Annotated[list[Attempt], Field(max_length=MAX_LISTED_ATTEMPTS), ListMap("number")] = []
     """Runs of the gang, oldest first; the newest of them when there are many."""
     restarts: int | None = None
     """Restarts so far that were not the cluster's doing."""

@@ -15,6 +15,9 @@ from finetune_api.status import (
 from finetune_operator.evaluation import with_evaluation
 from finetune_operator.rounding import rounded, significant
 
+# Nobody trains for longer: a forecast beyond it, or before now, tells nothing, and may not even be a date.
+LONGEST_FORECAST_SECONDS = 10 * 365 * 86400.0
+
 
 def with_report(
     status: FineTuneJobStatus, report: Report, received: datetime, *, final: bool = False
@@ -81,6 +84,8 @@ def progress(
     if initial_loss is None and known is not None:
         initial_loss = known.initial_loss
     remaining = report.seconds_remaining
+    if remaining is not None and not 0 <= remaining <= LONGEST_FORECAST_SECONDS:
+        remaining = None
     stopped_early = report.evaluation is not None and report.evaluation.stopped_early is not None
     finish = None
     if remaining is not None:
@@ -127,16 +132,19 @@ def decomposing(subspaces: Subspaces | None) -> str | None:
 
 def percent(step: int, total_steps: int | None) -> int | None:
     """Steps done in percent, rounded down: 100 means done."""
-    return min(100, 100 * step // total_steps) if total_steps else None
+    if total_steps is None or total_steps <= 0:
+        return None
+    return max(0, min(100, 100 * step // total_steps))
 
 
 def summary(step: int, total_steps: int | None, *, stopped_early: bool = False) -> str:
     """Steps done, for people: '12/36 (33%)'."""
-    if not total_steps:
+    done = percent(step, total_steps)
+    if done is None:
         return str(step)
     if stopped_early:
         return f"{step}/{total_steps} (stopped early)"
-    return f"{step}/{total_steps} ({percent(step, total_steps)}%)"
+    return f"{step}/{total_steps} ({done}%)"
 
 
 def duration(seconds: float) -> str:

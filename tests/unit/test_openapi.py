@@ -18,7 +18,7 @@ from certificates import write_certificate
 from finetune_api import names
 from finetune_api.curve import MAX_POINTS, Curve
 from finetune_api.inputs import Input
-from finetune_api.openapi import REFUSALS, report_endpoint
+from finetune_api.openapi import report_endpoint
 from finetune_api.report import MAX_REPORT_BYTES, Failure, Metrics, Report, ReportReply, Stage, StepSeconds
 from finetune_api.scores import Evaluated, SetScore, status_of
 from finetune_api.status import Choice, EvaluationData
@@ -154,9 +154,3 @@ def test_the_reply_is_what_the_document_says() -> None:
 
 def test_a_reader_of_openapi_understands_the_document() -> None:
     schemathesis.openapi.from_dict(DOCUMENT).validate()
-
-
-def test_every_refusal_is_told_once() -> None:
-    codes = [str(refusal.code) for refusal in REFUSALS]
-    assert sorted(POST["responses"]) == sorted({"200", *codes})
-    assert len(codes) == len(set(codes))

@@ -57,6 +57,19 @@ def test_steps_are_read_by_people() -> None:
     assert percent(1, None) is None
 
 
+@pytest.mark.parametrize("total", [0, -1, -(2**63)])
+def test_of_no_steps_nothing_is_a_share(total: int) -> None:
+    assert percent(2**63 - 1, total) is None
+    assert summary(3, total) == "3"
+    assert percent(-3, 10) == 0
+
+
+@pytest.mark.parametrize("seconds", [-1, 1e9, 1e300])
+def test_what_is_no_forecast_is_not_told(seconds: float) -> None:
+    told = progress(report(seconds_remaining=seconds), START, total_steps=36)
+    assert (told.remaining, told.estimated_finish) == (None, None)
+
+
 def test_a_report_of_a_step() -> None:
     metrics = Metrics(
         step=12,
