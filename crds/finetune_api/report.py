@@ -1,12 +1,12 @@
 """The Report: what rank 0 of the trainer tells the operator. Always the whole state, so a lost one costs nothing."""
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import Field
+from pydantic_core import from_json
 
 from finetune_api.curve import Curve
 from finetune_api.evaluation import MAX_SETS
@@ -31,6 +31,8 @@ from finetune_api.status import (
 
 # What the operator's endpoint reads of one request at most.
 MAX_REPORT_BYTES = 64 * 1024
+# Whatever happens to it, a trainer posts no more often, in the long run. The endpoint holds it to that.
+SHORTEST_REPORT_INTERVAL_SECONDS = 0.5
 # What the kubelet keeps of a termination message.
 MAX_TERMINATION_BYTES = 4096
 MAX_DETAILS = 100
@@ -232,10 +234,14 @@ class Report(ApiModel):
     def from_json(cls, text: str | bytes) -> Self:
         """Parse a Report that came from elsewhere.
 
-        Raises ValueError (of which pydantic's ValidationError is one) for what is no Report, and for integers that
-        the API server could not store.
+        Raises ValueError (of which pydantic's ValidationError is one) for what is no Report, however deep it is nested
+        and whatever it is made of, and for what the API server could not store: integers of more than 64 bits, and
+        halves of surrogate pairs.
         """
-        return cls.model_validate(json.loads(text, parse_int=_int64))
+        raw = text.encode() if isinstance(text, str) else text
+        _check_integers(from_json(raw))
+        # Strictly: the integers that a string or a float could be read as are not checked.
+        return cls.model_validate_json(raw, strict=True)
 
     def to_json(self) -> str:
         """The Report as it travels: camel case, absent rather than null."""
@@ -300,11 +306,14 @@ def _encodable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _int64(digits: str) -> int:
-    value = int(digits)
-    if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{digits} does not fit into 64 bits")
-    return value
+def _check_integers(wire: Any) -> None:
+    if isinstance(wire, dict):
+        wire = list(wire.values())
+    if isinstance(wire, list):
+        for part in wire:
+            _check_integers(part)
+    elif isinstance(wire, int) and not -(2**63) <= wire < 2**63:
+        raise ValueError(f"{wire} does not fit into 64 bits")
 
 
 class ReportReply(ApiModel):

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -185,6 +186,78 @@ def test_numbers_that_json_lacks_are_absent() -> None:
     assert metrics.loss is None
     report = Report(attempt=1, sequence=1, stage=Stage.TRAINING, metrics=metrics)
     assert json.loads(report.to_json())["metrics"] == {"step": 1, "samplesSeen": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"[" * 60_000, "recursion limit"),
+        (b'{"transfer":' * 5_000, "recursion limit"),
+        (rb'{"attempt": 1, "sequence": 1, "stage": "\ud800"}', "hex escape"),
+        ('{"attempt": 1, "sequence": 1, "stage": "\udfff"}', "surrogates not allowed"),
+        (b"\xff\xfe{\x00}\x00", "expected value"),
+        (b'{"attempt": 1, "sequence": 9223372036854775808, "stage": "Failed"}', "64 bits"),
+        (b'{"attempt": 1, "sequence": -9223372036854775809, "stage": "Failed"}', "64 bits"),
+        (b'{"attempt": 1, "sequence": ' + b"9" * 60_000 + b', "stage": "Failed"}', "out of range"),
+        (b'{"attempt": 1, "sequence": "99999999999999999999", "stage": "Failed"}', "sequence"),
+        (b'{"attempt": 1, "sequence": 1e30, "stage": "Failed"}', "sequence"),
+        (b'{"attempt": true, "sequence": 1, "stage": "Failed"}', "attempt"),
+    ],
+    ids=lambda text: repr(text)[:60],
+)
+def test_what_cannot_be_read_or_stored_is_no_report(text: str | bytes, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Report.from_json(text)
+
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([2**63, -(2**63) - 1, 10**30, 1e30, "9" * 30])
+    | st.floats()
+    | st.text()
+    | st.just("\udcff")
+)
+PARTS = {
+    "failure": {"exitCode": 1, "reason": "r", "message": "m"},
+    "transfer": {"of": "f", "bytes": 1, "totalBytes": 1},
+}
+
+
+@given(
+    path=st.sampled_from(
+        [
+            ("attempt",),
+            ("sequence",),
+            ("initialLoss",),
+            ("failure", "exitCode"),
+            ("failure", "message"),
+            ("transfer", "of"),
+            ("transfer", "bytes"),
+        ]
+    ),
+    value=SCALARS | st.lists(SCALARS, max_size=2),
+)
+def test_what_is_accepted_can_be_stored(path: tuple[str, ...], value: object) -> None:
+    wire: Any = {
+        "attempt": 1,
+        "sequence": 1,
+        "stage": "Failed",
+        **{name: dict(part) for name, part in PARTS.items()},
+    }
+    part = wire
+    for name in path[:-1]:
+        part = part[name]
+    part[path[-1]] = value
+    try:
+        report = Report.from_json(json.dumps(wire))
+    except ValueError:
+        return
+    report.to_json().encode()
+    for number in (report.attempt, report.sequence, report.failure and report.failure.exit_code):
+        assert number is not None
+        assert -(2**63) <= number < 2**63
 
 
 def test_a_field_of_a_newer_trainer_is_answered_with_the_report_s_own_fields() -> None:
