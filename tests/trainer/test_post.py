@@ -63,6 +63,7 @@ class Operator:
     ca: Path = Path()
     status: int = 200
     answer: str = '{"nextReportSeconds": 0.1}'
+    retry_after: str | None = None
     requests: list[tuple[str, str, str, float]] = field(default_factory=list)
     """Path, authorization, body, time."""
 
@@ -80,6 +81,8 @@ def operator(tmp_path: Path) -> Iterator[Operator]:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
             made.requests.append((self.path, self.headers["Authorization"], body, time.monotonic()))
             self.send_response(made.status)
+            if made.retry_after is not None:
+                self.send_header("Retry-After", made.retry_after)
             self.end_headers()
             self.wfile.write(made.answer.encode())
 
@@ -153,6 +156,66 @@ def test_what_is_urgent_does_not_wait_for_the_interval(operator: Operator, token
     poster.offer("last", urgent=False)
     poster.close()
     assert operator.bodies == ["first", "saved", "last"]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_who_is_told_to_come_again_does_so_with_the_newest_and_not_before(
+    operator: Operator, token: Path, status: int
+) -> None:
+    operator.status, operator.retry_after = status, "1"
+    poster = Poster(operator.url, ca=operator.ca, token=token)
+    poster.offer("first", urgent=True)
+    eventually(lambda: operator.bodies == ["first"])
+    operator.status = 200
+    poster.offer("saved", urgent=True)
+    eventually(lambda: operator.bodies == ["first", "saved"])
+    assert operator.requests[1][3] - operator.requests[0][3] >= 1
+    # Nor is anything sent again that was taken.
+    poster.close()
+    assert operator.bodies == ["first", "saved"]
+
+
+def test_what_was_not_taken_is_sent_again_even_if_nothing_follows(operator: Operator, token: Path) -> None:
+    operator.status, operator.retry_after = 503, "1"
+    poster = Poster(operator.url, ca=operator.ca, token=token)
+    poster.offer("only", urgent=False)
+    eventually(lambda: operator.bodies == ["only"])
+    operator.status = 200
+    eventually(lambda: operator.bodies == ["only", "only"])
+    poster.close()
+
+
+def test_the_last_one_is_sent_again_as_long_as_there_is_time(operator: Operator, token: Path) -> None:
+    operator.status, operator.retry_after = 503, "1"
+    poster = Poster(operator.url, ca=operator.ca, token=token)
+    poster.offer("last", urgent=True)
+    threading.Timer(0.5, lambda: setattr(operator, "status", 200)).start()
+    poster.close()
+    assert operator.bodies == ["last", "last"]
+
+
+@pytest.mark.parametrize("wait", ["30", None])
+def test_nobody_waits_longer_than_there_is_time_for_the_last_one(
+    operator: Operator, token: Path, wait: str | None
+) -> None:
+    operator.status, operator.retry_after = 503, wait
+    poster = Poster(operator.url, ca=operator.ca, token=token)
+    poster.offer("last", urgent=True)
+    eventually(lambda: operator.bodies == ["last"])
+    began = time.monotonic()
+    poster.close(within=5)
+    assert time.monotonic() - began < 2
+
+
+def test_what_found_nobody_is_sent_when_the_end_comes(operator: Operator, token: Path) -> None:
+    away = token.with_name("elsewhere")
+    token.rename(away)
+    poster = Poster(operator.url, ca=operator.ca, token=token)
+    poster.offer("only", urgent=False)
+    time.sleep(0.5)
+    away.rename(token)
+    poster.close()
+    assert operator.bodies == ["only"]
 
 
 @pytest.mark.parametrize("trouble", ["refusal", "nonsense", "stranger", "nobody", "no token"])
