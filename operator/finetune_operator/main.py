@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -27,6 +26,7 @@ from finetune_operator.controller import Controller, utc_now
 from finetune_operator.health import health_application
 from finetune_operator.identity import Identities
 from finetune_operator.kinds import Key, Resource
+from finetune_operator.listener import Listener
 from finetune_operator.metrics import Metrics
 from finetune_operator.page.server import HOST as PAGE_HOST
 from finetune_operator.page.server import page_application
@@ -85,23 +85,26 @@ async def run(
 
         queue.start()
         cleanup.push_async_callback(queue.stop, seconds=SHUTDOWN_SECONDS)
+        receiver = Receiver(Identities(cluster), reports, queue, metrics, clock)
+        listener = Listener(receiver.application(), settings.report_port, certificate.context, metrics)
+        await listener.open()
+        cleanup.push_async_callback(listener.close)
         # kopf, when it ends, also ends every task that was started after it: so it comes last and goes first,
         # but for the servers, whose connections are such tasks.
         rounds = Patrol(cluster, health, queue, metrics, seconds=patrol_seconds)
         patrol = _start(cleanup, rounds.run(), "patrol")
         following = _start(cleanup, policy.follow(rounds.look_at_all), "policy")
         renewal = _start(cleanup, certificate.follow(), "certificate")
+        listening = _start(cleanup, listener.run(), "listener")
         stopping = _start(cleanup, stop.wait(), "stop")
         watches = _start(cleanup, _watch(queue, health, policy, certificate, settings, stop), "watches")
-        receiver = Receiver(Identities(cluster), reports, queue, metrics, clock)
-        await _serve(cleanup, receiver.application(), settings.report_port, certificate.context)
         await _serve(cleanup, health_application(health, metrics), settings.health_port)
         if settings.page:
             await _serve(cleanup, page_application(cluster), settings.page_port, host=PAGE_HOST)
 
         logger.info("the operator runs")
         ended, _ = await asyncio.wait(
-            (stopping, patrol, following, renewal, watches), return_when=asyncio.FIRST_COMPLETED
+            (stopping, patrol, following, renewal, listening, watches), return_when=asyncio.FIRST_COMPLETED
         )
         for task in ended - {stopping}:
             task.result()
@@ -169,13 +172,12 @@ async def _serve(
     cleanup: AsyncExitStack,
     application: web.Application,
     port: int,
-    tls: ssl.SSLContext | None = None,
     host: str | None = None,
 ) -> None:
     runner = web.AppRunner(application, shutdown_timeout=1, access_log=None)
     await runner.setup()
     cleanup.push_async_callback(runner.cleanup)
-    await web.TCPSite(runner, host, port, ssl_context=tls).start()
+    await web.TCPSite(runner, host, port).start()
 
 
 def _start(cleanup: AsyncExitStack, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:

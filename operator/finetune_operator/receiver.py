@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
@@ -10,14 +11,28 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from finetune_api import names
-from finetune_api.report import MAX_REPORT_BYTES, Report, ReportReply
+from finetune_api.report import (
+    MAX_REPORT_BYTES,
+    SHORTEST_REPORT_INTERVAL_SECONDS,
+    Report,
+    ReportReply,
+)
 from finetune_operator import logs, validation
 from finetune_operator.api import ApiError
-from finetune_operator.identity import GangMember, Identities, NotAMemberError, TokenRefusedError
+from finetune_operator.identity import (
+    BUSY_SECONDS,
+    BusyError,
+    GangMember,
+    Identities,
+    NotAMemberError,
+    TokenRefusedError,
+    TooManyRefusedError,
+)
 from finetune_operator.kinds import Key
 from finetune_operator.metrics import Metrics
 from finetune_operator.observed import MAX_REPORT_INTERVAL_SECONDS, Received
 from finetune_operator.queue import WorkQueue
+from finetune_operator.rates import Rates
 from finetune_operator.reports import Reports
 
 logger = logging.getLogger(__name__)
@@ -32,6 +47,24 @@ BUSY_QUEUE_DEPTH = 50
 COALESCE_SECONDS = 0.5
 
 READ_TIMEOUT_SECONDS = 10.0
+# A trainer keeps to it with all that is urgent; who does not is none. What one had to wait with comes at once.
+REPORTS_PER_SECOND = 1 / SHORTEST_REPORT_INTERVAL_SECONDS
+REPORTS_BURST = 20
+# Gangs, and addresses, whose rate is remembered.
+MAX_RATES = 10_000
+# Who comes while the API server cannot be asked comes again after this time.
+UNAVAILABLE_SECONDS = 5.0
+# One address has so many lines in the log.
+REFUSALS_LOGGED_PER_SECOND = 1.0
+REFUSALS_LOGGED_BURST = 20
+# Of all that is wrong with a body,
+MAX_PROBLEMS = 10
+# and of what is said about it.
+MAX_ERROR_LENGTH = 1000
+# Whatever the API server can have made: a request for anything else is about no job.
+NAME = "[-a-z0-9]{1,63}"
+# What an error tells besides its text.
+_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")
 
 
 def report_interval(gangs: int, queue_depth: int) -> float:
@@ -56,11 +89,14 @@ class Receiver:
         self._queue = queue
         self._metrics = metrics
         self._clock = clock
+        self._rates = Rates[str](REPORTS_PER_SECOND, burst=REPORTS_BURST, most=MAX_RATES)
+        self._logged = Rates[str](REFUSALS_LOGGED_PER_SECOND, burst=REFUSALS_LOGGED_BURST, most=MAX_RATES)
 
     def application(self) -> web.Application:
         """The web application that serves `names.report_path`."""
         application = web.Application(middlewares=[self._answer_in_json], client_max_size=MAX_REPORT_BYTES)
-        application.router.add_post(names.report_path("{namespace}", "{name}"), self._report)
+        path = names.report_path(f"{{namespace:{NAME}}}", f"{{name:{NAME}}}")
+        application.router.add_post(path, self._report)
         return application
 
     @web.middleware
@@ -70,27 +106,31 @@ class Receiver:
         try:
             response = await handler(request)
         except web.HTTPException as error:
+            self._log(request, error)
             response = web.json_response({"error": error.text or error.reason}, status=error.status)
-            if error.status == web.HTTPUnauthorized.status_code:
-                response.headers["WWW-Authenticate"] = "Bearer"
-        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            logger.warning("a Report could not be checked: %s", error)
-            response = web.json_response({"error": "the API server cannot be asked just now"}, status=503)
+            response.headers.update({name: error.headers[name] for name in _HEADERS if name in error.headers})
+        except Exception:
+            logger.exception("a Report could not be answered")
+            response = web.json_response({"error": "the operator failed; its log tells why"}, status=500)
         self._metrics.reports.labels(code=response.status).inc()
+        # Trainers connect for each Report; nobody else has to be waited for.
+        response.force_close()
         return response
+
+    def _log(self, request: web.Request, error: web.HTTPException) -> None:
+        if self._logged.take(request.remote or "", self._clock().timestamp()) == 0:
+            logger.info("a Report was refused with %d: %s", error.status, error.text)
 
     async def _report(self, request: web.Request) -> web.Response:
         key = Key(request.match_info["namespace"], request.match_info["name"])
         logs.about(key.namespace, key.name)
-        try:
-            return await self._take(request, key)
-        except web.HTTPException as error:
-            logger.info("a Report was refused with %d: %s", error.status, error.text)
-            raise
-
-    async def _take(self, request: web.Request, key: Key) -> web.Response:
         member = await self._member(request, key)
         logs.more_about(attempt=member.attempt, pod=member.pod)
+        if seconds := self._rates.take(member.job_uid, self._clock().timestamp()):
+            raise web.HTTPTooManyRequests(
+                text=f"{key} reports more often than every {SHORTEST_REPORT_INTERVAL_SECONDS} seconds",
+                headers=_retry_after(seconds),
+            )
         report = await self._read(request)
         if report.attempt != member.attempt:
             raise web.HTTPForbidden(
@@ -105,13 +145,22 @@ class Receiver:
     async def _member(self, request: web.Request, key: Key) -> GangMember:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            raise web.HTTPUnauthorized(text="a bearer token is needed: that of the pod's projected volume")
+            raise _unauthorized("a bearer token is needed: that of the pod's projected volume")
         try:
-            member = await self._identities.member(token.strip())
+            member = await self._identities.member(token.strip(), key.namespace, request.remote or "")
         except TokenRefusedError as error:
-            raise web.HTTPUnauthorized(text=str(error)) from error
+            raise _unauthorized(str(error)) from error
         except NotAMemberError as error:
             raise web.HTTPForbidden(text=str(error)) from error
+        except TooManyRefusedError as error:
+            raise web.HTTPTooManyRequests(text=str(error), headers=_retry_after(error.seconds)) from error
+        except BusyError as error:
+            raise web.HTTPServiceUnavailable(text=str(error), headers=_retry_after(BUSY_SECONDS)) from error
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            logger.warning("a Report could not be checked: %s", error)
+            raise web.HTTPServiceUnavailable(
+                text="the API server cannot be asked just now", headers=_retry_after(UNAVAILABLE_SECONDS)
+            ) from error
         if Key(member.namespace, member.job) != key:
             raise web.HTTPForbidden(
                 text=f"pod {member.pod} belongs to {member.namespace}/{member.job}, not to {key}"
@@ -119,11 +168,15 @@ class Receiver:
         return member
 
     async def _read(self, request: web.Request) -> Report:
+        if encoding := request.headers.get("Content-Encoding"):
+            raise web.HTTPUnsupportedMediaType(text=f"a Report comes as it is, not in {encoding:.20}")
         try:
             async with asyncio.timeout(READ_TIMEOUT_SECONDS):
                 body = await request.read()
         except TimeoutError as error:
             raise web.HTTPRequestTimeout(text="the body did not arrive in time") from error
+        except (web.RequestPayloadError, ConnectionError) as error:
+            raise web.HTTPBadRequest(text=f"the body did not arrive whole: {error}") from error
         except web.HTTPRequestEntityTooLarge as error:
             raise web.HTTPRequestEntityTooLarge(
                 max_size=MAX_REPORT_BYTES,
@@ -133,6 +186,16 @@ class Receiver:
         try:
             return Report.from_json(body)
         except ValidationError as error:
-            raise web.HTTPUnprocessableEntity(text="; ".join(validation.problems(error, Report))) from error
+            problems = "; ".join(validation.problems(error, Report, most=MAX_PROBLEMS))
+            raise web.HTTPUnprocessableEntity(text=problems[:MAX_ERROR_LENGTH]) from error
         except ValueError as error:
-            raise web.HTTPUnprocessableEntity(text=f"the body is no Report: {error}") from error
+            wrong = f"the body is no Report: {error}"
+            raise web.HTTPUnprocessableEntity(text=wrong[:MAX_ERROR_LENGTH]) from error
+
+
+def _unauthorized(text: str) -> web.HTTPUnauthorized:
+    return web.HTTPUnauthorized(text=text, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _retry_after(seconds: float) -> dict[str, str]:
+    return {"Retry-After": str(math.ceil(seconds))}

@@ -7,6 +7,8 @@ from finetune_operator.observed import Received
 
 # A gang that was not heard of for so long no longer counts as a load.
 ACTIVE_FOR = timedelta(minutes=2)
+# Of a FineTuneJob only its newest batch/v1 Job is asked about; the one before may still have a word to say.
+MAX_GANGS = 2
 
 
 class Reports:
@@ -14,6 +16,8 @@ class Reports:
 
     def __init__(self) -> None:
         self._newest: dict[Key, dict[str, Received]] = {}
+        # When gangs were last heard of, those first that have been silent for longest.
+        self._heard: dict[tuple[Key, str], datetime] = {}
 
     def put(self, key: Key, received: Received) -> bool:
         """Keep a Report unless a newer one of the same pod is known; says whether it was kept.
@@ -28,7 +32,11 @@ class Reports:
             and known.report.sequence >= received.report.sequence
         ):
             return False
+        self._drop(key, received.job_uid)
+        if len(jobs) >= MAX_GANGS:
+            self._drop(key, next(iter(jobs)))
         jobs[received.job_uid] = received
+        self._heard[key, received.job_uid] = received.time
         return True
 
     def newest(self, key: Key, job_uid: str) -> Received | None:
@@ -37,10 +45,19 @@ class Reports:
 
     def forget(self, key: Key) -> None:
         """Drop what is known of a FineTuneJob."""
-        self._newest.pop(key, None)
+        for job_uid in self._newest.pop(key, {}):
+            self._heard.pop((key, job_uid), None)
 
     def active(self, now: datetime) -> int:
         """Number of gangs that were heard of lately."""
-        return sum(
-            now - received.time < ACTIVE_FOR for gangs in self._newest.values() for received in gangs.values()
-        )
+        while self._heard:
+            longest_silent = next(iter(self._heard))
+            # A clock that was put back has left times that are still to come.
+            if abs(now - self._heard[longest_silent]) < ACTIVE_FOR:
+                break
+            del self._heard[longest_silent]
+        return len(self._heard)
+
+    def _drop(self, key: Key, job_uid: str) -> None:
+        self._newest[key].pop(job_uid, None)
+        self._heard.pop((key, job_uid), None)

@@ -31,10 +31,13 @@ def parse(manifest: Any) -> FineTuneJob:
     return FineTuneJob.model_validate(manifest, by_name=False, by_alias=True)
 
 
-def problems(error: ValidationError, model: type[BaseModel] = FineTuneJob) -> list[str]:
-    """One sentence per fault: the path of the field, what is allowed, and what was found."""
+def problems(
+    error: ValidationError, model: type[BaseModel] = FineTuneJob, *, most: int | None = None
+) -> list[str]:
+    """One sentence per fault, or for the first of them: the path of the field, what is allowed, what was found."""
     return [
-        f"{fault.field}: {fault.message}" if fault.field else fault.message for fault in faults(error, model)
+        f"{fault.field}: {fault.message}" if fault.field else fault.message
+        for fault in faults(error, model, most=most)
     ]
 
 
@@ -51,9 +54,14 @@ class Fault(NamedTuple):
         return "".join(parts).lstrip(".")
 
 
-def faults(error: ValidationError, model: type[BaseModel] = FineTuneJob) -> list[Fault]:
-    """All that is wrong with what should be a `model`, each with its field, what is allowed, and what was found."""
-    found = error.errors(include_url=False, include_context=False)
+def faults(
+    error: ValidationError, model: type[BaseModel] = FineTuneJob, *, most: int | None = None
+) -> list[Fault]:
+    """All that is wrong with what should be a `model`, or the first so many: field, what is allowed, what was found.
+
+    What is wrong with something from elsewhere has no end, and to find what may have been meant takes a while.
+    """
+    found = error.errors(include_url=False, include_context=False)[:most]
     return [Fault(fault["loc"], _message(fault, model)) for fault in found]
 
 

@@ -13,8 +13,8 @@ from world import START, report
 KEY = Key("team", "demo")
 
 
-def received(sequence: int, job_uid: str = "gang-1", pod: str = "pod-0") -> Received:
-    return Received(report(sequence=sequence), job_uid, pod, START)
+def received(sequence: int, job_uid: str = "gang-1", pod: str = "pod-0", minutes: int = 0) -> Received:
+    return Received(report(sequence=sequence), job_uid, pod, START + timedelta(minutes=minutes))
 
 
 def test_the_latest_sequence_wins() -> None:
@@ -60,6 +60,35 @@ def test_only_gangs_that_were_heard_of_lately_are_a_load() -> None:
     reports.put(KEY, received(1))
     assert reports.active(START + timedelta(minutes=1)) == 1
     assert reports.active(START + timedelta(minutes=3)) == 0
+    reports.put(KEY, received(2, minutes=3))
+    assert reports.active(START + timedelta(minutes=4)) == 1
+
+
+def test_gangs_are_counted_once_however_often_they_report_and_not_when_they_are_forgotten() -> None:
+    reports = Reports()
+    reports.put(KEY, received(1))
+    for minutes in range(3):
+        for number in range(100):
+            reports.put(Key("team", f"{number}"), received(minutes, f"gang-{number}", minutes=minutes))
+    assert reports.active(START + timedelta(minutes=2, seconds=30)) == 100
+    for number in range(40):
+        reports.forget(Key("team", f"{number}"))
+    assert reports.active(START + timedelta(minutes=2, seconds=30)) == 60
+
+
+def test_a_clock_that_was_put_back_leaves_no_load_behind() -> None:
+    reports = Reports()
+    reports.put(KEY, received(1, minutes=1000))
+    reports.put(Key("team", "other"), received(1))
+    assert reports.active(START) == 1
+
+
+def test_of_a_job_with_many_attempts_only_the_newest_are_kept() -> None:
+    reports = Reports()
+    for number in range(100):
+        reports.put(KEY, received(1, f"gang-{number}"))
+    assert [number for number in range(100) if reports.newest(KEY, f"gang-{number}")] == [98, 99]
+    assert reports.active(START) == 2
 
 
 @pytest.mark.parametrize(
