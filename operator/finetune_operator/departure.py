@@ -19,12 +19,14 @@ def wait(situation: Situation, status: FineTuneJobStatus, reason: str, message: 
     """Have everything go that is left, and tell what is waited for.
 
     `reason` and `message` stand as long as nothing is wrong: a pod on a node that nobody hears of stays until somebody
-    decides that the node is gone.
+    decides that the node is gone, and one that no Job controls until it ends by itself or somebody deletes it.
     """
     pods, now = situation.observed.pods, situation.now
     late = [pod for pod in pods if pod.due is not None and now - pod.due >= PATIENCE]
     if late:
         reason, message = STUCK, _advice(late)
+    elif orphans := _orphans(situation.observed):
+        reason, message = "WaitingForPods", _question(orphans)
     outcome = write(situation.subject, status, Standing.UNDERWAY, reason, message, now)
     outcome = replace(outcome, delete=strays(situation.observed))
     for pod in pods:
@@ -59,6 +61,22 @@ def _stays(status: FineTuneJobStatus, job: GangJob) -> bool:
 def ending(pods: Sequence[Pod]) -> str:
     """How many pods are to end: '2 pods are ending'."""
     return "1 pod is ending" if len(pods) == 1 else f"{len(pods)} pods are ending"
+
+
+def _orphans(observed: Observed) -> list[Pod]:
+    """Pods that can run, and that nobody will ask to go: their Job is not there any more."""
+    jobs = {job.uid for job in observed.jobs}
+    return [pod for pod in observed.pods if not (pod.is_going or pod.finished or pod.job_uid in jobs)]
+
+
+def _question(orphans: Sequence[Pod]) -> str:
+    """Which pods no Job controls, and what their owner can do about it."""
+    pods = sorted(pod.name for pod in orphans)
+    return (
+        f"waiting for pods whose Job is gone: {', '.join(pods)}. They may be writing to the volume, so nothing starts "
+        f"beside them, and they are not the operator's to delete. If nobody needs them: kubectl delete pod "
+        f"{' '.join(pods)}."
+    )
 
 
 def _advice(late: Sequence[Pod]) -> str:

@@ -1,11 +1,12 @@
 """Pure: creating the objects of an attempt or of another step, unless something is in the way."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from finetune_operator import conditions, departure, steps
 from finetune_operator.conditions import Standing
-from finetune_operator.observed import Observed
+from finetune_operator.observed import Observed, Taken
 from finetune_operator.outcome import Outcome, Situation, write
 from finetune_operator.pods import Manifest
 from finetune_operator.transitions import NAME_CONFLICT, REFUSED
@@ -42,14 +43,13 @@ class Hindrance:
 
 def in_the_way(observed: Observed) -> Hindrance | None:
     """What keeps the objects of a step from being made, besides pods that have yet to end."""
-    if any(taken.fading for taken in observed.taken):
-        words = "objects of a deleted FineTuneJob of this name are still going"
+    if fading := [taken for taken in observed.taken if taken.fading]:
+        words = f"objects of a deleted FineTuneJob of this name are still going: {_listed(fading)}"
         return Hindrance("WaitingForCleanup", words, passes=True)
     if observed.taken:
-        objects = ", ".join(f"{other.kind} {other.name}" for other in observed.taken)
         return Hindrance(
             NAME_CONFLICT,
-            f"{objects}: exists and does not belong to this FineTuneJob, so it is left alone. "
+            f"{_listed(observed.taken)}: exists and does not belong to this FineTuneJob, so it is left alone. "
             "Delete or rename it, or give the FineTuneJob another name.",
         )
     return Hindrance(REFUSED, observed.refusal) if observed.refusal is not None else None
@@ -65,6 +65,10 @@ def about_to_create(number: int) -> tuple[str, str]:
     if number in steps.BY_NUMBER:
         return "CreatingPods", f"{steps.BY_NUMBER[number].pod} is about to be created"
     return "CreatingPods", f"attempt {number}: its pods are about to be created"
+
+
+def _listed(taken: Sequence[Taken]) -> str:
+    return ", ".join(f"{other.kind} {other.name}" for other in taken)
 
 
 def _waiting(situation: Situation, reason: str, message: str) -> Outcome:

@@ -60,10 +60,13 @@ def subject(wire: Wire) -> Subject:
 
 
 def gang_job(wire: Wire, owner_uid: str) -> GangJob | None:
-    """Read a Job; None if it is not one that the FineTuneJob of this uid controls."""
+    """Read a Job; None if it is not that of a step of the FineTuneJob of this uid, whatever its labels say."""
     metadata, status = wire["metadata"], wire.get("status", {})
-    attempt = _attempt(metadata)
-    if attempt is None or controller(wire).get("uid") != owner_uid:
+    attempt, owner = _attempt(metadata), controller(wire)
+    if attempt is None or owner.get("uid") != owner_uid:
+        return None
+    # Anybody may name the FineTuneJob as owner of anything; there is one name under which a step's Job is made.
+    if metadata["name"] != names.attempt_job_name(owner["name"], attempt):
         return None
     # FailureTarget stands from the first failure on, Failed only once every pod has ended.
     failed = _condition(status, "Failed") or _condition(status, "FailureTarget")

@@ -4,7 +4,19 @@ from typing import Any
 
 import pytest
 
-from cluster.kube import FINETUNEJOBS, JOBS, PODS, Namespace, RefusedError, Wire
+from cluster.kube import (
+    BARE_JOB,
+    CONFIGMAPS,
+    FINETUNEJOBS,
+    JOBS,
+    NETWORK_POLICIES,
+    PODS,
+    SERVICES,
+    Namespace,
+    RefusedError,
+    Wire,
+    eventually,
+)
 from cluster.operators import Operator
 from world import INLINE
 
@@ -28,6 +40,14 @@ STATUSES: dict[str, Wire] = {
         "startTime": TIME,
         "output": {"path": "../../etc", "format": "model", "bytes": -1},
     },
+}
+CONTAINER = {"name": "trainer", "image": "registry.invalid/x:1"}
+# What the API server wants of an object of a kind besides its name.
+SPECS: dict[str, Wire] = {
+    SERVICES: {"spec": {"ports": [{"port": 80}]}},
+    NETWORK_POLICIES: {"spec": {"podSelector": {}}},
+    CONFIGMAPS: {},
+    JOBS: {"spec": BARE_JOB["spec"]},
 }
 
 
@@ -90,3 +110,127 @@ def test_labels_give_nobody_a_part_in_another_job(namespace: Namespace, operator
     assert namespace.status()["phase"] == "Preparing"
     there = {pod["metadata"]["name"] for pod in namespace.all(PODS)}
     assert {f"forged-{place}" for place in range(5)} <= there, "what is not its own is not deleted"
+
+
+def owned_by(wire: Wire, *, job: str, attempt: int, name: str) -> Wire:
+    """Metadata of an object that somebody made, as if it were the operator's for this attempt of this job."""
+    owner = {"apiVersion": wire["apiVersion"], "kind": wire["kind"], "controller": True}
+    return {
+        "name": name,
+        "labels": {"finetune.dev/job": job, "finetune.dev/attempt": str(attempt)},
+        "ownerReferences": [owner | {key: wire["metadata"][key] for key in ("name", "uid")}],
+    }
+
+
+def versions(namespace: Namespace, template: str, names: list[str]) -> dict[str, tuple[str, bool]]:
+    """Which objects of these names there are, and whether they were asked to go."""
+    there = {wire["metadata"]["name"]: wire["metadata"] for wire in namespace.all(template)}
+    return {name: (there[name]["uid"], "deletionTimestamp" in there[name]) for name in names}
+
+
+class TestForgedParts:
+    """Whoever may make objects in a namespace may write into them whose they are."""
+
+    def test_jobs_that_pretend_to_be_attempts_neither_count_nor_go(self, namespace: Namespace) -> None:
+        namespace.submit(dataset=INLINE)
+        pods = namespace.pods()
+        namespace.in_phase("Starting")
+        demo = namespace.job()
+        nothing: Wire = {"restartPolicy": "Never", "containers": [CONTAINER]}
+        # Without completions to come to, a Job is complete at once.
+        spec = {"completions": 0, "parallelism": 0, "template": {"spec": nothing}}
+        forged = {f"forged-{attempt}": attempt for attempt in (0, 1, 2, 7)}
+        for name, attempt in forged.items():
+            metadata = owned_by(demo, job="demo", attempt=attempt, name=name)
+            namespace.create(JOBS, {"metadata": metadata, "spec": spec})
+        eventually(lambda: all(is_complete(namespace.get(JOBS, name)) for name in forged))
+        before = versions(namespace, JOBS, [*forged])
+        # Its own gang counts, and nothing else.
+        for pod in pods:
+            namespace.end_pod(pod, 1)
+        for pod in namespace.pods(attempt=2):
+            namespace.end_pod(pod, 0)
+        status = namespace.in_phase("Succeeded")
+        ends = [(a["number"], a["reason"]) for a in status["attempts"]]
+        assert ends == [(1, "Error"), (2, "Completed")]
+        namespace.patch(FINETUNEJOBS, "demo", {"spec": {"ttlSecondsAfterFinished": 0}})
+        eventually(lambda: "cleanupTime" in namespace.status())
+        assert versions(namespace, JOBS, [*forged]) == before
+
+    def test_pods_of_another_job_s_gang_are_not_its_own(self, namespace: Namespace) -> None:
+        namespace.submit("other", dataset=INLINE)
+        namespace.submit("demo", dataset=INLINE)
+        for name in ("other", "demo"):
+            namespace.pods(name)
+            namespace.in_phase("Starting", name)
+        theirs = {"apiVersion": "batch/v1", "kind": "Job"} | namespace.get(JOBS, "other-1")
+        for place, code in enumerate((0, 65)):
+            metadata = owned_by(theirs, job="demo", attempt=1, name=f"forged-{place}")
+            namespace.create(PODS, {"metadata": metadata, "spec": {"containers": [CONTAINER]}})
+            namespace.end_pod(f"forged-{place}", code)
+        gang = [pod for pod in namespace.pods(count=4) if pod.startswith("demo-1-")]
+        for pod in gang:
+            namespace.end_pod(pod, 0)
+        status = namespace.in_phase("Succeeded")
+        assert [(a["number"], a["reason"]) for a in status["attempts"]] == [(1, "Completed")]
+
+    def test_a_pod_that_pretends_to_be_left_over_is_waited_for_and_named(self, namespace: Namespace) -> None:
+        namespace.submit(dataset=INLINE)
+        pods = namespace.pods()
+        labels = {
+            "finetune.dev/job": "demo",
+            "finetune.dev/attempt": "2",
+            "batch.kubernetes.io/job-name": "demo-2",
+            "batch.kubernetes.io/controller-uid": "no-such-uid",
+        }
+        body = {"metadata": {"name": "forged", "labels": labels}, "spec": {"containers": [CONTAINER]}}
+        before = namespace.create(PODS, body)["metadata"]["uid"]
+        for pod in pods:
+            namespace.end_pod(pod, 1)
+        # It may be what is left of an attempt, and write to the same volume: who knows that it is not removes it.
+        eventually(lambda: namespace.condition("Ready")["reason"] == "WaitingForPods")
+        assert "kubectl delete pod forged" in namespace.condition("Ready")["message"]
+        assert namespace.get(PODS, "forged")["metadata"]["uid"] == before
+        eventually(lambda: not namespace.all(JOBS))
+        namespace.delete(PODS, "forged", gracePeriodSeconds=0)
+        assert len(namespace.pods(attempt=2)) == 2
+
+    @pytest.mark.parametrize("template", [SERVICES, NETWORK_POLICIES, CONFIGMAPS, JOBS])
+    def test_a_name_that_another_job_s_object_has_is_told_and_left_alone(
+        self, namespace: Namespace, template: str
+    ) -> None:
+        namespace.submit("other", suspend=True)
+        namespace.submit(dataset=INLINE)
+        namespace.pods()
+        name = "demo-2"
+        if template is not JOBS:
+            [name] = [
+                w["metadata"]["name"] for w in namespace.all(template, labelSelector="finetune.dev/job")
+            ]
+        suspend(namespace, True)
+        namespace.in_phase("Suspended")
+        if template is not JOBS:
+            namespace.delete(template, name)
+        metadata = owned_by(namespace.job("other"), job="demo", attempt=2, name=name)
+        theirs = namespace.create(template, {"metadata": metadata} | SPECS[template])["metadata"]
+        suspend(namespace, False)
+        eventually(lambda: namespace.condition("Stalled")["reason"] == "NameConflict")
+        message = namespace.condition("Stalled")["message"]
+        assert f" {name}: exists and does not belong to this FineTuneJob, so it is left alone" in message
+        assert namespace.all(PODS) == []
+        found = namespace.get(template, name)["metadata"]
+        assert (found["uid"], found["ownerReferences"]) == (theirs["uid"], theirs["ownerReferences"])
+        namespace.delete(template, name, propagationPolicy="Background")
+        namespace.pods(attempt=2)
+        assert namespace.get(template, name)["metadata"]["uid"] != theirs["uid"]
+
+
+def suspend(namespace: Namespace, truth: bool) -> None:
+    """Say whether the job is to be suspended."""
+    namespace.patch(FINETUNEJOBS, "demo", {"spec": {"suspend": truth}})
+
+
+def is_complete(job: Wire) -> bool:
+    """Whether its controller has said so."""
+    told = job.get("status", {}).get("conditions", [])
+    return any(c["type"] == "Complete" and c["status"] == "True" for c in told)

@@ -88,3 +88,17 @@ def test_a_launch_that_waits_for_one_says_so_too() -> None:
     fresh.now = world.now + timedelta(seconds=400)
     fresh.turn()
     assert told(fresh)[0] == "WaitingForNode"
+
+
+def test_a_pod_whose_job_is_gone_is_named_for_nobody_else_asks_it_to_go() -> None:
+    world = with_a_lost_node()
+    world.jobs.clear()
+    world.pods["demo-1-1"] = replace(world.pods["demo-1-1"], deleting=False, due=None)
+    world.settle()
+    reason, message = told(world)
+    assert reason == "WaitingForPods"
+    assert "kubectl delete pod demo-1-1." in message
+    assert world.gangs == ["demo-1"], "no gang starts beside it"
+    world.pods.clear()
+    world.settle()
+    assert (world.gangs, world.status.phase) == (["demo-1", "demo-2"], Phase.STARTING)

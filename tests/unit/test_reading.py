@@ -85,6 +85,9 @@ def test_a_job_of_somebody_else_is_none_of_ours() -> None:
     unlabelled = wire_job()
     unlabelled["metadata"]["labels"] = {}
     assert gang_job(unlabelled, "uid-1") is None
+    pretending = wire_job()
+    pretending["metadata"]["name"] = "demo-02"
+    assert gang_job(pretending, "uid-1") is None
 
 
 def test_a_pod_that_only_wears_our_labels_is_none_of_ours() -> None:
@@ -114,7 +117,7 @@ def test_the_preparation_has_a_job_and_pods_without_rank() -> None:
     job, its_pod = wire_job(), wire_pod(state={"running": {}})
     for wire in (job, its_pod):
         wire["metadata"]["labels"] = {"finetune.dev/job": "demo", "finetune.dev/attempt": "0"}
-    its_pod["metadata"]["ownerReferences"][0]["name"] = "demo-prepare"
+    job["metadata"]["name"] = its_pod["metadata"]["ownerReferences"][0]["name"] = "demo-prepare"
     found = gang_job(job, "uid-1")
     assert found is not None
     assert found.attempt == 0

@@ -57,6 +57,8 @@ CHAPTER = Chapter(
             "Pods of what came before are still ending. Nothing starts beside them: both would write to the "
             "same volume.",
             Outlook.PASSES,
+            remedy="Nothing, unless the message names pods whose Job is gone: those end by themselves, or whoever "
+            "does not need them deletes them.",
             by_itself="The next step begins when the last of them is gone: after the grace period at the latest "
             "(spec.failurePolicy.gracePeriodSeconds).",
         ),
