@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from finetune_operator.metrics import NO_ANSWER, Metrics
 
 FIELD_MANAGER = "finetune-operator"
 REQUEST_TIMEOUT_SECONDS = 30.0
-APPLY = "application/apply-patch+yaml"
+APPLY = "application/apply-patch+yaml; charset=utf-8"
 JSON = "application/json"
 # Of all objects in a list, only the metadata.
 METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -83,6 +84,8 @@ class Api:
 
         Raises ApiError for an answer other than 2xx, and aiohttp.ClientError or TimeoutError without an answer.
         """
+        if content_type == APPLY:
+            body = _as_yaml(body)
         arguments = await self._client.param_serialize(
             method,
             path,
@@ -121,6 +124,15 @@ def _proxy(address: str) -> str | None:
     if parts.hostname is None or proxy_bypass(parts.hostname):
         return None
     return getproxies().get(parts.scheme)
+
+
+def _as_yaml(body: Any) -> bytes:
+    """A body to apply. JSON is YAML, but for what is beyond U+FFFF, such as an emoji.
+
+    YAML knows no escapes of two halves, so that stands for itself. The rest is escaped: not all of it may stand there.
+    """
+    text = json.dumps(body, ensure_ascii=False)
+    return re.sub("[\x7f-\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
 def _parsed(text: bytes) -> dict[str, Any]:

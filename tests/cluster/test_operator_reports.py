@@ -11,6 +11,7 @@ import pytest
 from cluster.kube import PODS, Namespace, eventually
 from cluster.operators import Operator
 from finetune_api.curve import Curve
+from finetune_api.inputs import Input
 from finetune_api.report import MAX_REPORT_BYTES, ReportReply, Stage
 from finetune_api.status import Subspaces
 from world import INLINE, SUBSPACES, checkpoint, report
@@ -103,6 +104,17 @@ def test_a_curve_with_a_gap_becomes_the_status(gang: Gang) -> None:
         "validationSteps": [],
         "validationLoss": [],
     }
+
+
+def test_text_of_any_kind_gets_into_objects_and_status(namespace: Namespace, operator: Operator) -> None:
+    text = "é漢😀\x7f\x85\ufeff\uffff"
+    namespace.submit(dataset=INLINE, model={"volume": {"claimName": "models", "path": "é漢😀"}})
+    pods = namespace.pods()
+    namespace.run_pods(pods)
+    origin = Input(name="model", origin=text, digest="d", bytes=1)
+    told = report(inputs=[origin])
+    assert operator.post(namespace.name, "demo", told, token=namespace.token(pods[0]))[0] == 200
+    assert namespace.in_phase("Running")["inputs"] == [origin.to_wire()]
 
 
 def test_what_is_not_a_number_does_not_get_into_the_status(gang: Gang) -> None:
