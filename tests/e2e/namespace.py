@@ -5,15 +5,27 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deploy import ROOT, run
+from clusters.binaries import ensure
+from clusters.choice import DEFAULT_NAME, current_cluster
+from deploy import run
 
 # Long enough for pods to import torch on a machine of two cores that has much else to do.
 PATIENCE = 600
+
+
+@cache
+def kubectl() -> tuple[str, ...]:
+    """The start of a command line: what `hack/cluster kubectl` becomes.
+
+    Found once, for tests look again and again, and what finds it takes several times as long as kubectl itself.
+    """
+    return str(ensure(["kubectl"])["kubectl"]), f"--kubeconfig={current_cluster(DEFAULT_NAME).kubeconfig}"
 
 
 @dataclass(frozen=True)
@@ -25,8 +37,8 @@ class Namespace:
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """Run kubectl here and return what it prints; what it complains of is shown when it fails."""
-        command = ["hack/cluster", "kubectl", "--namespace", self.name, *arguments]
-        done = subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False)
+        command = [*kubectl(), "--namespace", self.name, *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
         return done.stdout
 

@@ -15,8 +15,8 @@ from xmlrpc.client import ServerProxy
 import boto3
 from packaging.requirements import Requirement
 
-from deploy import NAMESPACE, RELEASE, ROOT, run
-from e2e.namespace import Namespace
+from deploy import NAMESPACE, RELEASE, run
+from e2e.namespace import Namespace, kubectl
 from e2e.object_store_pod import CONTROL_PORT, DIRECT_PORT, PORT
 from plug import Plug
 
@@ -144,16 +144,8 @@ def _copy_packages(folder: Path, *requirements: str) -> None:
 @contextmanager
 def _forwarded(namespace: Namespace, port: int) -> Iterator[str]:
     """The URL of a port of the pod, here."""
-    command = [
-        "hack/cluster",
-        "kubectl",
-        "--namespace",
-        namespace.name,
-        "port-forward",
-        f"pod/{NAME}",
-        f":{port}",
-    ]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as forwarding:
+    command = [*kubectl(), "--namespace", namespace.name, "port-forward", f"pod/{NAME}", f":{port}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forwarding:
         try:
             assert forwarding.stdout is not None
             # "Forwarding from 127.0.0.1:40123 -> 9001"

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from deploy import ROOT
-from e2e.namespace import Namespace
+from e2e.namespace import Namespace, kubectl
 
 
 def job(**spec: Any) -> dict[str, Any]:
@@ -28,10 +27,9 @@ def job(**spec: Any) -> dict[str, Any]:
 
 def apply(namespace: Namespace, manifest: dict[str, Any]) -> tuple[int, str]:
     """Exit code and complaints of `kubectl apply`; the server only tries, so nothing is left behind."""
-    command = ["hack/cluster", "kubectl", "--namespace", namespace.name, "apply", "--filename", "-"]
+    command = [*kubectl(), "--namespace", namespace.name, "apply", "--filename", "-"]
     done = subprocess.run(
         [*command, "--dry-run=server"],
-        cwd=ROOT,
         input=json.dumps(manifest),
         capture_output=True,
         text=True,
