@@ -240,8 +240,9 @@ class Report(ApiModel):
         """
         raw = text.encode() if isinstance(text, str) else text
         _check_integers(from_json(raw))
-        # Strictly: the integers that a string or a float could be read as are not checked.
-        return cls.model_validate_json(raw, strict=True)
+        # Strictly: the integers that a string or a float could be read as are not checked. And Python's name for a
+        # field is not the API's.
+        return cls.model_validate_json(raw, strict=True, by_alias=True, by_name=False)
 
     def to_json(self) -> str:
         """The Report as it travels: camel case, absent rather than null."""

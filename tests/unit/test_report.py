@@ -201,6 +201,7 @@ def test_numbers_that_json_lacks_are_absent() -> None:
         (b'{"attempt": 1, "sequence": ' + b"9" * 60_000 + b', "stage": "Failed"}', "out of range"),
         (b'{"attempt": 1, "sequence": "99999999999999999999", "stage": "Failed"}', "sequence"),
         (b'{"attempt": 1, "sequence": 1e30, "stage": "Failed"}', "sequence"),
+        (b'{"attempt": 1, "sequence": 1, "stage": "Failed", "resumed_from_step": 1}', "resumed_from_step"),
         (b'{"attempt": true, "sequence": 1, "stage": "Failed"}', "attempt"),
     ],
     ids=lambda text: repr(text)[:60],
