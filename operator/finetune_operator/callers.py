@@ -18,7 +18,7 @@ MAX_CONNECTIONS = 256
 # What an address may have and still be modest. A trainer has one connection at a time, and makes two a second at most.
 MODEST_CONNECTIONS = 4
 MODEST_PER_SECOND = 2
-MODEST_BURST = 20
+MODEST_BURST = 4
 # Those who want more share this much of what there is, and none of the rest: the trainers of a whole cluster, where its
 # network hides their addresses behind one, or a flood.
 SHARE_OF_OTHERS = 0.5

@@ -24,7 +24,7 @@ REFUSAL_CACHE_SECONDS = 10.0
 MAX_REFUSALS = 1_000
 # Nor does one address have the API server asked about much that is no good.
 REFUSALS_PER_SECOND = 1.0
-REFUSALS_BURST = 20
+REFUSALS_BURST = 10
 MAX_ADDRESSES = 10_000
 # Strangers can make the operator ask the API server, but not for more than this at a time,
 MAX_CONCURRENT_REVIEWS = 8
@@ -109,10 +109,11 @@ class Identities:
         """The API server's answer. Who asks about the same token meanwhile waits for the same one."""
         review = self._reviews.get(digest)
         if review is None:
-            if seconds := self._refused.wait(address, self._clock()):
-                raise TooManyRefusedError(seconds)
             if len(self._reviews) >= MAX_REVIEWS:
                 raise BusyError("too many tokens wait to be reviewed")
+            # Until it turns out to be good.
+            if seconds := self._refused.take(address, self._clock()):
+                raise TooManyRefusedError(seconds)
             review = asyncio.create_task(self._review(digest, token, claims, address), name="token review")
             self._reviews[digest] = review
             review.add_done_callback(lambda _: self._reviews.pop(digest))
@@ -127,13 +128,14 @@ class Identities:
             async with self._turn:
                 answer = await self._ask(token)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            self._refused.give_back(address)
             return error
         now = self._clock()
         if isinstance(answer, GangMember):
+            self._refused.give_back(address)
             until = min(now + CACHE_SECONDS, claims.expiry - EXPIRY_MARGIN_SECONDS)
             _remember(self._members, digest, (until, answer), most=MAX_MEMBERS)
         else:
-            self._refused.count(address, now)
             _remember(self._refusals, digest, (now + REFUSAL_CACHE_SECONDS, answer), most=MAX_REFUSALS)
         return answer
 

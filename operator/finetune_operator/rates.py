@@ -18,26 +18,25 @@ class Rates(Generic[Key]):
         self._most = most
         self._used: dict[Key, float] = {}
 
-    def wait(self, key: Key, now: float) -> float:
-        """Seconds until one more of this key may be, 0 if it may now. `now` is in seconds, too."""
-        return max(0.0, self._used_up(key, now) + self._every - self._burst - now)
+    def take(self, key: Key, now: float) -> float:
+        """Seconds until one more of this key may be; 0 if it may now, and then it is counted.
 
-    def count(self, key: Key, now: float) -> None:
-        """One more of this key has been."""
-        used = self._used_up(key, now)
+        `now` is in seconds, too.
+        """
+        used = max(self._used.get(key, now), now)
+        if used > now + self._burst + self._every:
+            # Nobody gets so far ahead: the clock was put back.
+            used = now
+        if (wait := used + self._every - self._burst - now) > 0:
+            return wait
         # The newest come last.
         self._used.pop(key, None)
         if len(self._used) >= self._most:
             del self._used[next(iter(self._used))]
-        self._used[key] = min(used + self._every, now + self._burst)
+        self._used[key] = used + self._every
+        return 0.0
 
-    def take(self, key: Key, now: float) -> float:
-        """The same as `wait`; if it may, it is counted."""
-        if (wait := self.wait(key, now)) == 0:
-            self.count(key, now)
-        return wait
-
-    def _used_up(self, key: Key, now: float) -> float:
-        used = self._used.get(key, now)
-        # Nobody gets further ahead than a burst: the clock was put back.
-        return now if used > now + self._burst else max(used, now)
+    def give_back(self, key: Key) -> None:
+        """One that was counted was none."""
+        if key in self._used:
+            self._used[key] -= self._every

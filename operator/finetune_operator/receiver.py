@@ -169,7 +169,7 @@ class Receiver:
 
     async def _read(self, request: web.Request) -> Report:
         if encoding := request.headers.get("Content-Encoding"):
-            raise web.HTTPUnsupportedMediaType(text=f"a Report comes as it is, not in {encoding:.20}")
+            raise web.HTTPUnsupportedMediaType(text=f"a Report comes as it is, not in {encoding[:20]!a}")
         try:
             async with asyncio.timeout(READ_TIMEOUT_SECONDS):
                 body = await request.read()
