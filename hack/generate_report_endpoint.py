@@ -103,7 +103,10 @@ def _answers() -> Iterator[str]:
 def _fields(schemas: dict[str, Schema]) -> Iterator[str]:
     """Every object that Reports and answers are made of, each below the first one that speaks of it."""
     yield "## Fields\n"
-    yield "Unknown fields are errors. `null` is as if a field were not there, and numbers that JSON lacks are absent.\n"
+    yield (
+        "Unknown fields are errors. `null` is as if a field were not there; a number that is not finite is absent. "
+        "Whole numbers have no point, and fit into 64 bits.\n"
+    )
     todo = [Report.__name__, ReportReply.__name__]
     for name in todo:
         schema = schemas[name]

@@ -5,6 +5,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from finetune_api.crd import structural_schema
+from finetune_api.report import Report
+
 Wire = dict[str, Any]
 
 LARGEST = sys.float_info.max
@@ -45,3 +48,19 @@ def allowed(schema: Wire) -> st.SearchStrategy[Any]:
     properties = {name: allowed(child) for name, child in schema.get("properties", {}).items()}
     required = {name: properties.pop(name) for name in schema.get("required", [])}
     return st.fixed_dictionaries(required, optional=properties)
+
+
+def with_whole_curve(wire: Wire) -> Wire:
+    """A Report the lists of whose curve are as long as they have to be: its rules are no part of a schema."""
+    curve = wire.get("curve")
+    if curve:
+        steps = len(curve.get("steps", []))
+        for name in ("loss", "learningRate", "tokensPerSecond"):
+            curve[name] = [*curve.get(name, []), *steps * [LARGEST]][:steps]
+        curve["validationLoss"] = [-LARGEST] * len(curve.get("validationSteps", []))
+    return wire
+
+
+def reports() -> st.SearchStrategy[Wire]:
+    """Reports of any kind, as they travel."""
+    return allowed(structural_schema(Report)).map(with_whole_curve)

@@ -36,12 +36,17 @@ class Refusal:
     remedy: str
     headers: dict[str, Any] = field(default_factory=dict)
     """Those that every such answer has."""
-    speaks_json: bool = True
-    """What cannot be read as HTTP is answered before anything here sees it, by a line of text."""
+    may_be_plain: bool = False
+    """What cannot be read as HTTP is answered by a line of text, before anything here sees it."""
 
 
 REFUSALS = (
-    Refusal(400, "This is no HTTP, or there are too many headers.", "Mend the client.", speaks_json=False),
+    Refusal(
+        400,
+        "This is no HTTP, there are too many headers, or the body did not arrive whole.",
+        "Mend the client.",
+        may_be_plain=True,
+    ),
     Refusal(
         401,
         "There is no bearer token, or it is not valid for this endpoint: it has expired, its pod is gone, or it is "
@@ -66,7 +71,7 @@ REFUSALS = (
         "Leave out what is needed least, as a termination message does.",
     ),
     Refusal(415, "The body is compressed.", "Send it as it is, without Content-Encoding."),
-    Refusal(417, "More is expected than 100-continue.", "Send no header Expect.", speaks_json=False),
+    Refusal(417, "More is expected than 100-continue.", "Send no header Expect.", may_be_plain=True),
     Refusal(422, "The body is no Report. Every fault is named with its field.", "Mend the Report."),
     Refusal(
         429,
@@ -137,7 +142,7 @@ def _post() -> Schema:
         "security": [{_SECURITY: []}],
         "requestBody": {
             "required": True,
-            "description": f"At most {MAX_REPORT_BYTES} bytes, not compressed.",
+            "description": f"At most {MAX_REPORT_BYTES} bytes, not compressed. Whole numbers have no point.",
             "content": _content(Report.__name__),
         },
         "responses": {"200": taken} | refused,
@@ -145,7 +150,7 @@ def _post() -> Schema:
 
 
 def _error(refusal: Refusal) -> Schema:
-    return _content("Error") if refusal.speaks_json else {_TEXT: {"schema": {"type": "string"}}}
+    return _content("Error") | ({_TEXT: {"schema": {"type": "string"}}} if refusal.may_be_plain else {})
 
 
 def _always(headers: Schema) -> Schema:

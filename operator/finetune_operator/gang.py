@@ -28,7 +28,7 @@ STAGES = {
     Stage.SAVING: (Phase.RUNNING, "Training", "training"),
     # Told by a pod that is alone: its phase is that of its step.
     Stage.MERGING: (Phase.RUNNING, "Merging", "the adapter is being merged into the model"),
-    Stage.PUBLISHING: (Phase.SUCCEEDED, "Publishing", "the result is being uploaded"),
+    Stage.PUBLISHING: (Phase.RUNNING, "Publishing", "the result is being uploaded"),
     Stage.FINISHED: (Phase.RUNNING, "Finishing", "the trainer has finished; waiting for its pods to end"),
     Stage.FAILED: (Phase.RUNNING, "Finishing", "the trainer has failed; waiting for its pods to end"),
 }

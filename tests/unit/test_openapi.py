@@ -1,6 +1,7 @@
 """The OpenAPI document of the report endpoint beside what trainers really send, and what the models take."""
 
 import json
+import re
 import ssl
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,10 @@ from typing import Any
 import jsonschema_rs
 import pytest
 import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from schemathesis import Case
 
 from certificates import write_certificate
 from finetune_api import names
@@ -22,12 +27,21 @@ from finetune_api.openapi import report_endpoint
 from finetune_api.report import MAX_REPORT_BYTES, Failure, Metrics, Report, ReportReply, Stage, StepSeconds
 from finetune_api.scores import Evaluated, SetScore, status_of
 from finetune_api.status import Choice, EvaluationData
+from finetune_operator import validation
 from finetune_trainer.reports.post import Poster
+from report_cases import CASES, body_of
 from world import DATASET, OUTPUT, PLAN, START, SUBSPACES, TRANSFER, checkpoint, published, report
 
 DOCUMENT = report_endpoint()
 [(PATH, OPERATIONS)] = DOCUMENT["paths"].items()
 POST = OPERATIONS["post"]
+# What tells whether something is what the document calls by that name.
+VALID = {
+    name: jsonschema_rs.Draft202012Validator(
+        {"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}, validate_formats=True
+    )
+    for name in ("Report", "ReportReply")
+}
 COUNTED = [float(step) for step in range(1, MAX_POINTS + 1)]
 EVALUATIONS = [
     Evaluated(
@@ -57,6 +71,7 @@ FULL = report(
     checkpoints=[checkpoint(6, "resume"), checkpoint(6)],
     output=OUTPUT,
 )
+BEYOND_SCHEMAS = "must not have two items|one number for each of"
 SENT = {
     "full": FULL,
     "first": Report(attempt=1, sequence=0, stage=Stage.STARTING),
@@ -69,14 +84,6 @@ SENT = {
         }
     ),
 }
-
-
-def validator(schema: str) -> Any:
-    """What tells whether something is what the document calls by that name."""
-    return jsonschema_rs.Draft202012Validator(
-        {"$ref": f"#/components/schemas/{schema}", "components": DOCUMENT["components"]},
-        validate_formats=True,
-    )
 
 
 @dataclass(frozen=True)
@@ -140,17 +147,35 @@ def test_what_a_trainer_sends_is_what_the_document_says(told: Report, tmp_path: 
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
     assert request.headers["Authorization"] == "Bearer a.b.c"
     assert len(request.body) <= MAX_REPORT_BYTES
-    validator("Report").validate(json.loads(request.body))
+    VALID["Report"].validate(json.loads(request.body))
 
 
 @pytest.mark.parametrize("told", SENT.values(), ids=SENT)
 def test_so_is_what_it_leaves_as_its_termination_message(told: Report) -> None:
-    validator("Report").validate(json.loads(told.to_termination_message()))
+    VALID["Report"].validate(json.loads(told.to_termination_message()))
 
 
 def test_the_reply_is_what_the_document_says() -> None:
-    validator("ReportReply").validate(ReportReply(next_report_seconds=5).to_wire())
+    VALID["ReportReply"].validate(ReportReply(next_report_seconds=5).to_wire())
 
 
 def test_a_reader_of_openapi_understands_the_document() -> None:
     schemathesis.openapi.from_dict(DOCUMENT).validate()
+
+
+@settings(max_examples=50, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@given(case=st.one_of(*CASES.values()))
+def test_what_is_taken_is_what_the_document_allows(case: Case[Any]) -> None:
+    """But for what no schema says: lists that belong together, items of one name."""
+    body = body_of(case)
+    if isinstance(body, bytes):
+        return
+    faults = [error.schema_path[-1] for error in VALID["Report"].iter_errors(body)]
+    try:
+        Report.from_json(json.dumps(body))
+    except ValidationError as error:
+        problems = validation.problems(error, Report)
+        assert faults or all(re.search(BEYOND_SCHEMAS, problem) for problem in problems), problems
+    else:
+        # Texts that are too long are cut.
+        assert set(faults) <= {"maxLength"}
