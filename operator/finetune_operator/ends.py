@@ -115,6 +115,15 @@ def concluded(situation: Situation, status: FineTuneJobStatus, verdict: Verdict)
     return write(subject, status, standing, verdict.reason, message, now).within(0)
 
 
+def settling(since: datetime, now: datetime) -> float | None:
+    """Seconds until what began to end at that time has had time to; None if it has had it."""
+    # The node's clock is not ours: an end in the future is no reason to wait.
+    age = now - since
+    if timedelta(0) <= age < SETTLING_TIME:
+        return (SETTLING_TIME - age).total_seconds()
+    return None
+
+
 def given_up(situation: Situation, verdict: Verdict, faults: Sequence[str] = ()) -> Outcome:
     """The job failed while no attempt was under way: before the first one, or after the last.
 
@@ -174,8 +183,4 @@ def _unsettled(verdict: Verdict, pods: Sequence[Pod], now: datetime) -> float | 
     first = min((pod.finished for pod in over if pod.finished is not None), default=None)
     if first is None:
         return None
-    # The node's clock is not ours: an end in the future is no reason to wait.
-    age = now - first
-    if timedelta(0) <= age < SETTLING_TIME:
-        return (SETTLING_TIME - age).total_seconds()
-    return None
+    return settling(first, now)

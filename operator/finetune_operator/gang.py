@@ -5,13 +5,13 @@ from datetime import datetime, timedelta
 
 from finetune_api import names
 from finetune_api.report import Report, Stage, Transfer
-from finetune_api.status import Attempt, FineTuneJobStatus, Phase
+from finetune_api.status import Attempt, Condition, FineTuneJobStatus, Phase
 from finetune_api.units import size
 from finetune_operator import conditions, deadlines, ends, kueue, launch, progress, workload
 from finetune_operator.conditions import Standing
-from finetune_operator.heard import pods_of, received_from, reported
-from finetune_operator.observed import GangJob, Pod
-from finetune_operator.outcome import Outcome, Situation, write
+from finetune_operator.heard import pods_of, posted, received_from, reported
+from finetune_operator.observed import GangJob, Pod, Received
+from finetune_operator.outcome import Outcome, Situation, is_mere_progress, write
 
 # How long a pod may wait before somebody asks why.
 LONG_WAIT = timedelta(seconds=15)
@@ -98,7 +98,7 @@ def follow(situation: Situation, attempt: Attempt, gang: GangJob | None) -> Outc
         return _in_queue(situation, status, gang)
     if gang is None or gang.failed or any(pod.end is not None for pod in pods):
         return ends.failed(situation, status, pods, report)
-    phase, reason, message = _stage(situation, pods, report)
+    phase, reason, message = _stage(situation, gang, pods, report)
     deadline = deadlines.of_gang(situation, attempt, gang, pods, received)
     rest = deadline.rest(now)
     if rest <= 0:
@@ -106,9 +106,30 @@ def follow(situation: Situation, attempt: Attempt, gang: GangJob | None) -> Outc
         return ends.concluded(
             situation, status, deadline.verdict(message, node=first.node if first is not None else None)
         )
+    if (wait := _until_its_end(situation, attempt, gang, pods, received)) is not None:
+        return Outcome(requeue_after=min(wait, rest))
     status = status.model_copy(update={"phase": phase})
-    outcome = write(situation.subject, status, Standing.UNDERWAY, reason, message, now)
-    return outcome.within(rest)
+    outcome = write(situation.subject, status, Standing.UNDERWAY, reason, message, now).within(rest)
+    young = LONG_WAIT - (now - attempt.start_time)
+    return outcome.within(young.total_seconds()) if reason == launch.CREATING else outcome
+
+
+def _until_its_end(
+    situation: Situation, attempt: Attempt, gang: GangJob, pods: Sequence[Pod], received: Received | None
+) -> float | None:
+    """Seconds for which the end of a gang whose trainer has finished is waited for, so that one write tells both.
+
+    An operator that dies meanwhile loses nothing: pods that ended well keep their last words, and what was POSTed is
+    waited with only where it is mere progress.
+    """
+    over = [pod.finished for pod in pods if pod.finished is not None]
+    if len(over) < situation.job.spec.resources.nodes:
+        over = []
+    if received is not None and received.report.stage in (Stage.FINISHED, Stage.FAILED):
+        over.append(received.time)
+    if not over or not is_mere_progress(situation.status, posted(situation, attempt, gang)):
+        return None
+    return ends.settling(max(over), situation.now)
 
 
 def _in_queue(situation: Situation, status: FineTuneJobStatus, gang: GangJob) -> Outcome:
@@ -123,7 +144,9 @@ def _in_queue(situation: Situation, status: FineTuneJobStatus, gang: GangJob) ->
     return outcome.within(launch.look_again(since or now, now))
 
 
-def _stage(situation: Situation, pods: Sequence[Pod], report: Report | None) -> tuple[Phase, str, str]:
+def _stage(
+    situation: Situation, gang: GangJob, pods: Sequence[Pod], report: Report | None
+) -> tuple[Phase, str, str]:
     status, nodes = situation.status, situation.job.spec.resources.nodes
     running = sum(pod.running for pod in pods)
     if status.phase in deadlines.GANG_UP and (running < nodes or report is None):
@@ -133,6 +156,8 @@ def _stage(situation: Situation, pods: Sequence[Pod], report: Report | None) -> 
         if current is None or current.status != "True":
             return status.phase, "TrainerRunning", "waiting for the trainer's next report"
         return status.phase, current.reason, current.message
+    if report is None and not gang.deleting and (told := _as_usual(situation, pods)) is not None:
+        return Phase.STARTING, told.reason, told.message
     if running < nodes:
         job = names.attempt_job_name(situation.subject.name, status.attempts[-1].number)
         reason, words = obstacle(job, pods)
@@ -143,3 +168,16 @@ def _stage(situation: Situation, pods: Sequence[Pod], report: Report | None) -> 
         message = f"all {nodes} pods run; waiting for the trainer's first report"
         return Phase.STARTING, "WaitingForReport", message
     return stage(report)
+
+
+def _as_usual(situation: Situation, pods: Sequence[Pod]) -> Condition | None:
+    """What is told of a start already, as long as it takes no longer than starts do and nobody has more to say.
+
+    By the attempt's own time: a Job that somebody deletes as soon as it is there is not made again and again unnoticed.
+    """
+    status, first = situation.status, hindered(pods)
+    told = conditions.find(status.conditions, conditions.PROGRESSING)
+    if told is None or told.reason != launch.CREATING or told.status != "True":
+        return None
+    explained = first is not None and first.waiting is not None and first.waiting[1]
+    return None if explained or situation.now - status.attempts[-1].start_time >= LONG_WAIT else told

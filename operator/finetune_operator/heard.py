@@ -33,11 +33,15 @@ def final_report(pods: Sequence[Pod]) -> Report | None:
     return next((pod.report for pod in pods if pod.index == 0), None)
 
 
+def posted(situation: Situation, attempt: Attempt, gang: GangJob | None) -> FineTuneJobStatus:
+    """The status with what the newest attempt has told by POST, which is nowhere but in the operator's memory."""
+    status, received = situation.status, received_from(situation, attempt, gang)
+    return status if received is None else progress.with_report(status, received.report, received.time)
+
+
 def reported(situation: Situation, attempt: Attempt, gang: GangJob | None) -> FineTuneJobStatus:
     """The status with everything that the newest attempt has told."""
-    status, received = situation.status, received_from(situation, attempt, gang)
-    if received is not None:
-        status = progress.with_report(status, received.report, received.time)
+    status = posted(situation, attempt, gang)
     for pod in pods_of(situation, gang):
         if pod.index == 0 and pod.report is not None:
             # Not now, but when it was said: to look at it once more is no news.

@@ -4,12 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from finetune_api.status import FineTuneJobStatus
 from finetune_operator import conditions, departure, steps
 from finetune_operator.conditions import Standing
 from finetune_operator.observed import Observed, Taken
 from finetune_operator.outcome import Outcome, Situation, write
 from finetune_operator.pods import Manifest
-from finetune_operator.transitions import NAME_CONFLICT, REFUSED
+from finetune_operator.transitions import NAME_CONFLICT, REFUSED, REJECTED, STUCK
+
+CREATING = "CreatingPods"
+# What is told of an attempt as long as its Job has not been seen.
+_BEFORE = (CREATING, "WaitingForPods", "WaitingForCleanup", NAME_CONFLICT, REFUSED, REJECTED, STUCK)
 
 # How soon to look again for what no watch tells.
 FIRST_RETRY = timedelta(seconds=2)
@@ -63,8 +68,15 @@ def look_again(since: datetime, now: datetime) -> float:
 def about_to_create(number: int) -> tuple[str, str]:
     """What comes next, as a word and a sentence."""
     if number in steps.BY_NUMBER:
-        return "CreatingPods", f"{steps.BY_NUMBER[number].pod} is about to be created"
-    return "CreatingPods", f"attempt {number}: its pods are about to be created"
+        return CREATING, f"{steps.BY_NUMBER[number].pod} is about to be created"
+    # It stands there for the first seconds of a start, too: see gang.py.
+    return CREATING, f"attempt {number}: its pods are being created"
+
+
+def is_to_come(status: FineTuneJobStatus) -> bool:
+    """Whether nothing says yet that the Job of the open attempt was seen: if it is missing, it may never have been."""
+    told = conditions.find(status.conditions, conditions.PROGRESSING)
+    return told is None or told.reason in _BEFORE
 
 
 def _listed(taken: Sequence[Taken]) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus
@@ -103,15 +102,20 @@ def write(
     return Outcome(status=new, events=events(old, new))
 
 
+def is_mere_progress(old: FineTuneJobStatus, new: FineTuneJobStatus) -> bool:
+    """Whether nothing is new but numbers that change with every step."""
+    mere = {"progress": new.progress, "subspaces": new.subspaces, "curve": new.curve}
+    return old.model_copy(update=mere) == new
+
+
 def _throttled(old: FineTuneJobStatus, new: FineTuneJobStatus, now: datetime) -> float | None:
     """Seconds to wait before writing what is mere progress."""
     if old.progress is None or old.progress.last_report_time is None:
         return None
-    mere: dict[str, Any] = {"progress": new.progress, "subspaces": new.subspaces, "curve": new.curve}
     if old.subspaces != new.subspaces and _reasons(old) == _reasons(new):
         # Words that go on counting: how many matrices are decomposed.
-        mere["conditions"] = new.conditions
-    if old.model_copy(update=mere) != new:
+        new = new.model_copy(update={"conditions": old.conditions})
+    if not is_mere_progress(old, new):
         return None
     rest = PROGRESS_INTERVAL - (now - old.progress.last_report_time)
     return rest.total_seconds() if rest > timedelta(0) else None

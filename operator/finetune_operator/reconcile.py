@@ -62,14 +62,15 @@ from finetune_operator.conditions import Standing
 from finetune_operator.departure import strays
 from finetune_operator.gang import follow
 from finetune_operator.healing import keep_up
-from finetune_operator.launch import about_to_create, launch
+from finetune_operator.launch import about_to_create, is_to_come, launch
 from finetune_operator.observed import GangJob, Observed, Subject
 from finetune_operator.outcome import Outcome, Situation, write
 from finetune_operator.transitions import REJECTED
 from finetune_operator.workload import Installation
 
-# Phases in which the Job of the open attempt has been seen. If it is missing now, it vanished.
-_GANG_SEEN = (Phase.QUEUED, Phase.STARTING, Phase.PREPARING, Phase.RUNNING)
+# Phases in which the Job of the open attempt has been seen. If it is missing now, it vanished. So it has where one that
+# is starting has more to tell than that.
+_GANG_SEEN = (Phase.QUEUED, Phase.PREPARING, Phase.RUNNING)
 
 
 def reconcile(subject: Subject, observed: Observed, now: datetime, installation: Installation) -> Outcome:
@@ -192,7 +193,7 @@ def _train(situation: Situation, installation: Installation) -> Outcome:
     succeeded = gang is not None and gang.complete and suspension.was_cause(attempt)
     if attempt.end_time is not None and not succeeded:
         return _restart(situation, attempt)
-    seen = status.phase in _GANG_SEEN
+    seen = status.phase in _GANG_SEEN or (status.phase is Phase.STARTING and not is_to_come(status))
     ending = seen if gang is None else suspension.is_ending(situation, gang)
     if situation.job.spec.suspend and not ending:
         return suspension.end(situation, attempt, gang)
@@ -214,8 +215,10 @@ def _train(situation: Situation, installation: Installation) -> Outcome:
 def _begin_attempt(situation: Situation, status: FineTuneJobStatus, number: int) -> Outcome:
     now = situation.now
     attempts = [*status.attempts, Attempt(number=number, start_time=now)][-MAX_LISTED_ATTEMPTS:]
-    phase = Phase.RESTARTING if status.phase is Phase.RESTARTING else Phase.PENDING
     name = situation.job.spec.scheduling.queue_name
+    # Who has to go through a queue does not start before he is let through.
+    waiting = Phase.RESTARTING if status.phase is Phase.RESTARTING else Phase.PENDING
+    phase = Phase.STARTING if name is None else waiting
     queue = status.queue if name is None else kueue.named(status.queue, name)
     outcome = write(
         situation.subject,

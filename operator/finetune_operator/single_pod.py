@@ -96,8 +96,21 @@ def see(situation: Situation, step: Step, job: GangJob) -> Sight:
     heard = received is not None or _was_heard(situation, step)
     deadline = deadlines.of_single_pod(situation, job, pods, received, heard=heard)
     rest = deadline.rest(situation.now)
-    # It holds no GPU, and has no budget of restarts but that of its Job.
-    return Sight(reason, message, rest, deadline.verdict(message) if rest <= 0 else None)
+    if rest <= 0:
+        # It holds no GPU, and has no budget of restarts but that of its Job.
+        return Sight(reason, message, rest, deadline.verdict(message))
+    told = conditions.find(situation.status.conditions, step.condition)
+    if told is not None and (wait := _until_its_end(situation, pod, received)) is not None:
+        return Sight(told.reason, told.message, min(rest, wait))
+    return Sight(reason, message, rest)
+
+
+def _until_its_end(situation: Situation, pod: Pod | None, received: Received | None) -> float | None:
+    """Seconds for which the end of a step is waited for whose pod has finished, so that one write tells both."""
+    over = [pod.finished] if pod is not None and pod.end is None and pod.finished is not None else []
+    if received is not None and received.report.stage is Stage.FINISHED:
+        over.append(received.time)
+    return ends.settling(max(over), situation.now) if over else None
 
 
 def _is_ending(situation: Situation, job: GangJob) -> bool:

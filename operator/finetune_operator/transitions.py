@@ -6,10 +6,11 @@ from typing import Literal
 from finetune_api import guide
 from finetune_api.failure import CAUSES, ExitCode
 from finetune_api.precedents import BUDGET_FIELD, HALVED
-from finetune_api.status import FineTuneJobStatus, Phase
+from finetune_api.status import Attempt, FineTuneJobStatus, Phase
 from finetune_api.units import size
 from finetune_operator import conditions, evaluation, kueue, progress
 
+ACCEPTED = "Accepted"
 NAME_CONFLICT = "NameConflict"
 REFUSED = "Refused"
 REJECTED = "Invalid"
@@ -59,7 +60,9 @@ def _acceptance(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
     if before is not None and (before.status, before.reason) == (after.status, after.reason):
         return []
     if after.status == "True":
-        return [Event("Accepted", after.message)]
+        # One event, not two, where both happen in one write: nothing is prepared beforehand.
+        begun = [_begins(attempt) for attempt in new.attempts if _is_first(attempt) and not old.attempts]
+        return [Event(ACCEPTED, "; ".join([after.message, *begun]))]
     return [Event(after.reason, after.message, "Warning")]
 
 
@@ -164,11 +167,20 @@ def _suspension(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
 
 def _starts(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:
     known = {attempt.number for attempt in old.attempts}
+    told = any(event.reason == ACCEPTED for event in _acceptance(old, new))
     return [
-        Event("Started", f"attempt {attempt.number} begins")
+        Event("Started", _begins(attempt))
         for attempt in new.attempts
-        if attempt.number not in known
+        if attempt.number not in known and not (told and _is_first(attempt))
     ]
+
+
+def _is_first(attempt: Attempt) -> bool:
+    return attempt.number == 1
+
+
+def _begins(attempt: Attempt) -> str:
+    return f"attempt {attempt.number} begins"
 
 
 def _queue(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Event]:

@@ -192,7 +192,7 @@ def blocked(lives: Lives, name: str) -> None:
     lives.namespace.submit(name, dataset=INLINE)
     eventually(lambda: lives.namespace.condition("Stalled", name)["reason"] == "NameConflict")
     lives.namespace.delete(JOBS, theirs, propagationPolicy="Background")
-    lives.namespace.in_phase("Starting", name)
+    eventually(lambda: lives.namespace.condition("Stalled", name)["status"] == "False")
 
 
 def refused(lives: Lives, name: str) -> None:

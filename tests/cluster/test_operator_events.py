@@ -85,8 +85,7 @@ def test_a_whole_life_reads_as_a_story(
     ]
     why = f"attempt 1 ended and is started again: {first[0]}: the trainer ended with exit code 200."
     assert story == [
-        ("Normal", "Accepted", "the spec is valid"),
-        ("Normal", "Started", "attempt 1 begins"),
+        ("Normal", "Accepted", "the spec is valid; attempt 1 begins"),
         ("Normal", "CheckpointSaved", "resume checkpoint of step 10 in demo/checkpoints/step-00000010"),
         ("Warning", "Restarting", f"{why} Its logs are in demo/logs/attempt-1 on claim runs."),
         ("Normal", "Started", "attempt 2 begins"),

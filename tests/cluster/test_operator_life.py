@@ -61,6 +61,7 @@ def test_from_submission_to_success(namespace: Namespace, operator: Operator) ->
     [pod] = namespace.pods(count=1, attempt=0)
     namespace.run_pods([pod])
     namespace.end_pod(pod, 0, found().to_termination_message())
+    namespace.pods()
     status = namespace.in_phase("Starting")
     assert (status["plan"]["totalSteps"], status["dataset"]["samples"]) == (36, 100)
     assert namespace.condition("Prepared")["status"] == "True"
@@ -240,8 +241,12 @@ def test_a_job_made_again_under_the_same_name_starts_afresh(namespace: Namespace
     namespace.in_phase("Starting")
     assert len(namespace.status()["attempts"]) == 1
     assert "progress" not in namespace.status()
-    [owner] = namespace.get(JOBS, "demo-1")["metadata"]["ownerReferences"]
-    assert owner["uid"] == new["metadata"]["uid"]
+
+    def owned() -> bool:
+        [owner] = namespace.get(JOBS, "demo-1")["metadata"]["ownerReferences"]
+        return bool(owner["uid"] == new["metadata"]["uid"])
+
+    eventually(owned)
     assert "NameConflict" not in namespace.events()
 
 
@@ -262,7 +267,7 @@ def test_somebody_else_s_object_is_left_alone(
     assert stalled["reason"] == "NameConflict"
     assert theirs["metadata"]["name"] in stalled["message"]
     assert not namespace.belongings()
-    assert eventually(lambda: namespace.events() == ["Accepted", "Started", "NameConflict"])
+    assert eventually(lambda: namespace.events() == ["Accepted", "NameConflict"])
 
     def untouched() -> object:
         found = namespace.get(template, theirs["metadata"]["name"])
@@ -274,8 +279,8 @@ def test_somebody_else_s_object_is_left_alone(
         key: value for key, value in theirs["metadata"].items() if key in ("labels", "ownerReferences")
     }
     namespace.delete(template, theirs["metadata"]["name"], propagationPolicy="Background")
+    eventually(lambda: namespace.condition("Stalled")["status"] == "False")
     namespace.in_phase("Starting")
-    assert namespace.condition("Stalled")["status"] == "False"
 
 
 def test_a_quota_is_told_in_the_api_server_s_words(namespace: Namespace) -> None:
@@ -307,7 +312,7 @@ def test_an_idle_job_is_not_written_to(namespace: Namespace, operator: Operator)
 
 def test_the_config_map_of_a_gang_holds_what_its_trainer_needs(namespace: Namespace) -> None:
     namespace.submit(dataset=INLINE)
-    namespace.in_phase("Starting")
+    namespace.pods()
     [config] = namespace.all(CONFIGMAPS, labelSelector="finetune.dev/job=demo")
     assert set(config["data"]) == {"run.json", "ca.crt"}
     assert config["immutable"] is True

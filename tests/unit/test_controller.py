@@ -126,6 +126,6 @@ async def test_a_gang_begins_in_the_turn_that_accepts_its_job() -> None:
     cluster = Beginning()
     controller = Controller(cluster, Reports(), lambda: INSTALLATION, Metrics())
     await controller.handle(Key("team", "demo"))
-    told = ["Accepted", "Started"]
+    told = ["Accepted"]
     made = ["ConfigMap", "Service", "NetworkPolicy", "Job"]
     assert cluster.done == ["read", "write", *told, "look", *made]

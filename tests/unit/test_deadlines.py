@@ -115,6 +115,7 @@ def test_each_attempt_has_the_whole_time() -> None:
     at_the_deadline(world)
     world.settle()
     world.now = world.status.attempts[1].start_time + timedelta(seconds=69)
+    world.turn()
     assert world.decide().status is None
     world.now += timedelta(seconds=1)
     world.turn()

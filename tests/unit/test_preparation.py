@@ -157,6 +157,7 @@ def test_a_pod_that_has_prepared_all_is_waited_for() -> None:
     world = running()
     world.now += timedelta(minutes=1)
     world.post(found(sequence=9))
+    assert (world.decide().status, world.decide().requeue_after) == (None, 5), "its end may come first"
     world.settle()
     said = condition(world.status, conditions.READY)
     assert (said.reason, said.message) == ("Finishing", "the data are prepared; waiting for the pod to end")
@@ -184,7 +185,7 @@ def test_success_is_one_write_with_plan_and_data_and_the_first_attempt() -> None
     assert not outcome.apply
     assert not outcome.delete
     status = world.status
-    assert (status.phase, status.plan, status.dataset) == (Phase.PENDING, PLAN, DATASET)
+    assert (status.phase, status.plan, status.dataset) == (Phase.STARTING, PLAN, DATASET)
     assert [attempt.number for attempt in status.attempts] == [1]
     assert status.progress is None
     prepared = condition(status)

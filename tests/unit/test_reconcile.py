@@ -9,7 +9,7 @@ import pytest
 from finetune_api.report import Failure, Report, Stage
 from finetune_api.status import FineTuneJobStatus, Phase, Subspaces
 from finetune_operator import conditions
-from finetune_operator.gang import unexplained
+from finetune_operator.gang import LONG_WAIT, unexplained
 from finetune_operator.observed import GangJob, Observed, Taken
 from finetune_operator.reconcile import reconcile
 from world import (
@@ -42,6 +42,10 @@ def reason(status: FineTuneJobStatus, type_: str = conditions.READY) -> str:
     return condition.reason
 
 
+def seconds_since_start(world: World) -> float:
+    return (world.now - START).total_seconds()
+
+
 def started(**spec: object) -> World:
     """A world whose data are prepared, and whose gang has been created and observed."""
     world = World(spec=dict(spec))
@@ -68,9 +72,10 @@ def test_the_attempt_is_on_record_before_anything_is_created() -> None:
     outcome = world.turn()
     assert not outcome.apply
     assert [(a.number, a.start_time) for a in world.status.attempts] == [(1, START)]
-    assert (world.status.phase, world.status.start_time, world.status.restarts) == (Phase.PENDING, START, 0)
+    assert (world.status.phase, world.status.start_time, world.status.restarts) == (Phase.STARTING, START, 0)
     assert world.status.observed_generation == 1
-    assert [event.reason for event in outcome.events] == ["Accepted", "Started"]
+    told = [(event.reason, event.message) for event in outcome.events]
+    assert told == [("Accepted", "the spec is valid; attempt 1 begins")]
 
 
 def test_what_can_be_planned_without_model_and_data_is_planned_at_once() -> None:
@@ -97,15 +102,68 @@ def test_then_the_objects_are_applied_the_job_last() -> None:
     assert outcome.status is None
 
 
-def test_the_gang_is_starting_once_its_job_is_seen() -> None:
+def test_a_start_that_takes_no_longer_than_usual_is_not_written_about_again() -> None:
     world = started()
+    assert (world.status.phase, message(world.status)) == (
+        Phase.STARTING,
+        "attempt 1: its pods are being created",
+    )
+    begun, writes = world.status.attempts[0].start_time, world.writes
+    world.pods["demo-1-1"] = replace(world.pods["demo-1-1"], waiting=("ContainerCreating", ""))
+    for seconds in range(15):
+        world.now = begun + timedelta(seconds=seconds)
+        assert world.turn().requeue_after == 15 - seconds
+    world.run_pods()
+    world.turn()
+    assert world.writes == writes
+    world.post(report(stage=Stage.STARTING))
+    world.turn()
+    assert reason(world.status) == "TrainerStarting", "a report is always news"
+
+
+def test_one_that_takes_longer_is_told() -> None:
+    world = started()
+    world.now += LONG_WAIT
+    world.settle()
     assert world.status.phase is Phase.STARTING
     assert message(world.status).startswith("0 of 2 pods run")
+
+
+def test_an_edit_during_a_start_is_acknowledged_at_once() -> None:
+    world = started()
+    world.edit(failurePolicy={"maxRestarts": 7})
+    world.turn()
+    assert world.status.observed_generation == 2
+
+
+def test_a_job_that_is_deleted_as_soon_as_it_is_there_is_not_made_again_without_end() -> None:
+    world = World(spec={"dataset": INLINE, "failurePolicy": {"maxRestarts": 0}})
+    for _ in range(100):
+        world.turn()
+        if world.jobs:
+            assert not world.turn().apply, "it is there, and is looked at"
+            world.jobs.clear()
+            world.pods.clear()
+        world.now += timedelta(seconds=1)
+        if world.status.phase is Phase.FAILED:
+            break
+    assert (world.status.phase, world.status.attempts[0].reason) == (Phase.FAILED, "PodVanished")
+    assert seconds_since_start(world) < 30
+
+
+def test_one_that_was_asked_to_go_is_no_usual_start() -> None:
+    world = started()
+    world.jobs["demo-1"] = replace(world.jobs["demo-1"], deleting=True)
+    world.turn()
+    world.collect()
+    world.settle()
+    assert world.status.restarts == 1
 
 
 def test_a_job_without_pods_says_where_to_look() -> None:
     world = started()
     world.pods.clear()
+    world.now += LONG_WAIT
     world.settle()
     assert "kubectl describe job demo-1" in message(world.status)
 
@@ -141,6 +199,7 @@ def test_what_a_pod_does_not_say_is_asked_for_ever_more_rarely() -> None:
 def test_pods_that_run_are_not_yet_a_training() -> None:
     world = started()
     world.run_pods()
+    world.now += LONG_WAIT
     world.settle()
     assert world.status.phase is Phase.STARTING
     assert "first report" in message(world.status)
@@ -234,6 +293,67 @@ def test_a_checkpoint_is_written_at_once() -> None:
     assert [event.reason for event in outcome.events] == ["CheckpointSaved"]
 
 
+def finishing() -> tuple[World, Report]:
+    """A gang whose pods have all ended well a moment ago, and whose Job does not say so yet; and their last words."""
+    world = running()
+    world.now += timedelta(minutes=1)
+    last = report(sequence=9, step=36, stage=Stage.FINISHED, output=OUTPUT, checkpoints=[checkpoint(36)])
+    world.succeed(last)
+    world.jobs["demo-1"] = replace(world.jobs["demo-1"], complete=False)
+    return world, last
+
+
+def test_the_end_of_a_gang_that_has_finished_is_one_write() -> None:
+    world, _ = finishing()
+    writes = world.writes
+    outcome = world.turn()
+    assert (world.writes, outcome.requeue_after) == (writes, 5)
+    world.now += timedelta(seconds=2)
+    assert world.turn().requeue_after == 3
+    world.jobs["demo-1"] = replace(world.jobs["demo-1"], complete=True)
+    outcome = world.turn()
+    assert world.status.phase is Phase.SUCCEEDED
+    assert [event.reason for event in outcome.events] == ["CheckpointSaved", "Succeeded"]
+
+
+def test_where_that_end_does_not_come_at_once_it_is_told_what_is_waited_for() -> None:
+    world, last = finishing()
+    world.now += timedelta(seconds=5)
+    world.turn()
+    assert world.status.progress is not None
+    assert (world.status.progress.step, world.status.checkpoints) == (36, last.checkpoints)
+    world.post(last)
+    world.now += timedelta(seconds=5)
+    world.turn()
+    assert reason(world.status) == "Finishing"
+
+
+def test_a_clock_of_a_node_that_is_ahead_holds_nothing_up() -> None:
+    world, _ = finishing()
+    world.now -= timedelta(seconds=1)
+    assert world.decide().status is not None
+
+
+def test_what_a_trainer_has_told_of_its_end_does_not_wait_for_it() -> None:
+    """It is nowhere but in the operator's memory."""
+    world = running()
+    world.now += timedelta(minutes=1)
+    world.post(report(sequence=8, step=36, stage=Stage.FINISHED))
+    assert (world.decide().status, world.decide().requeue_after) == (None, 5), "mere progress may wait"
+    world.post(report(sequence=9, step=36, stage=Stage.FINISHED, checkpoints=[checkpoint(36)]))
+    world.turn()
+    assert (reason(world.status), len(world.status.checkpoints)) == ("Finishing", 1)
+
+
+def test_a_deadline_does_not_wait_for_an_end() -> None:
+    world = started(failurePolicy={"startupDeadlineSeconds": 60, "maxRestarts": 0})
+    world.now = world.status.attempts[0].start_time + timedelta(seconds=58)
+    world.run_pods()
+    world.pods = {name: replace(pod, finished=world.now) for name, pod in world.pods.items()}
+    outcome = world.decide()
+    assert (outcome.status, outcome.requeue_after) == (None, 2)
+
+
 def test_nothing_is_written_when_nothing_has_changed() -> None:
     world = running()
     world.now += timedelta(minutes=20)
@@ -274,7 +394,9 @@ def test_a_spec_that_turns_invalid_does_not_touch_the_gang() -> None:
     assert truths(world.status)[conditions.ACCEPTED] == "False"
     world.spec, world.generation = {}, 3
     world.posted = None
-    world.turn()
+    assert [(event.reason, event.message) for event in world.turn().events] == [
+        ("Accepted", "the spec is valid")
+    ]
     assert truths(world.status)[conditions.RECONCILING] == "True"
     assert world.gangs == ["demo-1"]
 

@@ -502,7 +502,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def each_happening_is_told_at_most_once(self) -> None:
-        once = ("Prepared", "Started", "Merging", "Succeeded", "Failed")
+        once = ("Accepted", "Prepared", "Started", "Merging", "Succeeded", "Failed")
         told = [event for event in self.world.events if event.reason in once]
         assert len(told) == len(set(told))
 

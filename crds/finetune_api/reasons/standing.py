@@ -49,8 +49,9 @@ CHAPTER = Chapter(
         ),
         Reason(
             "CreatingPods",
-            "The operator is about to create the pods of the next step.",
-            by_itself="They are created within seconds.",
+            "The pods of the next step are being created, and get to run.",
+            by_itself="Where they do not run after fifteen seconds, or something keeps them from it, another reason "
+            "says so.",
         ),
         Reason(
             "WaitingForPods",

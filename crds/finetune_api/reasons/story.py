@@ -6,7 +6,11 @@ CHAPTER = Chapter(
     "Events along the way",
     "Events of the FineTuneJob (`kubectl describe ftj NAME`); `finetune watch` tells the same.",
     (
-        Reason("Accepted", "The spec is valid, and the operator has taken the job on."),
+        Reason(
+            "Accepted",
+            "The spec is valid, and the operator has taken the job on. Where nothing is prepared beforehand, the first "
+            "attempt begins with it, and the message says so.",
+        ),
         Reason(
             "Downloaded", "Model or data are downloaded; which commit of them, and how large, is on record."
         ),

@@ -14,7 +14,15 @@ from finetune_operator.progress import duration
 
 # Words that say that something waits, and not for what: a warning about the same thing tells more.
 _VAGUE = frozenset(
-    {"PodsPending", "ContainerCreating", "PodInitializing", "Waiting", "WaitingForReport", "Queued"}
+    {
+        "CreatingPods",
+        "PodsPending",
+        "ContainerCreating",
+        "PodInitializing",
+        "Waiting",
+        "WaitingForReport",
+        "Queued",
+    }
 )
 
 # Kueue has the same reason for what will come to pass and for what never will.
