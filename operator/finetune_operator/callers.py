@@ -12,6 +12,8 @@ from finetune_operator.rates import Rates
 # All gangs together are asked for 20 Reports a second (receiver.MAX_REPORTS_PER_SECOND); what is urgent, and the start
 # of an operator that all have waited for, come on top. Each takes a millisecond or two of CPU, the handshake included.
 CONNECTIONS_PER_SECOND = 200
+# So many seconds' worth may come at once: those who waited while the operator had something long to do.
+BURST_SECONDS = 2
 # With their buffers these take some 64 MiB at worst, and well under the 1,024 files that a container may have open.
 MAX_CONNECTIONS = 256
 
@@ -19,8 +21,8 @@ MAX_CONNECTIONS = 256
 MODEST_CONNECTIONS = 4
 MODEST_PER_SECOND = 2
 MODEST_BURST = 4
-# Those who want more share this much of what there is, and none of the rest: the trainers of a whole cluster, where its
-# network hides their addresses behind one, or a flood.
+# Those who want more are let in only as long as the house is not full to this share, and share a rate that is this much
+# of the other: the trainers of a whole cluster, where its network hides their addresses behind one, or a flood.
 SHARE_OF_OTHERS = 0.5
 
 MAX_ADDRESSES = 10_000
@@ -58,7 +60,7 @@ class _Room:
     def __init__(self, share: float) -> None:
         self._most = int(share * MAX_CONNECTIONS)
         per_second = int(share * CONNECTIONS_PER_SECOND)
-        self._rate = Rates[None](per_second, burst=per_second, most=1)
+        self._rate = Rates[None](per_second, burst=BURST_SECONDS * per_second, most=1)
 
     def has_place(self, connected: int, now: float) -> bool:
         return connected < self._most and not self._rate.take(None, now)

@@ -119,7 +119,9 @@ class Receiver:
 
     def _log(self, request: web.Request, error: web.HTTPException) -> None:
         if self._logged.take(request.remote or "", self._clock().timestamp()) == 0:
-            logger.info("a Report was refused with %d: %s", error.status, error.text)
+            # What went wrong with the API server is not for strangers.
+            why = error.__cause__ if error.status == web.HTTPServiceUnavailable.status_code else error.text
+            logger.info("a Report was refused with %d: %s", error.status, why)
 
     async def _report(self, request: web.Request) -> web.Response:
         key = Key(request.match_info["namespace"], request.match_info["name"])
@@ -157,7 +159,6 @@ class Receiver:
         except BusyError as error:
             raise web.HTTPServiceUnavailable(text=str(error), headers=_retry_after(BUSY_SECONDS)) from error
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            logger.warning("a Report could not be checked: %s", error)
             raise web.HTTPServiceUnavailable(
                 text="the API server cannot be asked just now", headers=_retry_after(UNAVAILABLE_SECONDS)
             ) from error

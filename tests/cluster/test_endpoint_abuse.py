@@ -22,6 +22,7 @@ from cluster.kube import Namespace, eventually
 from cluster.operators import Operator
 from finetune_api import names
 from finetune_api.report import MAX_REPORT_BYTES
+from finetune_operator.callers import MAX_CONNECTIONS
 from finetune_operator.identity import REFUSALS_BURST
 from finetune_operator.listener import CONNECTION_BYTES, CONNECTION_SECONDS
 from finetune_operator.receiver import MAX_ERROR_LENGTH, REPORTS_BURST
@@ -149,7 +150,7 @@ def test_a_flood_keeps_nobody_from_reporting_and_the_operator_from_nothing(
         lines = head.split(b"\r\n")
         head = b"\r\n".join([*lines[:2], lines[3], lines[2]])
     assert gang.post(1) == 200
-    before = resident(gang.operator)
+    before, files = resident(gang.operator), metric(gang.operator, "process_open_fds")
     reviews = gang.operator.writes()["post tokenreviews"]
     with flood(gang.operator, kind, addresses, head):
         began = time.monotonic()
@@ -161,6 +162,7 @@ def test_a_flood_keeps_nobody_from_reporting_and_the_operator_from_nothing(
         assert len(gang.namespace.pods("another")) == 2
         assert gang.operator.get("/healthz")[0] == 200
         seconds = time.monotonic() - began
+        assert metric(gang.operator, "process_open_fds") <= files + MAX_CONNECTIONS
     assert resident(gang.operator) - before < 48 * MIB
     # Of each address a burst, and one a second.
     most = len(addresses) * (REFUSALS_BURST + 1 + seconds)
