@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import nn
+from transformers import get_scheduler
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_trainer.methods.parametrization import Parametrization
@@ -58,6 +59,25 @@ def test_the_learning_rate_rises_and_follows_its_course(course: Any, warmup: int
     rising = [PEAK * step / warmup for step in range(warmup)]
     after = [PEAK * COURSES[course]((step - warmup) / (STEPS - warmup)) for step in range(warmup, STEPS)]
     assert found == pytest.approx(rising + after)
+
+
+@pytest.mark.parametrize("warmup", [0, WARMUP])
+@pytest.mark.parametrize(
+    ("course", "theirs"),
+    [("constant", "constant_with_warmup"), ("linear", "linear"), ("cosine", "cosine")],
+)
+def test_the_learning_rate_is_that_of_transformers_to_the_last_bit(
+    course: Any, theirs: str, warmup: int
+) -> None:
+    stated = Hyperparameters(lr_scheduler=course, warmup_steps=warmup)
+    optimizers = [make_optimizer(whole(nn.Linear(2, 2)), stated, plan()) for _ in range(2)]
+    ours = make_scheduler(optimizers[0], stated, plan())
+    reference = get_scheduler(theirs, optimizers[1], num_warmup_steps=warmup, num_training_steps=STEPS)
+    for _ in range(STEPS + 1):
+        assert ours.get_last_lr() == reference.get_last_lr()
+        for scheduler, optimizer in zip((ours, reference), optimizers, strict=True):
+            optimizer.step()
+            scheduler.step()
 
 
 def test_every_option_of_adamw_reaches_every_weight() -> None:

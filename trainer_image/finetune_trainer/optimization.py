@@ -1,20 +1,19 @@
 """The optimizer and the course of its learning rate."""
 
+import math
 from collections.abc import Iterable
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_scheduler
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_trainer.methods.parametrization import Parametrization
 from finetune_trainer.planning import ExactPlan
-
-# The spec's names of schedules that transformers calls otherwise: there, `constant` knows no warm-up.
-_SCHEDULERS = {"constant": "constant_with_warmup"}
 
 
 def make_optimizer(trained: Parametrization, stated: Hyperparameters, plan: ExactPlan) -> AdamW:
@@ -33,14 +32,26 @@ def make_optimizer(trained: Parametrization, stated: Hyperparameters, plan: Exac
 
 
 def make_scheduler(optimizer: AdamW, stated: Hyperparameters, plan: ExactPlan) -> LambdaLR:
-    """The learning rate over the run's steps."""
-    scheduler: LambdaLR = get_scheduler(
-        _SCHEDULERS.get(stated.lr_scheduler, stated.lr_scheduler),
-        optimizer,
-        num_warmup_steps=stated.warmup_steps,
-        num_training_steps=plan.total_steps,
-    )
-    return scheduler
+    """The learning rate over the run's steps, as transformers has it.
+
+    Its own schedules come with peft and bitsandbytes, which few runs need: to import those takes each process seconds.
+    """
+    share = partial(_share, course=stated.lr_scheduler, warmup=stated.warmup_steps, total=plan.total_steps)
+    return LambdaLR(optimizer, share)
+
+
+def _share(step: int, *, course: Literal["constant", "linear", "cosine"], warmup: int, total: int) -> float:
+    """What the learning rate of a step is of the highest one."""
+    if step < warmup:
+        return step / warmup
+    left = max(1, total - warmup)
+    match course:
+        case "constant":
+            return 1.0
+        case "linear":
+            return max(0.0, (total - step) / left)
+        case "cosine":
+            return max(0.0, 0.5 * (1 + math.cos(math.pi * ((step - warmup) / left))))
 
 
 def clip(weights: Iterable[nn.Parameter], norm: float, limit: float) -> None:
