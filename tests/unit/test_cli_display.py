@@ -33,9 +33,9 @@ def test_a_suspension_is_told_once_from_its_beginning_to_its_end() -> None:
             "nothing runs, and the state of step 1 is saved; spec.resources may be changed, "
             "and spec.suspend: false goes on",
         ),
-        ("Resumed", "attempt 2: its pods are about to be created"),
+        ("Resumed", "attempt 2: its pods are being created"),
         ("Started", "attempt 2 begins"),
-        ("Starting", "0 of 2 pods run"),
+        ("Starting", "attempt 2: its pods are being created"),
     ]
     assert list(news(seen[-1], seen[-1])) == []
     assert list(news(FineTuneJobStatus(), FineTuneJobStatus())) == []
