@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from finetune_api import names
 from finetune_api.crd import structural_schema
 from finetune_api.report import Report
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.status import FineTuneJobStatus, Output
 from finetune_operator import reading, validation
 from finetune_operator.page import overview
 from finetune_operator.page.job import job as page
 from oddities import reports
-from world import INLINE, MERGES, PLAN, PUBLISH, World, checkpoint, report, stored
+from world import ADAPTER, INLINE, MERGES, OUTPUT, PLAN, PUBLISH, World, checkpoint, report, stored
 
 Wire = dict[str, Any]
 
@@ -89,6 +89,15 @@ def training(**spec: Any) -> World:
     return world
 
 
+def trained(output: Output, **spec: Any) -> World:
+    """A job whose training is over, and in which the pod of the step that follows runs."""
+    world = training(**spec)
+    world.succeed(report(1, 1, step=36, output=output))
+    world.settle()
+    world.run_pods()
+    return world
+
+
 def preparing() -> World:
     """A job whose data are being prepared."""
     world = World()
@@ -146,6 +155,10 @@ SCENES: list[tuple[Callable[[], World], int, Callable[[World, Report], None]]] =
     (training, 1, is_left_by_a_success),
     (lambda: training(**MERGES), 1, is_left_by_a_success),
     (lambda: training(**PUBLISH), 1, is_left_by_a_success),
+    (lambda: trained(ADAPTER, **MERGES), names.MERGING, is_posted),
+    (lambda: trained(ADAPTER, **MERGES), names.MERGING, is_left_by_a_success),
+    (lambda: trained(OUTPUT, **PUBLISH), names.PUBLISHING, is_posted),
+    (lambda: trained(OUTPUT, **PUBLISH), names.PUBLISHING, is_left_by_a_success),
     (preparing, names.PREPARATION, is_posted),
     (preparing, names.PREPARATION, is_left_by_a_success),
 ]
@@ -175,6 +188,8 @@ def test_what_is_taken_becomes_a_status_that_can_be_written(
     assert Report.from_json(told.to_json()) == told
     last = Report.from_json(told.to_termination_message())
     world = begin()
+    assert world.current is not None
+    assert world.current.attempt == attempt
     if again:
         world.post(last)
         world.turn()
@@ -184,6 +199,6 @@ def test_what_is_taken_becomes_a_status_that_can_be_written(
         check_writable(world)
         # How something ended, pods and Jobs tell.
         phase = world.status.phase
-        assert arrives is not is_posted or phase is None or not phase.is_terminal
+        assert arrives is not is_posted or attempt == names.PUBLISHING or not (phase and phase.is_terminal)
         world.collect()
         world.now += timedelta(seconds=30)
