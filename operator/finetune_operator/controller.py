@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import aiohttp
@@ -35,6 +35,20 @@ def utc_now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
+@dataclass(frozen=True)
+class _Step:
+    """One decision, carried out."""
+
+    again: float | None
+    """Seconds after which to look again; 0: at once."""
+    changed: bool
+    """Whether anything was written."""
+    written: Wire | None = None
+    """The FineTuneJob as it is after the write of its status, if there was one."""
+    rests: bool = False
+    """Whether a look at what was written, and at nothing else that is new, would come to nothing."""
+
+
 class Controller:
     """Reconciles FineTuneJobs."""
 
@@ -57,6 +71,14 @@ class Controller:
         self._since = clock()
         self._looks = Looks()
         self._unreadable: dict[Key, str] = {}
+        self._echoes: dict[Key, str] = {}
+
+    def is_echo(self, key: Key, version: str) -> bool:
+        """Whether an event brings but what this operator has just written, and has looked at already.
+
+        Each is told once: whoever asks has heard it.
+        """
+        return self._echoes.pop(key, None) == version
 
     async def handle(self, key: Key) -> float | None:
         """Reconcile one FineTuneJob; returns the seconds after which to do it again, or None.
@@ -101,16 +123,20 @@ class Controller:
             return "idle", None
         result = "idle"
         while True:
-            outcome, written, changed = await self._step(key, subject)
-            if changed:
+            step = await self._step(key, subject)
+            if step.changed:
                 result = "changed"
-            if written is None or outcome.requeue_after != 0:
-                return result, outcome.requeue_after
+            if step.written is None:
+                return result, step.again
+            goes_on = step.again == 0
+            if goes_on or step.rests:
+                self._echoes[key] = step.written["metadata"]["resourceVersion"]
+            if not goes_on:
+                return result, step.again
             # What is to follow at once does, and does not wait behind all other jobs that were made meanwhile.
-            subject = reading.subject(written)
+            subject = reading.subject(step.written)
 
-    async def _step(self, key: Key, subject: Subject) -> tuple[Outcome, Wire | None, bool]:
-        """One decision, carried out; also the FineTuneJob after the write, if there was one, and whether any was."""
+    async def _step(self, key: Key, subject: Subject) -> _Step:
         subject = tenancy.under(self._policy(), subject)
         if attempts := subject.status.attempts:
             logs.more_about(attempt=attempts[-1].number)
@@ -126,8 +152,14 @@ class Controller:
         written = await self._carry_out(subject, outcome)
         self._metrics.jobs.see(subject, outcome.status or subject.status)
         mended = await self._mend(key, subject, outcome, now)
-        changed = bool(outcome.delete or outcome.remove or outcome.apply or outcome.status or mended)
-        return outcome, written, changed
+        acted = bool(outcome.delete or outcome.remove or outcome.apply or mended)
+        step = _Step(outcome.requeue_after, changed=acted or outcome.status is not None, written=written)
+        if outcome.status is None or acted or outcome.requeue_after == 0:
+            return step
+        then = reconcile(replace(subject, status=outcome.status), observed, now, installation)
+        if then.delete or then.remove or then.apply or then.status or then.needs != outcome.needs:
+            return step
+        return replace(step, again=_sooner(outcome.requeue_after, then.requeue_after), rests=True)
 
     async def _observe(self, key: Key, subject: Subject, now: datetime) -> Observed:
         if cleanup.is_due(subject, now):
@@ -199,6 +231,7 @@ class Controller:
         return bool(missing)
 
     def _forget(self, key: Key) -> None:
+        self._echoes.pop(key, None)
         self._reports.forget(key)
         self._looks.forget(key)
 
@@ -217,3 +250,7 @@ class Controller:
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             # The status has it all; an event more or less is no reason to do the turn again.
             logger.warning("an event could not be posted: %s", error)
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    return min((seconds for seconds in (one, other) if seconds is not None), default=None)

@@ -23,9 +23,15 @@ COALESCE_SECONDS = 0.3
 
 
 def registry(
-    queue: WorkQueue[Key], health: WatchHealth, policy: Callable[[], Policy]
+    queue: WorkQueue[Key],
+    health: WatchHealth,
+    policy: Callable[[], Policy],
+    is_echo: Callable[[Key, str], bool],
 ) -> kopf.OperatorRegistry:
-    """The watches of FineTuneJobs, and of Jobs and pods that carry a FineTuneJob's label; and the webhook."""
+    """The watches of FineTuneJobs, and of Jobs and pods that carry a FineTuneJob's label; and the webhook.
+
+    `is_echo` tells whether there is nothing to do about a version of a FineTuneJob, since it is the operator's own.
+    """
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=handlers)
@@ -34,22 +40,29 @@ def registry(
             return kopf.login_with_service_account(**arguments)
         return kopf.login_with_kubeconfig(**arguments)
 
-    def watch(watched: Watch, enqueue: Callable[[Key], None]) -> None:
+    def watch(watched: Watch, enqueue: Callable[[Key, str], None]) -> None:
         @kopf.on.event(*watched.kopf_selector, registry=handlers, id=watched.name)
         async def changed(type: str | None, body: kopf.Body, **_: Any) -> None:
             metadata = body["metadata"]
-            namespace, name = metadata["namespace"], metadata["name"]
+            namespace, name, version = metadata["namespace"], metadata["name"], metadata["resourceVersion"]
             if type == "DELETED":
                 health.gone(watched, namespace, name)
             else:
-                health.seen(watched, namespace, name, metadata["resourceVersion"])
+                health.seen(watched, namespace, name, version)
             job = name if watched is Watch.FINETUNEJOBS else metadata.get("labels", {}).get(names.LABEL_JOB)
             if job is not None:
-                enqueue(Key(namespace, job))
+                enqueue(Key(namespace, job), version)
 
-    watch(Watch.FINETUNEJOBS, queue.add)
-    watch(Watch.JOBS, lambda key: queue.add_after(key, COALESCE_SECONDS))
-    watch(Watch.PODS, lambda key: queue.add_after(key, COALESCE_SECONDS))
+    def own(key: Key, version: str) -> None:
+        if not is_echo(key, version):
+            queue.add(key)
+
+    def child(key: Key, version: str) -> None:
+        queue.add_after(key, COALESCE_SECONDS)
+
+    watch(Watch.FINETUNEJOBS, own)
+    watch(Watch.JOBS, child)
+    watch(Watch.PODS, child)
     webhook.register(handlers, policy)
     return handlers
 

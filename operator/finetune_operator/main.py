@@ -95,16 +95,17 @@ async def run(
         patrol = _start(cleanup, rounds.run(), "patrol")
         following = _start(cleanup, policy.follow(rounds.look_at_all), "policy")
         renewal = _start(cleanup, certificate.follow(), "certificate")
-        listening = _start(cleanup, listener.run(), "listener")
         stopping = _start(cleanup, stop.wait(), "stop")
-        watches = _start(cleanup, _watch(queue, health, policy, certificate, settings, stop), "watches")
+        watches = _start(
+            cleanup, _watch(queue, controller, health, policy, certificate, settings, stop), "watches"
+        )
         await _serve(cleanup, health_application(health, metrics), settings.health_port)
         if settings.page:
             await _serve(cleanup, page_application(cluster), settings.page_port, host=PAGE_HOST)
 
         logger.info("the operator runs")
         ended, _ = await asyncio.wait(
-            (stopping, patrol, following, renewal, listening, watches), return_when=asyncio.FIRST_COMPLETED
+            (stopping, patrol, following, renewal, watches), return_when=asyncio.FIRST_COMPLETED
         )
         for task in ended - {stopping}:
             task.result()
@@ -143,6 +144,7 @@ async def _check_crd(cluster: Cluster) -> None:
 
 async def _watch(
     queue: WorkQueue[Key],
+    controller: Controller,
     health: WatchHealth,
     policy: PolicyFile,
     certificate: Certificate,
@@ -151,7 +153,7 @@ async def _watch(
 ) -> None:
     others = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
-        registry=handlers.registry(queue, health, policy.current),
+        registry=handlers.registry(queue, health, policy.current, controller.is_echo),
         settings=handlers.settings(webhook.server(settings.tls_dir, certificate, settings.webhook_port)),
         standalone=True,
         clusterwide=not settings.namespaces,

@@ -49,6 +49,12 @@ def enforced(kube: Kube, **values: Any) -> Iterator[None]:
         kube.request("DELETE", f"{POLICIES}/{name}")
 
 
+@pytest.fixture(scope="module")
+def kube(lonely: Kube) -> Kube:
+    """No operator begins a job before its test has tried to change it."""
+    return lonely
+
+
 @pytest.fixture(scope="module", autouse=True)
 def policy(kube: Kube) -> Iterator[None]:
     with enforced(kube):

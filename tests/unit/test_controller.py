@@ -5,18 +5,23 @@ from collections.abc import Sequence
 import aiohttp
 import pytest
 
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.report import Stage
+from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster
 from finetune_operator.controller import Controller
 from finetune_operator.kinds import Key
 from finetune_operator.metrics import Metrics
-from finetune_operator.observed import Observed, Subject, Taken
+from finetune_operator.observed import GangJob, Observed, Subject, Taken
+from finetune_operator.outcome import Outcome
 from finetune_operator.pods import Manifest
 from finetune_operator.queue import TryAgainError
 from finetune_operator.reports import Reports
 from finetune_operator.transitions import Event
-from world import INLINE, INSTALLATION, manifest, stored, submitted
+from world import INLINE, INSTALLATION, OUTPUT, PUBLISH, World, manifest, report, stored, submitted
+
+KEY = Key("team", "demo")
+VERSION = "7"
 
 
 class Refusing(Cluster):
@@ -129,3 +134,86 @@ async def test_a_gang_begins_in_the_turn_that_accepts_its_job() -> None:
     told = ["Accepted"]
     made = ["ConfigMap", "Service", "NetworkPolicy", "Job"]
     assert cluster.done == ["read", "write", *told, "look", *made]
+
+
+class Living(Cluster):
+    """A world as a cluster; every write of the status is a version."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.version = 0
+
+    async def subject(self, key: Key) -> Subject:
+        return self.world.subject
+
+    async def belongings(self, subject: Subject) -> Observed:
+        return self.world.observed
+
+    async def write_status(self, subject: Subject, status: FineTuneJobStatus) -> Manifest:
+        self.world.carry_out(Outcome(status=status))
+        self.version += 1
+        written = stored(status, **self.world.spec)
+        return written | {"metadata": written["metadata"] | {"resourceVersion": str(self.version)}}
+
+    async def delete(self, namespace: str, job: GangJob) -> None:
+        self.world.carry_out(Outcome(delete=(job,)))
+
+    async def post(self, subject: Subject, event: Event) -> None:
+        pass
+
+    async def missing(self, manifests: Sequence[Manifest]) -> list[Manifest]:
+        return []
+
+
+def running(**spec: object) -> World:
+    """A world whose gang runs."""
+    world = World(spec=dict(spec))
+    world.prepare()
+    world.settle()
+    world.run_pods()
+    return world
+
+
+async def handled(cluster: Living) -> Controller:
+    """Who has had one turn."""
+    reports = Reports()
+    world = cluster.world
+    if world.posted is not None:
+        reports.put(KEY, world.posted)
+    controller = Controller(cluster, reports, lambda: INSTALLATION, Metrics(), lambda: world.now)
+    await controller.handle(KEY)
+    return controller
+
+
+async def test_the_event_of_its_own_write_has_nothing_to_tell() -> None:
+    living = Living(running())
+    living.world.post(report(step=3))
+    controller = await handled(living)
+    assert living.world.status.progress is not None
+    decided = living.world.decide()
+    assert (decided.status, decided.delete, decided.apply) == (None, (), ())
+    assert controller.is_echo(KEY, str(living.version))
+    # Each is told once: what is heard again later may bring more.
+    assert not controller.is_echo(KEY, str(living.version))
+
+
+async def test_a_version_of_somebody_else_is_no_echo() -> None:
+    living = Living(running())
+    living.world.post(report(step=3))
+    controller = await handled(living)
+    assert not controller.is_echo(KEY, "another")
+
+
+async def test_a_write_after_which_there_is_something_to_do_is_looked_at() -> None:
+    living = Living(running(**PUBLISH))
+    living.world.succeed(report(sequence=9, step=36, stage=Stage.FINISHED, output=OUTPUT))
+    controller = await handled(living)
+    assert living.world.status.phase is Phase.SUCCEEDED
+    assert living.world.decide().status is not None
+    assert not controller.is_echo(KEY, str(living.version))
+
+
+async def test_a_turn_that_goes_on_from_its_write_has_looked_at_it() -> None:
+    controller = Controller(Beginning(), Reports(), lambda: INSTALLATION, Metrics())
+    await controller.handle(KEY)
+    assert controller.is_echo(KEY, VERSION)
