@@ -13,8 +13,8 @@ from benchmarks.soak.plan import Ending, JobPlan
 from benchmarks.soak.verdict import End, problems
 from finetune_api import names
 
-# Twenty times what a job takes when nothing happens to it.
-LATE_SECONDS = 900
+# Forty times what a job takes when nothing happens to it: others may use the same CPUs.
+LATE_SECONDS = 1800
 # For pods that are given their time to save, and a node that is down for a while.
 REMOVAL_SECONDS = 240
 
