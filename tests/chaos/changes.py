@@ -53,6 +53,12 @@ class Change:
         return labels.get(names.LABEL_JOB)
 
     @property
+    def attempt(self) -> int | None:
+        """The attempt, or the other step, that it is labelled with."""
+        labels: dict[str, str] = self.metadata.get("labels", {})
+        return names.labelled_attempt(labels.get(names.LABEL_ATTEMPT, ""))
+
+    @property
     def controller(self) -> Wire | None:
         """The reference to its controller."""
         owners = self.metadata.get("ownerReferences", [])

@@ -12,13 +12,14 @@ OWNED = ("Job", "ConfigMap", "Service", "NetworkPolicy")
 
 
 def violations(changes: Sequence[Change], requests: Sequence[Request], namespace: str) -> list[str]:
-    """All that is wrong with a history (in order), and with what the operator wrote of it."""
+    """All that is wrong with a history (in order), and with what operators asked for meanwhile."""
     found = [
         *one_gang_at_a_time(changes),
-        *restricted(changes),
+        *restricted(changes, requests),
         *owned(changes),
         *attempts_stand(changes),
         *terminal_is_final(changes),
+        *suspended_holds_nothing(changes),
         *phase_and_conditions_agree(changes),
         *steps_do_not_fall(changes),
         *writes_are_allowed(requests, namespace),
@@ -30,19 +31,18 @@ def one_gang_at_a_time(changes: Sequence[Change]) -> Iterator[str]:
     """Pods that can run are of one batch/v1 Job for each FineTuneJob, deleted namesakes included."""
     alive: dict[str, Change] = {}
     for change in changes:
-        if change.kind != "Pod" or change.job is None:
+        if not _follow(alive, change):
             continue
-        alive.pop(change.uid, None)
-        if change.type == "DELETED" or change.status.get("phase") in OVER:
-            continue
-        alive[change.uid] = change
         for other in alive.values():
             if other.job == change.job and _controller(other) != _controller(change):
                 yield f"one gang at a time: {other.name} and {change.name} of {change.job} live together"
 
 
-def restricted(changes: Sequence[Change]) -> Iterator[str]:
-    """Every pod keeps to the restricted Pod Security Standard."""
+def restricted(changes: Sequence[Change], requests: Sequence[Request] = ()) -> Iterator[str]:
+    """Every pod keeps to the restricted Pod Security Standard: by what it says, and by what the API server says."""
+    for request in requests:
+        if "PodSecurity" in (request.warning or ""):
+            yield f"restricted: {request.asked.path}: {request.warning}"
     for change in changes:
         if change.kind != "Pod" or change.job is None:
             continue
@@ -104,11 +104,41 @@ def attempts_stand(changes: Sequence[Change]) -> Iterator[str]:
 
 
 def terminal_is_final(changes: Sequence[Change]) -> Iterator[str]:
-    """A job that began and is over stays as it is, and has no pod made for training any more."""
-    for job, before, after in _turns(changes):
-        over = before.get("phase") in OVER and "startTime" in before
-        if over and after.get("phase") != before["phase"]:
-            yield f"terminal is final: {job} went from {before['phase']} to {after.get('phase')}"
+    """A job that began and is over stays as it is, and no Job that trains or prepares is made for it any more."""
+    over: dict[str, str] = {}
+    known: dict[str, Wire] = {}
+    for change in changes:
+        if change.kind == "FineTuneJob" and change.type != "DELETED":
+            before, after = known.get(change.uid, {}), change.status
+            known[change.uid] = after
+            if change.uid in over:
+                for field in ("phase", "completionTime"):
+                    if before.get(field) != after.get(field):
+                        was, now = before.get(field), after.get(field)
+                        yield f"terminal is final: {field} of {change.name} was {was} and is {now}"
+            elif after.get("phase") in OVER and "startTime" in after:
+                over[change.uid] = change.name
+        if (change.kind, change.type) == ("Job", "ADDED") and change.attempt != names.PUBLISHING:
+            owner = change.controller
+            if owner is not None and owner["uid"] in over:
+                yield f"terminal is final: {change.name} was made for {over[owner['uid']]}, which was over"
+
+
+def suspended_holds_nothing(changes: Sequence[Change]) -> Iterator[str]:
+    """As long as a job that began is said to be suspended, no pod of it can run."""
+    suspended: set[str] = set()
+    alive: dict[str, Change] = {}
+    for change in changes:
+        if change.kind == "FineTuneJob":
+            rests = change.status.get("phase") == "Suspended" and "startTime" in change.status
+            if rests and change.type != "DELETED":
+                suspended.add(change.name)
+            else:
+                suspended.discard(change.name)
+        _follow(alive, change)
+        for pod in alive.values():
+            if pod.job in suspended:
+                yield f"suspended holds nothing: {pod.name} of {pod.job} can run"
 
 
 def phase_and_conditions_agree(changes: Sequence[Change]) -> Iterator[str]:
@@ -180,6 +210,26 @@ def at_rest(changes: Sequence[Change]) -> list[str]:
         for job in there.values()
         if job.type != "DELETED" and job.status.get("observedGeneration") != job.metadata["generation"]
     ]
+
+
+def writes_stop(requests: Sequence[Request], since: float) -> list[str]:
+    """What was written after this time, though nobody had anything to do any more."""
+    return [
+        f"at rest: {request.asked.method} {request.asked.path}, though nothing had happened"
+        for request in requests
+        if request.asked.is_write and request.asked.time > since
+    ]
+
+
+def _follow(alive: dict[str, Change], change: Change) -> bool:
+    """Keep the pods that can run, by uid; says whether this one can."""
+    if change.kind != "Pod" or change.job is None:
+        return False
+    alive.pop(change.uid, None)
+    if change.type == "DELETED" or change.status.get("phase") in OVER:
+        return False
+    alive[change.uid] = change
+    return True
 
 
 def _turns(changes: Sequence[Change]) -> Iterator[tuple[str, Wire, Wire]]:

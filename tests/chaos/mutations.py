@@ -69,6 +69,36 @@ def terminal_is_left() -> None:
     vars_of(Phase, is_terminal=False)
 
 
+def status_is_written_for_nothing() -> None:
+    """Once a second, every job's status is written as it is."""
+    from finetune_operator import controller
+
+    hurried()
+    reconcile = vars(controller)["reconcile"]
+
+    def restless(subject: Any, *others: Any) -> Any:
+        outcome = reconcile(subject, *others)
+        return outcome if outcome.status else replace(outcome, status=subject.status, requeue_after=1)
+
+    vars(controller)["reconcile"] = restless
+
+
+def pods_may_do_more() -> None:
+    """Containers have every capability that the runtime gives by itself."""
+    from finetune_operator import workload
+
+    hurried()
+    job = vars(workload)["_job"]
+
+    def loosened(*arguments: Any) -> Any:
+        manifest = job(*arguments)
+        for container in manifest["spec"]["template"]["spec"]["containers"]:
+            container["securityContext"].pop("capabilities")
+        return manifest
+
+    vars(workload)["_job"] = loosened
+
+
 def vars_of(kind: type[Any], **members: Any) -> None:
     """Give a class other members."""
     for name, member in members.items():

@@ -19,8 +19,8 @@ from cluster.operators import Operator
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["chaos.operators", "finetune_operator.main"])
 
-# As long as what is waited for has to come through restarts.
-PATIENCE = 60.0
+# Long, for what is waited for may have to come through dozens of restarts on a busy machine.
+PATIENCE = 300.0
 
 
 @dataclass(frozen=True)

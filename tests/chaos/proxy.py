@@ -39,6 +39,8 @@ class Request:
     fault: Fault | None
     status: int | None = None
     """What the operator was answered; None: nothing."""
+    warning: str | None = None
+    """What the API server had to say against it, though it did what was asked."""
 
 
 @dataclass(eq=False)
@@ -220,6 +222,7 @@ class FaultProxy:
         try:
             async with self._ask(request, record.asked) as answer:
                 body = await answer.read()
+            record.warning = ", ".join(answer.headers.getall("Warning", [])) or None
         except aiohttp.ClientError:
             # The API server itself is away.
             return _cut(request)

@@ -5,24 +5,31 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from chaos import ends, faults, invariants, steps
 from chaos.history import KINDS, recorded
-from chaos.kubelet import Kubelet
+from chaos.kubelet import Kubelet, is_preparing
 from chaos.operators import ChaosOperator, Tuning
 from cluster.gangs import node
-from cluster.kube import FINETUNEJOBS, JOBS, PODS, Kube, RefusedError, Wire, eventually
+from cluster.kube import FINETUNEJOBS, JOBS, MERGE, Kube, RefusedError, Wire, eventually
 from finetune_api import names
-from finetune_api.report import Stage
-from world import INLINE, OUTPUT, found, manifest, report
+from world import INLINE, manifest
+
+Violations = list[str]
 
 # Nothing may happen for so long; the operator gathers what it hears of for 0.3 s.
 QUIET_SECONDS = 0.7
-PATIENCE_SECONDS = 45.0
+# How long everything may take that has to come: long, for the machine may be busy.
+PATIENCE_SECONDS = 90.0
+# Seldom enough to cost nothing, and often enough that two of them pass before a story is over.
+PATROL_SECONDS = 1.0
 # How long pods live on that are to go.
 GRACE_SECONDS = 0.5
+# The API server warns of pods that do not keep to the standard.
+JUDGED = {"metadata": {"labels": {"pod-security.kubernetes.io/warn": "restricted"}}}
 # A Secret that jobs refer to, and what nobody but the kubelet may know.
 SECRETS = "/api/v1/namespaces/{namespace}/secrets"
 SECRET, MARKER = "hub", "hf_marker-of-a-secret"
@@ -60,17 +67,19 @@ class Story:
         self.told: list[steps.Step] = []
         self._kube = kube
         self._directory = directory
-        self._tuning = Tuning(mutation=mutation)
+        self._tuning = Tuning(mutation=mutation, patrol_seconds=PATROL_SECONDS)
         self._second: ChaosOperator | None = None
         self._seconds: list[ChaosOperator] = []
         self._secrets = [MARKER]
         self._grace_seconds = grace_seconds
+        self._taken: dict[str, set[str]] = {}
 
     @contextmanager
     def telling(self) -> Iterator["Story"]:
         """From the beginning to the end."""
         with ExitStack() as ending:
             self.namespace = ending.enter_context(self._kube.namespace())
+            self._kube.request("PATCH", f"/api/v1/namespaces/{self.namespace.name}", JUDGED, MERGE)
             secret = {"metadata": {"name": SECRET}, "stringData": {"token": MARKER}}
             self.namespace.create(SECRETS, secret)
             self._kubelet = Kubelet(
@@ -95,42 +104,38 @@ class Story:
         """All invariants, over everything until now; raises ViolationError."""
         changes = self.history.changes
         requests = [request for operator in self._operators for request in operator.requests]
-        logs = {f"the log of {one.directory.name}": one.log.read_text() for one in self._operators}
+        begun = [operator for operator in self._operators if operator.log.exists()]
+        logs = {f"the log of {one.directory.name}": one.log.read_text() for one in begun}
         violated = invariants.violations(changes, requests, self.namespace.name)
         violated += invariants.no_secret_is_told(changes, logs, self._secrets)
         if violated:
             raise ViolationError(violated)
 
     def rest(self) -> None:
-        """Let everything heal and come to rest: writes stop, and what stands is current; raises ViolationError."""
+        """Let everything heal and come to rest: what stands is current; raises ViolationError."""
         self._operator.proxy.heal()
         self._end_second()
         self.settle()
-        if violated := invariants.at_rest(self.history.changes):
-            raise ViolationError(violated)
+        self._come_to(lambda: invariants.at_rest(self.history.changes))
         self.check()
 
     def finish(self) -> None:
         """Bring every job to its end, and compare it with one that has lived in peace; raises ViolationError."""
         self.rest()
         for wire in self.namespace.all(FINETUNEJOBS):
-            name = wire["metadata"]["name"]
+            name, inline = wire["metadata"]["name"], wire["spec"]["dataset"].get("prepare") == "Inline"
+            if wire["status"]["phase"] == "Suspended":
+                self._suspend_another(f"paused-{name}", wire["status"], inline=inline)
+                self._come_to_be_alike(name, f"paused-{name}", self._how_suspended)
             phase = self._bring_to_its_end(name)
-            self.settle()
             code = ends.fatal_code(self.namespace.job(name))
             # Whoever has no restart left got there on a way of his own.
-            if phase != "Succeeded" and code is None:
-                continue
-            peaceful = f"peaceful-{name}"
-            self._apply(steps.Apply(peaceful, inline=wire["spec"]["dataset"].get("prepare") == "Inline"))
-            self._bring_to_its_end(peaceful, code or 0)
-            self.settle()
-            ended, wanted = (
-                ends.masked(self.namespace.job(one), self._children(one)) for one in (name, peaceful)
-            )
-            if ended != wanted:
-                raise ViolationError([f"same end: {name} ended as {ended}, in peace as {wanted}"])
+            if phase == "Succeeded" or code is not None:
+                self._apply(steps.Apply(f"peaceful-{name}", inline))
+                self._bring_to_its_end(f"peaceful-{name}", code or 0)
+                self._come_to_be_alike(name, f"peaceful-{name}", partial(self._how_ended, name))
         self.rest()
+        self._write_no_more()
 
     def settle(self) -> None:
         """Wait until nothing has happened for a while: no version of anything, and no write of the operator."""
@@ -144,6 +149,69 @@ class Story:
             if self._kubelet.reap() or now != last or self._waits():
                 last, since = now, time.monotonic()
             time.sleep(0.05)
+
+    # How stories end
+
+    def _come_to(self, violated: Callable[[], Violations]) -> None:
+        """Wait until this finds nothing; raises ViolationError with what it found last."""
+        found: Violations = []
+
+        def sound() -> bool:
+            nonlocal found
+            self._keep_up()
+            self._kubelet.reap()
+            found = violated()
+            return not found
+
+        with contextlib.suppress(AssertionError):
+            eventually(sound, seconds=PATIENCE_SECONDS)
+        if found:
+            raise ViolationError(found)
+
+    def _come_to_be_alike(self, name: str, other: str, how: Callable[[str], Wire]) -> None:
+        def violated() -> Violations:
+            stands, wanted = how(name), how(other)
+            return [] if stands == wanted else [f"same end: {name} stands as {stands}, in peace as {wanted}"]
+
+        self._come_to(violated)
+
+    def _how_ended(self, about: str, name: str) -> Wire:
+        """How a job has ended, apart from what the story has taken from the job that it is `about`."""
+        taken = self._taken.get(about, set())
+        return ends.over(self.namespace.job(name), self._children(name), taken)
+
+    def _how_suspended(self, name: str) -> Wire:
+        return ends.suspended(self.namespace.job(name), self._children(name))
+
+    def _suspend_another(self, name: str, like: Wire, *, inline: bool) -> None:
+        """Another job, suspended as soon as it has come where this one was: not begun, preparing, or training."""
+        begun = "startTime" in like
+        self._apply(steps.Apply(name, inline, suspend=not begun))
+
+        def trains() -> bool:
+            alive = self._kubelet.alive(name)
+            return bool(alive) and not is_preparing(alive)
+
+        if like.get("attempts"):
+            self._bring_on(name, trains)
+        elif begun:
+            eventually(lambda: self._kubelet.alive(name), seconds=PATIENCE_SECONDS)
+        if begun:
+            self.namespace.patch(FINETUNEJOBS, name, {"spec": {"suspend": True}})
+        self.namespace.in_phase("Suspended", name, seconds=PATIENCE_SECONDS)
+
+    def _write_no_more(self) -> None:
+        """See that nobody writes until the patrol has come by twice; raises ViolationError."""
+        self._keep_up()
+        since, proxy = time.monotonic(), self._operator.proxy
+
+        def come_by() -> bool:
+            rounds = [r for r in list(proxy.requests) if r.asked.is_list and r.asked.resource == "pods"]
+            return sum(r.asked.time > since and "limit" in r.asked.query for r in rounds) > 2
+
+        eventually(come_by, seconds=PATIENCE_SECONDS)
+        if violated := invariants.writes_stop(proxy.requests, since):
+            raise ViolationError(violated)
 
     # How it is done
 
@@ -168,11 +236,13 @@ class Story:
 
     def _waits(self) -> bool:
         """Whether somebody is known to be about to do something."""
-        passing = ("Pending", "Restarting", None)
+        works = {
+            wire["metadata"]["labels"][names.LABEL_JOB]
+            for wire in self.namespace.all(JOBS, labelSelector=names.LABEL_JOB)
+            if not _is_over(wire) and "deletionTimestamp" not in wire["metadata"]
+        }
         return any(
-            wire["spec"].get("suspend") is not True
-            and wire.get("status", {}).get("phase") in passing
-            and "True" not in [c["status"] for c in _conditions(wire) if c["type"] == "Stalled"]
+            _is_underway(wire, works=wire["metadata"]["name"] in works)
             for wire in self.namespace.all(FINETUNEJOBS)
         )
 
@@ -186,32 +256,26 @@ class Story:
                 self.namespace.patch(FINETUNEJOBS, job, {"metadata": {"labels": {"team": value}}})
             case steps.Remove(job):
                 self.namespace.delete(FINETUNEJOBS, job)
+                self._taken.pop(job, None)
             case steps.RemoveChild(job, kind):
                 for wire in self._belongings(KINDS[kind], job)[-1:]:
+                    self._taken.setdefault(job, set()).add(kind)
                     self.namespace.delete(
                         KINDS[kind], wire["metadata"]["name"], propagationPolicy="Background"
                     )
             case steps.Run(job):
-                self._kubelet.run(self._alive(job))
+                self._kubelet.run(job)
             case steps.Tell(job, number):
-                self._tell(job, number)
+                if token := self._kubelet.tell(job, number, self._operator):
+                    self._secrets.append(token)
             case steps.End(job, code, reason):
-                self._end_pods(job, code, reason)
+                self._kubelet.end(job, code, reason)
             case steps.Disrupt(job):
-                for pod in self._alive(job)[-1:]:
-                    condition = {"type": "DisruptionTarget", "status": "True", "message": "a node goes"}
-                    state = {"terminated": {"exitCode": 143}}
-                    self.namespace.set_pod(pod["metadata"]["name"], "Failed", state, conditions=[condition])
+                self._kubelet.disrupt(job)
             case steps.Vanish(job):
-                for pod in self._alive(job)[:1]:
-                    self.namespace.delete(PODS, pod["metadata"]["name"], gracePeriodSeconds=0)
+                self._kubelet.vanish(job)
             case steps.Evict(job):
-                for pod in self._alive(job)[:1]:
-                    path = self.namespace.path(PODS, pod["metadata"]["name"]) + "/eviction"
-                    eviction = {"metadata": {"name": pod["metadata"]["name"]}}
-                    self._kube.request(
-                        "POST", path, {"apiVersion": "policy/v1", "kind": "Eviction"} | eviction
-                    )
+                self._kubelet.evict(job)
             case steps.Crash(write, after):
                 crash = faults.Crash(after=after)
                 self._operator.proxy.add(faults.Rule(faults.writes, crash, skip=write - 1))
@@ -246,40 +310,6 @@ class Story:
     def _belongings(self, template: str, job: str) -> list[Wire]:
         return self.namespace.all(template, labelSelector=f"{names.LABEL_JOB}={job}")
 
-    def _alive(self, job: str) -> list[Wire]:
-        """Pods that can run, by name; those of a gang by rank."""
-        pods = [pod for pod in self._belongings(PODS, job) if pod["status"]["phase"] not in invariants.OVER]
-        return sorted(
-            (pod for pod in pods if "deletionTimestamp" not in pod["metadata"]),
-            key=lambda pod: str(pod["metadata"]["name"]),
-        )
-
-    def _attempt(self, pod: Wire) -> int:
-        attempt = names.labelled_attempt(pod["metadata"]["labels"][names.LABEL_ATTEMPT])
-        assert attempt is not None
-        return attempt
-
-    def _tell(self, job: str, number: int) -> None:
-        for pod in self._alive(job)[:1]:
-            attempt = self._attempt(pod)
-            if attempt < 1 or pod["status"]["phase"] != "Running":
-                continue
-            token = self.namespace.token(pod["metadata"]["name"])
-            self._secrets.append(token)
-            # The operator may be away: the trainer would try again, and tell more then.
-            with contextlib.suppress(OSError):
-                told = report(attempt, number, number)
-                self._operator.post(self.namespace.name, job, told, token=token)
-
-    def _end_pods(self, job: str, code: int, reason: str = "") -> None:
-        alive = self._alive(job)
-        for rank, pod in enumerate(alive if code == 0 else alive[-1:]):
-            attempt, message = self._attempt(pod), ""
-            if code == 0 and rank == 0:
-                last = report(attempt, 99, step=36, stage=Stage.FINISHED, output=OUTPUT)
-                message = (found() if attempt == names.PREPARATION else last).to_termination_message()
-            self.namespace.end_pod(pod["metadata"]["name"], code, message, reason)
-
     def _children(self, job: str) -> list[Wire]:
         """What is there of it, besides pods; lists do not say of what kind their items are."""
         return [
@@ -292,29 +322,42 @@ class Story:
     def _bring_to_its_end(self, name: str, code: int = 0) -> str:
         """Have its preparation succeed, and its gang end with this code."""
         self.namespace.patch(FINETUNEJOBS, name, {"spec": {"suspend": False}})
+        self._bring_on(name, lambda: self._phase(name) in invariants.OVER, code)
+        return str(self._phase(name))
 
-        def over() -> str | None:
+    def _bring_on(self, name: str, reached: Callable[[], bool], code: int | None = None) -> None:
+        """Until this is so, end the pods that are there: those that prepare well, gangs with this code, if with any."""
+
+        def done() -> bool:
             self._keep_up()
             self._kubelet.reap()
-            phase: str | None = self.namespace.job(name).get("status", {}).get("phase")
-            if phase in invariants.OVER:
-                return phase
+            if reached():
+                return True
             newest = [j for j in self._belongings(JOBS, name) if "deletionTimestamp" not in j["metadata"]]
             wanted = sum(j["spec"].get("parallelism", 1) for j in newest if not _is_over(j))
-            if wanted and len(self._alive(name)) == wanted:
-                prepares = self._attempt(self._alive(name)[0]) == names.PREPARATION
+            alive = self._kubelet.alive(name)
+            how = 0 if is_preparing(alive) else code
+            if how is not None and 0 < wanted == len(alive):
                 with _whatever_is_gone():
-                    self._end_pods(name, 0 if prepares else code)
-            return None
+                    self._kubelet.end(name, how)
+            return False
 
-        phase = eventually(over, seconds=PATIENCE_SECONDS)
-        assert phase is not None
+        eventually(done, seconds=PATIENCE_SECONDS)
+
+    def _phase(self, name: str) -> str | None:
+        phase: str | None = self.namespace.job(name).get("status", {}).get("phase")
         return phase
 
 
-def _conditions(wire: Wire) -> list[Wire]:
-    found: list[Wire] = wire.get("status", {}).get("conditions", [])
-    return found
+def _is_underway(job: Wire, *, works: bool) -> bool:
+    """Whether the next thing that happens to a job is the operator's to do; `works` says that it has a Job."""
+    status, suspend = job.get("status", {}), job["spec"].get("suspend") is True
+    stalled = ("Stalled", "True") in {(c["type"], c["status"]) for c in status.get("conditions", [])}
+    if stalled or status.get("phase") in invariants.OVER:
+        return False
+    if status.get("phase") == "Suspended":
+        return not suspend
+    return suspend or not works
 
 
 def _is_over(job: Wire) -> bool:

@@ -10,7 +10,7 @@ from clusters.local import ControlPlane
 from world import INLINE
 
 WATCHES = 3
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 @pytest.fixture(scope="module")

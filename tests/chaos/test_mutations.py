@@ -29,6 +29,8 @@ BEGUN: list[Step] = [Apply("demo"), Settle(), Run("demo"), Tell("demo", 3)]
         ),
         (mutations.deletes_without_uid, [*BEGUN, End("demo", 200), Settle()], "writes are allowed"),
         (mutations.terminal_is_left, [*BEGUN, End("demo", 65), Settle()], "terminal is final"),
+        (mutations.status_is_written_for_nothing, [Apply("demo")], "at rest"),
+        (mutations.pods_may_do_more, [Apply("demo"), Settle()], "restricted"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -131,12 +131,15 @@ class Sequences(RuleBasedStateMachine):
     def _recorded(self, happens: Any) -> None:
         try:
             happens()
-        except AssertionError as error:
+        except Exception as error:
             self._failed = True
             violated = error.found if isinstance(error, ViolationError) else [str(error)]
             text = steps.to_json(self._story.told, violated)
             file = SEQUENCES / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
             file.write_text(text)
+            error.add_note(
+                f"It is told again by: python -m pytest tests/chaos/test_replayed.py -k {file.stem}"
+            )
             error.add_note(f"written to {file}")
             raise
 

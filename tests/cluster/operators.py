@@ -77,7 +77,7 @@ class Operator:
         assert self._process.poll() is None, self.log.read_text()
         try:
             return self.get("/healthz")[0] == 200
-        except urllib.error.URLError:
+        except OSError:
             return False
 
     def kill(self) -> None:

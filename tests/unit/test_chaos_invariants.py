@@ -42,14 +42,26 @@ def owner(kind: str, name: str, uid: str) -> dict[str, Any]:
     return {"metadata": {"labels": labels, "ownerReferences": [reference]}}
 
 
-def gang(uid: str) -> Change:
-    return told("Job", f"demo-{uid}", uid, **owner("FineTuneJob", "demo", "j"))
+def suspended() -> Change:
+    types = (("Ready", "Unknown"), ("Reconciling", "False"), ("Stalled", "False"), ("Suspended", "True"))
+    return job("Suspended", conditions=[{"type": t, "status": s} for t, s in types])
 
 
-def pod(uid: str, of: str, phase: str = "Pending", type_: str = "MODIFIED", **context: Any) -> Change:
-    spec = {"containers": [{"name": "trainer", "securityContext": SOUND | context}]}
+def gang(uid: str, type_: str = "MODIFIED") -> Change:
+    return told("Job", f"demo-{uid}", uid, type_, **owner("FineTuneJob", "demo", "j"))
+
+
+def pod(
+    uid: str,
+    of: str,
+    phase: str = "Pending",
+    type_: str = "MODIFIED",
+    spec: dict[str, Any] | None = None,
+    **context: Any,
+) -> Change:
+    whole = {"containers": [{"name": "trainer", "securityContext": SOUND | context}], **(spec or {})}
     made = owner("Job", f"demo-{of}", of)
-    return told("Pod", uid, uid, type_, **made, spec=spec, status={"phase": phase})
+    return told("Pod", uid, uid, type_, **made, spec=whole, status={"phase": phase})
 
 
 def attempt(number: int, **fields: Any) -> dict[str, Any]:
@@ -95,6 +107,8 @@ def test_a_sound_life_has_no_violation() -> None:
         ("one gang at a time", [gang("g1"), gang("g2"), pod("p1", "g1"), pod("p2", "g2")]),
         ("restricted", [gang("g1"), pod("p1", "g1", runAsNonRoot=False)]),
         ("restricted", [gang("g1"), pod("p1", "g1", capabilities={})]),
+        ("restricted", [gang("g1"), pod("p1", "g1", spec={"hostNetwork": True})]),
+        ("restricted", [gang("g1"), pod("p1", "g1", spec={"volumes": [{"name": "v", "hostPath": {}}]})]),
         ("owned", [pod("p1", "unknown")]),
         ("owned", [told("ConfigMap", "c", "c", **owner("FineTuneJob", "demo", "another"))]),
         ("owned", [told("ConfigMap", "c", "c", metadata={"labels": {"finetune.dev/job": "demo"}})]),
@@ -105,6 +119,10 @@ def test_a_sound_life_has_no_violation() -> None:
         ("attempts stand", [job(attempts=[attempt(1), attempt(2)])]),
         ("terminal is final", [job("Succeeded"), job("Pending")]),
         ("terminal is final", [job("Failed"), job("Succeeded")]),
+        ("terminal is final", [job("Failed", completionTime="t"), job("Failed", completionTime="later")]),
+        ("terminal is final", [job("Failed"), gang("g2", "ADDED")]),
+        ("suspended holds nothing", [gang("g1"), pod("p1", "g1"), suspended()]),
+        ("suspended holds nothing", [suspended(), gang("g1"), pod("p1", "g1")]),
         ("phase and conditions agree", [job("Succeeded", conditions=[])]),
         ("phase and conditions agree", [job("Suspended")]),
         ("steps do not fall", [job(step=3, attempts=[attempt(1)]), job(step=2, attempts=[attempt(1)])]),
@@ -133,6 +151,18 @@ def test_a_secret_is_found_wherever_it_is_told() -> None:
     event = told("Event", "e", "e", note="hf_marker")
     found = list(invariants.no_secret_is_told([*LIFE, event], {"the log": "…hf_marker…"}, ["hf_marker"]))
     assert len(found) == 2
+
+
+def test_what_the_api_server_says_of_a_pod_is_found() -> None:
+    request = asked("PATCH", f"{JOBS}/demo-1", {})
+    request.warning = '299 - "would violate PodSecurity \\"restricted:latest\\""'
+    assert len(invariants.violations([], [request], "team")) == 1
+
+
+def test_a_write_at_rest_is_found() -> None:
+    before, after = asked("PATCH", STATUS, {"status": {}}), asked("PATCH", STATUS, {"status": {}})
+    looked = asked("GET", JOBS)
+    assert len(invariants.writes_stop([before, after, looked], before.asked.time)) == 1
 
 
 def test_an_outdated_status_is_found_at_rest() -> None:
