@@ -38,9 +38,10 @@ CHAOS_EXAMPLES ?= 500
 CHAOS_SEED := $(or $(CHAOS_SEED),$(shell date +%s))
 
 .PHONY: chaos
-chaos: setup ## Tell the operator CHAOS_EXAMPLES made-up stories full of faults; see docs/resilience.md.
+chaos: setup ## Tell the operator CHAOS_EXAMPLES made-up stories full of faults, and be away for a minute; see docs/resilience.md.
 	@echo "CHAOS_SEED=$(CHAOS_SEED)"
 	@CHAOS_EXAMPLES=$(CHAOS_EXAMPLES) CHAOS_SEED=$(CHAOS_SEED) $(RUN) python -m pytest tests/chaos/test_sequences.py -n 3
+	@CHAOS_OUTAGE_SECONDS=60 $(RUN) python -m pytest tests/chaos/test_api_errors.py -k outlive -n 3
 
 .PHONY: lint
 lint: setup ## Check format, style, types and layers.
