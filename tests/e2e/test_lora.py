@@ -30,12 +30,15 @@ def jobs(namespace: Namespace) -> Namespace:
     save_tiny_model(models / "other", seed=1)
 
     for name in (JOB, SISTER):
-        namespace.apply(_example("lora-cpu.yaml", name))
+        namespace.apply(_example("lora-cpu.yaml", name, numEpochs=30))
     namespace.follow(JOB, _has_a_state)
     faults.signal_training(namespace, faults.gang(namespace, JOB)[1], signal.SIGKILL)
 
-    namespace.apply(_example("qlora-cpu.yaml", MERGED))
-    unmerged = _example("qlora-cpu.yaml", UNMERGED)
+    # What 4 bits stand for is computed anew in every micro-batch: few of them.
+    merged, unmerged = (
+        _example("qlora-cpu.yaml", name, numEpochs=60, maxTokensPerGpu=512) for name in (MERGED, UNMERGED)
+    )
+    namespace.apply(merged)
     unmerged["spec"]["model"]["volume"]["path"] = "replaced"
     namespace.apply(unmerged)
     namespace.follow(UNMERGED, _has_loaded_its_model)
@@ -59,9 +62,9 @@ def merged(jobs: Namespace) -> Namespace:
     return jobs
 
 
-def _example(file: str, name: str) -> dict[str, Any]:
-    # Long enough that none is over before something has happened to it.
-    job = example(file, name, learningRate=1e-2, effectiveBatchSize=20, numEpochs=60)
+def _example(file: str, name: str, **hyperparameters: Any) -> dict[str, Any]:
+    """One of the examples, long enough that it is not over before something has happened to it."""
+    job = example(file, name, learningRate=1e-2, effectiveBatchSize=20, **hyperparameters)
     job["spec"]["checkpoints"] = {"everySteps": 8, "everyEpoch": False}
     return job
 
