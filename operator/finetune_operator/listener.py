@@ -27,8 +27,10 @@ CONNECTION_BYTES = 1024 * 1024
 LINGERING_SECONDS = 1.0
 # Trainers send six, of which the token is the longest.
 MAX_HEADERS = 32
-# What waits in the kernel to be accepted.
+# What waits in the kernel to be accepted,
 BACKLOG = 128
+# and how many of those are looked at before others of the event loop have their turn.
+ACCEPTED_AT_ONCE = 16
 # When there is no file or memory left for a connection, there is none a moment later either.
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 EXHAUSTED_SECONDS = 1.0
@@ -48,7 +50,7 @@ class Listener:
     ) -> None:
         self._port = port
         self._context = context
-        self._metrics = metrics
+        self._turned_away = metrics.reports.labels(code=NO_ANSWER)
         self._callers = Callers()
         self._welcomes: set[asyncio.Task[None]] = set()
         self._runner = web.AppRunner(
@@ -65,7 +67,7 @@ class Listener:
         )
 
     async def open(self) -> None:
-        """Take the port. Raises OSError where somebody else has it."""
+        """Take the port, and let callers in from now on. Raises OSError where somebody else has it."""
         await self._runner.setup()
         if socket.has_dualstack_ipv6():
             self._socket = socket.create_server(
@@ -74,35 +76,44 @@ class Listener:
         else:
             self._socket = socket.create_server(("", self._port), backlog=BACKLOG)
         self._socket.setblocking(False)
-
-    async def run(self) -> None:
-        """Let callers in, until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            # A flood must not keep the others of this loop from their turn.
-            await asyncio.sleep(0)
-            try:
-                connection, (address, *_) = await loop.sock_accept(self._socket)
-            except OSError as error:
-                # Any other error is of a connection that is over before it began.
-                if error.errno in EXHAUSTED:
-                    logger.warning("connections to the report endpoint have to wait: %s", error)
-                    await asyncio.sleep(EXHAUSTED_SECONDS)
-                continue
-            if self._callers.enter(address, loop.time()):
-                welcome = asyncio.create_task(self._welcome(connection, address))
-                self._welcomes.add(welcome)
-                welcome.add_done_callback(self._welcomes.discard)
-            else:
-                connection.close()
-                self._metrics.reports.labels(code=NO_ANSWER).inc()
+        self._listen()
 
     async def close(self) -> None:
         """Give the port back; what is being answered has a moment to be so."""
+        asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
         for welcome in self._welcomes:
             welcome.cancel()
         await self._runner.cleanup()
+
+    def _listen(self) -> None:
+        if self._socket.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(self._socket, self._accept)
+
+    def _accept(self) -> None:
+        """Look at those who wait. Of a server of asyncio's own, nobody would be told from where they come."""
+        loop = asyncio.get_running_loop()
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                connection, (address, *_) = self._socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # Any other error is of a connection that is over before it began.
+                if error.errno in EXHAUSTED:
+                    logger.warning("connections to the report endpoint have to wait: %s", error)
+                    loop.remove_reader(self._socket)
+                    loop.call_later(EXHAUSTED_SECONDS, self._listen)
+                    return
+                continue
+            if self._callers.enter(address, loop.time()):
+                connection.setblocking(False)
+                welcome = loop.create_task(self._welcome(connection, address))
+                self._welcomes.add(welcome)
+                welcome.add_done_callback(self._welcomes.discard)
+            else:
+                connection.close()
+                self._turned_away.inc()
 
     async def _welcome(self, connection: socket.socket, address: str) -> None:
         serve = self._runner.server
