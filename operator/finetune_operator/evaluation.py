@@ -20,7 +20,7 @@ def with_evaluation(
     A `final` Report is one from a termination message: short of room, it may leave out some or all of it.
     """
     told = report.evaluation
-    if told is None:
+    if told is None or told == EvaluationStatus():
         return known
     readable = told.model_copy(
         update={
