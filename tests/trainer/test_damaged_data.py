@@ -4,16 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_api.failure import ExitCode
 from finetune_trainer.ends.errors import InvalidDataError
-from finetune_trainer.prepare import read
+from finetune_trainer.prepare import damage
 from finetune_trainer.prepare.faults import Fault, FaultyRowError
 from finetune_trainer.prepare.read import parse, rows
 from tiny import conversation, save_tiny_model
@@ -41,13 +44,20 @@ PIECES = st.sampled_from(
         *(b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b'"messages": 1, "messages": [', b"\xe2\x80\xa8"),
     ]
 )
-PLACES = st.integers(0, len(GOOD) - 1)
-DAMAGE = st.one_of(
-    st.tuples(st.just("flip"), PLACES, st.integers(0, 7)),
-    st.tuples(st.just("cut"), PLACES, PLACES),
-    st.tuples(st.just("put"), PLACES, PIECES),
-    st.tuples(st.just("end"), PLACES, st.none()),
-)
+
+
+def damage_of(content: bytes) -> st.SearchStrategy[Any]:
+    """What may happen to a file with this content."""
+    places = st.integers(0, len(content) - 1)
+    return st.one_of(
+        st.tuples(st.just("flip"), places, st.integers(0, 7)),
+        st.tuples(st.just("cut"), places, places),
+        st.tuples(st.just("put"), places, PIECES),
+        st.tuples(st.just("end"), places, st.none()),
+    )
+
+
+DAMAGE = damage_of(GOOD)
 
 
 def damaged(content: bytes, damages: list[Any]) -> bytes:
@@ -124,34 +134,143 @@ def test_of_a_damaged_list_or_table_nothing_else_is_raised(
     assert "\n" not in words
 
 
-@pytest.mark.parametrize(("name", "start"), [("a.jsonl", b"{}\n"), ("a.json", b"[{},")])
-@pytest.mark.parametrize("filling", ["nothing", "text"])
-def test_a_line_without_an_end_is_told_before_it_fills_the_memory(
-    tmp_path: Path, name: str, start: bytes, filling: str
-) -> None:
-    file = tmp_path / name
-    file.write_bytes(start + (b'"' if filling == "text" else b""))
-    # A hole, as a copy that was cut off leaves it.
-    os.truncate(file, 1 << 30)
+def read_apart(file: Path) -> tuple[int, str]:
+    """What a process says that reads rows of up to 16 MiB from a file, and the MiB that it took."""
     script = (
-        "import resource, sys; from pathlib import Path; from finetune_trainer.prepare import read\n"
-        "read.MAX_ROW_BYTES = 16 << 20\n"
-        "try:\n    list(read.rows(Path(sys.argv[1]), 'here'))\n"
-        "except Exception as error:\n"
-        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, error)"
+        "import resource, sys; from pathlib import Path\n"
+        "from finetune_trainer.prepare import damage, read\n"
+        "damage.MAX_ROW_BYTES = 16 << 20\n"
+        "said = 0\n"
+        "try:\n    for row in read.rows(Path(sys.argv[1]), 'here'): said += 1\n"
+        "except Exception as error: said = error\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, said)"
     )
     # The kernel counts the peak of whoever started it, too, unless there is a program in between.
     done = subprocess.run(
         ["/bin/sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-c", script, str(file)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     peak, words = done.stdout.split(maxsplit=1)
-    place = "line 2" if name == "a.jsonl" else "row 2"
+    return int(peak), words.strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "place"),
+    [
+        ("a.jsonl", b"{}\n", "line 2"),
+        ("a.json", b"[{},", "row 2"),
+        ("a.csv", b"a,b\n1,2\n", "the row that begins in line 3"),
+    ],
+)
+@pytest.mark.parametrize("filling", ["nothing", "text"])
+def test_a_line_without_an_end_is_told_before_it_fills_the_memory(
+    tmp_path: Path, name: str, start: bytes, place: str, filling: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(start + (b'"' if filling == "text" else b""))
+    # A hole, as a copy that was cut off leaves it.
+    os.truncate(file, 1 << 30)
+    peak, words = read_apart(file)
     assert words.startswith(f"here: {place} is longer than 16 MiB: is a line break missing"), words
-    assert int(peak) < 250, f"{peak} MiB"
+    assert peak < 250, f"{peak} MiB"
+
+
+def test_a_quotation_that_is_never_closed_swallows_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(damage, "MAX_ROW_BYTES", 1 << 20)
+    file = tmp_path / "a.csv"
+    file.write_text('a,b\n"x,y\n' + "x,y\n" * (1 << 19))
+    with pytest.raises(InvalidDataError, match=r"the row that begins in line 2 is longer than 1\.0 MiB"):
+        list(rows(file, ORIGIN))
+
+
+MIB = "x" * (1 << 20)
+ONE = pa.array([MIB])
+BOMBS: dict[str, tuple[pa.Array, dict[str, Any], str]] = {
+    # A gigabyte and a half in a page after the other, all alike.
+    "pages": (
+        pa.chunked_array([pa.array([MIB] * 50)] * 30),
+        {"use_dictionary": False},
+        "rows of it would become 1.5 GiB in memory, and the whole file has",
+    ),
+    # Gigabytes in half a kilobyte: whoever writes them all out at once is lost, but none is too long.
+    "references": (pa.DictionaryArray.from_arrays(pa.array([0] * 3000, pa.int32()), ONE), {}, "3000"),
+    "a list of them": (
+        pa.ListArray.from_arrays(
+            pa.array([0, 1, 3001], pa.int32()),
+            pa.DictionaryArray.from_arrays(pa.array([0] * 3001, pa.int32()), ONE),
+        ),
+        {},
+        "row 2 would take 2.9 GiB, and a row may take 16 MiB: split it",
+    ),
+    "a list without end": (
+        pa.ListArray.from_arrays(
+            pa.array([0, 1, 20_000_001], pa.int32()), pa.array([True] * 1000).take(pa.array([0] * 20_000_001))
+        ),
+        {},
+        "row 2 would take 153 MiB, and a row may take 16 MiB: split it",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", list(BOMBS))
+def test_a_table_that_is_much_larger_than_its_file_takes_little_memory(tmp_path: Path, kind: str) -> None:
+    column, options, said = BOMBS[kind]
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": column}), file, compression="zstd", **options)
+    assert file.stat().st_size < 200_000
+    peak, words = read_apart(file)
+    assert said in words
+    # Its libraries take a hundred of them.
+    assert peak < 350, f"{peak} MiB"
+
+
+def saved_table() -> bytes:
+    """The same rows as a table, with checksums of its pages."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(OBJECTS), sink, write_page_checksum=True, compression="zstd")
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+TABLE = saved_table()
+FOOTER = len(TABLE) - 8 - int.from_bytes(TABLE[-8:-4], "little")
+
+
+@FUZZ
+@given(damages=st.lists(damage_of(TABLE), min_size=1, max_size=3))
+def test_of_a_damaged_table_nothing_else_is_raised(tmp_path: Path, damages: list[Any]) -> None:
+    file = tmp_path / "a.parquet"
+    file.write_bytes(damaged(TABLE, damages))
+    words = ""
+    try:
+        told(file)
+    except InvalidDataError as error:
+        words = str(error)
+    assert words == "" or words.startswith(f"{ORIGIN}: ")
+    assert "\n" not in words
+    words.encode()
+
+
+@FUZZ
+@given(place=st.integers(4, FOOTER - 1), bit=st.integers(0, 7))
+def test_a_flipped_bit_in_pages_with_checksums_changes_no_row(tmp_path: Path, place: int, bit: int) -> None:
+    file = tmp_path / "a.parquet"
+    file.write_bytes(damaged(TABLE, [("flip", place, bit)]))
+    with suppress(InvalidDataError):
+        assert told(file) == (OBJECTS, [])
+
+
+def test_text_that_is_no_utf_8_is_told_with_its_row(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    text = pa.array([b"good", b"\xff bad"]).view(pa.string())
+    pq.write_table(pa.table({"prompt": text}), file)
+    with pytest.raises(InvalidDataError, match="here: row 2: 'utf-8' codec can't decode byte 0xff"):
+        list(rows(file, ORIGIN))
 
 
 def test_what_follows_a_list_is_not_read_to_its_end(tmp_path: Path) -> None:
@@ -163,7 +282,7 @@ def test_what_follows_a_list_is_not_read_to_its_end(tmp_path: Path) -> None:
 
 
 def test_a_long_row_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read, "MAX_ROW_BYTES", 3 << 20)
+    monkeypatch.setattr(damage, "MAX_ROW_BYTES", 3 << 20)
     text = "x" * ((3 << 20) - 20)
     for name, content in (("a.jsonl", f'{{"a": "{text}"}}\n'), ("a.json", f'[{{"a": "{text}"}}]')):
         file = tmp_path / name

@@ -294,18 +294,29 @@ def test_a_cell_tells_whether_its_row_is_unmasked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "No columns to parse from file"),
-        (b"a,b\nx,y\nx,y,z\n", "Expected 2 fields in line 3, saw 3"),
-        (b"a,b\nx,y,z\nx,y,z\n", "Length of header or names does not match length of data"),
-        (b'a,b\nx,"y\n', "EOF inside string starting at row 1"),
-        (b"a,b\nx,\xff\n", "'utf-8' codec can't decode byte 0xff"),
-        (b"\xff\xfea\x00\n\x00", "'utf-8' codec can't decode byte 0xff"),
+        (b"", "there is nothing in it: the first line is to name the columns"),
+        (b"\n\n", "there is nothing in it"),
+        (b"a,b\nx,y\nx,y,z\n", "the row that ends in line 3 has 3 cells, and there are 2 columns"),
+        (b"a,b\nx,y,z\nx,y,z\n", "the row that ends in line 2 has 3 cells, and there are 2 columns"),
+        (b'a,b\nx,"y\n', "line 2 has quotation marks that are not closed"),
+        (b'a,b\nx,"he said "no" twice"\n', "line 2 has quotation marks that are not closed, or not doubled"),
+        (b"a,b,a,\nx,y,z,\n", "the header names columns twice: a"),
+        (b"a,b\nx,\xff\n", "line 2 is not UTF-8 (byte 0xff after 2 characters)"),
+        (b"\xff\xfea\x00\n\x00", "line 1 is not UTF-8 (byte 0xff after 0 characters)"),
     ],
 )
 def test_damaged_cells_are_refused_in_words(tmp_path: Path, content: bytes, said: str) -> None:
     shown = refusal(written(tmp_path, "a.csv", content))
-    assert shown.startswith(f"{ORIGIN}: the file cannot be read: ")
+    assert shown.startswith(f"{ORIGIN}: ")
     assert said in shown
+
+
+def test_rows_may_lack_cells_at_their_end(tmp_path: Path) -> None:
+    content = b"prompt,completion,,\nx\n\nx,\x00y,a,b\n"
+    assert found(written(tmp_path, "a.csv", content)) == [
+        {"prompt": "x", "completion": "", "": ""},
+        {"prompt": "x", "completion": "\x00y", "": "b"},
+    ]
 
 
 # The library
