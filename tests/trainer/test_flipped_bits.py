@@ -1,20 +1,28 @@
-"""Whatever single thing of a state is damaged on its volume, no damaged number is trained on, and nothing good goes."""
+"""Whatever single thing is damaged on a volume, no damaged number is trained on, and nothing good goes."""
 
+import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from finetune_api.runconfig import RunConfig
 from finetune_trainer.checkpoints.checkpoint import Checkpoints
 from finetune_trainer.checkpoints.restoring import Restored
 from finetune_trainer.distributed import Gang
+from finetune_trainer.ends.errors import InvalidDataError
+from finetune_trainer.prepare import read
+from finetune_trainer.prepare.data_sets import open_all, prepare_all
+from tiny import conversation, save_tiny_model
+from trainer.sets import job
 from trainer.states import advance, alone, assert_same, checkpoints_in, content, expected, save, small
 
-METRICS_BYTES = 100
+CONTEXT = 256
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +140,68 @@ def test_a_file_in_the_place_of_another_is_noticed(
     same = file.read_bytes() == good
     assert restored(damaged, gang).step == (2 if same else 1)
     assert len(states(damaged)) == 2
+
+
+def opened(run: RunConfig) -> dict[str, Any]:
+    """All that a gang would train on, once it has begun."""
+    digests = prepare_all(run, CONTEXT, lambda _: None).digests
+    data = open_all(run, digests)
+    assert data is not None
+    samples = [data.train.samples[place] for place in range(len(data.train.samples))]
+    tokens = [[part.tolist() for part in sample] for sample in samples]
+    return {"tokens": tokens, "status": data.train.status, "contents": data.contents["train"].tolist()}
+
+
+def test_prepared_data_with_a_flipped_bit_are_prepared_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They were prepared by another pod, maybe days ago, and are trained on as they lie there."""
+    save_tiny_model(tmp_path / "model")
+    run = job(tmp_path, tmp_path / "model", [conversation("hi", "y" * n) for n in range(1, 9)])
+    good = opened(run)
+    [directory] = Path(run.locations.prepared).iterdir()
+    run = run.model_copy(update={"prepared": {"train": good["status"].digest}})
+    assert opened(run) == good
+    assert "prepared anew" not in caplog.text
+    files = sorted(file.name for file in directory.iterdir())
+    assert len(files) == 8, "another kind of file: damage it, too"
+    dice = random.Random(0)
+    for name in files * 2:
+        content = bytearray((directory / name).read_bytes())
+        content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+        (directory / name).write_bytes(content)
+        caplog.clear()
+        assert opened(run) == good, f"{name} was believed"
+        assert "the train data that were prepared for this run are gone or damaged" in caplog.text
+
+
+@pytest.mark.parametrize("change", ["grows", "is replaced", "is cut off"])
+def test_data_that_change_while_they_are_read_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """What is trained on would not be what the digest says, by which other jobs find it, too."""
+    save_tiny_model(tmp_path / "model")
+    rows = [conversation("hi", "you")] * 3
+    run = job(tmp_path, tmp_path / "model", rows)
+    [file] = map(Path, run.locations.data["train"])
+    read_rows = read.all_rows
+
+    def meanwhile(files: Sequence[Path], origin: str) -> Iterator[read.RawRow]:
+        match change:
+            case "grows":
+                file.write_text(file.read_text() * 2)
+            case "is replaced":
+                file.with_suffix(".new").write_text(file.read_text().replace("you", "she"))
+                file.with_suffix(".new").replace(file)
+            case "is cut off":
+                file.write_text(file.read_text()[:-1])
+        return read_rows(files, origin)
+
+    monkeypatch.setattr(read, "all_rows", meanwhile)
+    with pytest.raises(
+        InvalidDataError, match=r'"train\.jsonl" .* was written to or replaced while it was read'
+    ):
+        opened(run)
+    assert list(Path(run.locations.prepared).iterdir()) == []
+    monkeypatch.undo()
+    assert opened(run)["tokens"]

@@ -53,8 +53,8 @@ def _prepare(options: Options) -> DatasetStatus:
         unmask_messages=stated.unmask_messages,
         pretraining=stated.pretraining,
     )
-    digest = task.digest(lambda: None)
-    return build(task, digest, options.output, writer=WRITER, progress=Shown()).status
+    identity = task.identity(lambda: None)
+    return build(task, identity, options.output, writer=WRITER, progress=Shown()).status
 
 
 def _make_room(output: Path) -> None:

@@ -20,6 +20,8 @@ from finetune_trainer.prepare.task import Task, origin_of, split_of
 
 _log = logging.getLogger(__name__)
 
+_NOTHING_READ = Preparation(rows=0, percent=0)
+
 
 @dataclass(frozen=True)
 class PreparedData:
@@ -60,7 +62,7 @@ def prepare_all(config: RunConfig, context_length: int, progress: Progress) -> P
     """
     # What an earlier attempt did not finish will not be finished.
     commit.remove_incomplete(Path(config.locations.prepared), config.uid)
-    beforehand = {name: _beforehand(config, name) for name in config.data_sets}
+    beforehand = {name: _beforehand(config, name, progress) for name in config.data_sets}
     tasks = {
         name: Task.of(config, name, context_length) for name, found in beforehand.items() if found is None
     }
@@ -106,11 +108,15 @@ class _InAll:
         return progress
 
 
-def _beforehand(config: RunConfig, name: str) -> Kept | None:
+def _beforehand(config: RunConfig, name: str, progress: Progress) -> Kept | None:
+    """What was prepared for this run, if it is what it was to the last bit: it is trained on as it is."""
     digest = config.prepared.get(name)
     if digest is None:
         return None
-    found = _open(config, digest)
+    directory = _directory(config, digest)
+    manifest = commit.read(directory, uid=None)
+    intact = manifest and commit.intact(directory, manifest.files, lambda: progress(_NOTHING_READ))
+    found = _open(config, digest) if intact else None
     if found is None:
         _log.warning(
             "the %s data that were prepared for this run are gone or damaged; they are prepared anew", name
@@ -119,8 +125,9 @@ def _beforehand(config: RunConfig, name: str) -> Kept | None:
 
 
 def _prepare(config: RunConfig, task: Task, progress: Progress) -> Kept:
-    digest = task.digest(lambda: progress(Preparation(rows=0, percent=0)))
-    return build(task, digest, _directory(config, digest), writer=config.uid, progress=progress)
+    identity = task.identity(lambda: progress(_NOTHING_READ))
+    directory = _directory(config, identity.digest)
+    return build(task, identity, directory, writer=config.uid, progress=progress)
 
 
 def _open(config: RunConfig, digest: str) -> Kept | None:

@@ -19,7 +19,7 @@ from finetune_trainer.prepare.convert import Rows, conversation_converter, docum
 from finetune_trainer.prepare.counts import Counts
 from finetune_trainer.prepare.kept import HeldBack, Kept, described, keep, known_status
 from finetune_trainer.prepare.parallel import available_processes, ordered
-from finetune_trainer.prepare.task import Task
+from finetune_trainer.prepare.task import Identity, Task
 from finetune_trainer.prepare.tokenizer import DocumentTokenizer
 from finetune_trainer.prepare.waiting import Documents, Waiting
 
@@ -34,10 +34,11 @@ _WORTH_OTHER_PROCESSES = 8 << 20
 Progress = Callable[[Preparation], None]
 
 
-def build(task: Task, digest: str, final: Path, *, writer: str, progress: Progress) -> Kept:
+def build(task: Task, identity: Identity, final: Path, *, writer: str, progress: Progress) -> Kept:
     """Make the directory `final` of prepared data, or open it if it is there and intact. Other data there are replaced.
 
-    `writer` names who does it: each writes into a directory of its own, and the first to be done gives it to all.
+    `identity` is that of the task. `writer` names who does it: each writes into a directory of its own, and the first
+    to be done gives it to all.
     """
     done = Preparation(rows=0, percent=0)
 
@@ -45,7 +46,7 @@ def build(task: Task, digest: str, final: Path, *, writer: str, progress: Progre
         progress(done)
 
     manifest, known = commit.read(final, uid=None), known_status(final)
-    if manifest and known and known.digest == digest:
+    if manifest and known and known.digest == identity.digest:
         if commit.intact(final, manifest.files, tick):
             _log.info("using the data that were prepared earlier, in %s", final)
             return Kept.of(final, known)
@@ -54,7 +55,9 @@ def build(task: Task, digest: str, final: Path, *, writer: str, progress: Progre
         commit.remove_shared(final, manifest, writer=writer)
     directory = commit.start(final, writer)
     try:
-        status, done = _write(task, digest, directory, progress)
+        status, done = _write(task, identity.digest, directory, progress)
+        # Nobody would find out from these what else was read.
+        task.expect_unchanged(identity)
         commit.publish_shared(final, files=commit.sealed(directory.iterdir(), tick), writer=writer)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)

@@ -14,12 +14,22 @@ from finetune_api.hyperparameters import Pretraining
 from finetune_api.runconfig import DataSet, RunConfig
 from finetune_api.sources import Columns
 from finetune_trainer import commit
-from finetune_trainer.ends.errors import described
+from finetune_trainer.ends.errors import InvalidDataError, described
 from finetune_trainer.prepare.split import Split
 from finetune_trainer.prepare.tokenizer import FILES as TOKENIZER_FILES
 
 # Changes whenever the same data would be prepared differently.
 _FORMAT = 4
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a task is told apart by."""
+
+    digest: str
+    """SHA-256 of everything that decides what comes out, in hexadecimal."""
+    versions: tuple[tuple[int, int], ...]
+    """What the files of the data were like before they were read for that."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +83,25 @@ class Task:
         """Size of all files."""
         return sum(file.stat().st_size for file in self.files)
 
-    def digest(self, tick: Callable[[], None]) -> str:
-        """SHA-256 of everything that decides what comes out, in hexadecimal. `tick` is called while files are read."""
+    def identity(self, tick: Callable[[], None]) -> Identity:
+        """What decides what comes out. `tick` is called while files are read."""
+        versions = self._versions()
+        return Identity(self._digest(tick), versions)
+
+    def expect_unchanged(self, identity: Identity) -> None:
+        """Make sure that what was read is what has this identity. Raises InvalidDataError, OSError."""
+        for file, before, now in zip(self.files, identity.versions, self._versions(), strict=True):
+            if now != before:
+                raise InvalidDataError(
+                    f'{self.origin}: "{file}" was written to or replaced while it was read, so nobody could tell what '
+                    "was trained on: make the job when the data are complete"
+                )
+
+    def _versions(self) -> tuple[tuple[int, int], ...]:
+        """Sizes of the files, and when they were written last."""
+        return tuple((found.st_size, found.st_mtime_ns) for found in map(os.stat, self.files))
+
+    def _digest(self, tick: Callable[[], None]) -> str:
         model_files = {
             file for pattern in TOKENIZER_FILES for file in self.model.glob(pattern) if file.is_file()
         }
