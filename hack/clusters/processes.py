@@ -6,6 +6,7 @@ another process, the record no longer matches and that other process is left alo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -195,7 +196,9 @@ def kill_all(members: Callable[[], set[int]], *, seconds: float = 10.0) -> None:
         pids = members()
         for pid, pidfd in opened.items():
             if pid in pids:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                # One that has ended meanwhile needs no signal.
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         for pidfd in _wait_for_exit(opened.values(), 1.0):
             os.close(pidfd)
 

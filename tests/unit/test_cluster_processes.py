@@ -160,3 +160,19 @@ def test_kill_all_does_not_kill_who_has_left() -> None:
     assert child.poll() is None
     child.kill()
     child.wait()
+
+
+def test_kill_all_minds_nobody_who_ends_by_himself() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    asked = 0
+
+    def members() -> set[int]:
+        nonlocal asked
+        asked += 1
+        if asked == 2:  # between having been found and being killed
+            child.kill()
+            child.wait()
+        return {child.pid} if asked < 3 else set()
+
+    kill_all(members)
+    assert asked == 3
