@@ -121,9 +121,20 @@ class Controller:
             self._forget(key)
             self._metrics.jobs.forget(key.namespace, key.name)
             return "idle", None
+        telling: list[asyncio.Task[None]] = []
+        try:
+            return await self._steps(key, subject, telling)
+        finally:
+            # They are about what is on record, whatever came of what followed.
+            await asyncio.gather(*telling)
+
+    async def _steps(
+        self, key: Key, subject: Subject, telling: list[asyncio.Task[None]]
+    ) -> tuple[str, float | None]:
+        """One step, and those that follow at once; `telling` gets what tells of them meanwhile."""
         result = "idle"
         while True:
-            step = await self._step(key, subject)
+            step = await self._step(key, subject, telling)
             if step.changed:
                 result = "changed"
             if step.written is None:
@@ -136,7 +147,7 @@ class Controller:
             # What is to follow at once does, and does not wait behind all other jobs that were made meanwhile.
             subject = reading.subject(step.written)
 
-    async def _step(self, key: Key, subject: Subject) -> _Step:
+    async def _step(self, key: Key, subject: Subject, telling: list[asyncio.Task[None]]) -> _Step:
         subject = tenancy.under(self._policy(), subject)
         if attempts := subject.status.attempts:
             logs.more_about(attempt=attempts[-1].number)
@@ -150,6 +161,8 @@ class Controller:
             if observed.taken or observed.refusal:
                 outcome = reconcile(subject, observed, now, installation)
         written = await self._carry_out(subject, outcome)
+        # What follows does not wait for it. Names of events say in which order they happened.
+        telling += [asyncio.create_task(self._tell(subject, event)) for event in outcome.events]
         self._metrics.jobs.see(subject, outcome.status or subject.status)
         mended = await self._mend(key, subject, outcome, now)
         acted = bool(outcome.delete or outcome.remove or outcome.apply or mended)
@@ -206,17 +219,14 @@ class Controller:
         return None
 
     async def _carry_out(self, subject: Subject, outcome: Outcome) -> Wire | None:
-        """Delete, write and tell; returns the FineTuneJob as it is after the write, None if there was none."""
+        """Delete and write; returns the FineTuneJob as it is after the write, None if there was none."""
         await asyncio.gather(
             *(self._cluster.delete(subject.namespace, job) for job in outcome.delete),
             *(self._cluster.remove(subject.namespace, other) for other in outcome.remove),
         )
         if outcome.status is None:
             return None
-        written = await self._cluster.write_status(subject, outcome.status)
-        # Their names say in which order they happened.
-        await asyncio.gather(*(self._tell(subject, event) for event in outcome.events))
-        return written
+        return await self._cluster.write_status(subject, outcome.status)
 
     async def _mend(self, key: Key, subject: Subject, outcome: Outcome, now: datetime) -> bool:
         """See to what pods need, if it is time for that; says whether anything was missing."""

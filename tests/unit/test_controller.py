@@ -1,6 +1,8 @@
 """What is counted, and what is tried again, where the API server does not do as it is asked."""
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import aiohttp
 import pytest
@@ -131,9 +133,39 @@ async def test_a_gang_begins_in_the_turn_that_accepts_its_job() -> None:
     cluster = Beginning()
     controller = Controller(cluster, Reports(), lambda: INSTALLATION, Metrics())
     await controller.handle(Key("team", "demo"))
-    told = ["Accepted"]
     made = ["ConfigMap", "Service", "NetworkPolicy", "Job"]
-    assert cluster.done == ["read", "write", *told, "look", *made]
+    assert [done for done in cluster.done if done != "Accepted"] == ["read", "write", "look", *made]
+    assert "write" in cluster.done[: cluster.done.index("Accepted")]
+
+
+class Deaf(Beginning):
+    """A cluster that takes an event only when the gang is there, and no Job, if it is `full`."""
+
+    def __init__(self, *, full: bool) -> None:
+        super().__init__()
+        self.made = asyncio.Event()
+        self.full = full
+
+    async def post(self, subject: Subject, event: Event) -> None:
+        await self.made.wait()
+        await super().post(subject, event)
+
+    async def apply(self, manifest: Manifest) -> None:
+        await super().apply(manifest)
+        if manifest["kind"] == "Job":
+            self.made.set()
+            if self.full:
+                raise ApiError(503, "overloaded")
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_a_gang_does_not_wait_for_what_is_told_of_it(full: bool) -> None:
+    """And that is told, whatever comes of the gang."""
+    cluster = Deaf(full=full)
+    controller = Controller(cluster, Reports(), lambda: INSTALLATION, Metrics())
+    with pytest.raises(TryAgainError) if full else nullcontext():
+        await asyncio.wait_for(controller.handle(KEY), timeout=30)
+    assert cluster.done[-2:] == ["Job", "Accepted"]
 
 
 class Living(Cluster):
