@@ -39,12 +39,17 @@ TIERS = {
     tier.name: tier
     for tier in (
         Tier("unit", "pure functions", runs=(("tests/unit", "-n", "2"),)),
-        Tier("trainer", "real training on the CPU, several processes", runs=(("tests/trainer",),)),
+        Tier(
+            "trainer",
+            "real training on the CPU, several processes",
+            # Many tests wait for processes that wait for one another.
+            runs=(("tests/trainer", "-n", "2", "--dist", "loadgroup"),),
+        ),
         Tier(
             "cluster",
             "a real API server",
-            # Chaos waits more than it computes.
-            runs=(("tests/cluster",), ("tests/chaos", "-n", "3")),
+            # They wait more than they compute. Each process has a control plane of its own.
+            runs=(("tests/cluster", "-n", "2", "--dist", "loadfile"), ("tests/chaos", "-n", "3")),
             prepare=(("hack/cluster", "build", "--control-plane", "--tests"),),
             obstacle=choice.control_plane_obstacle,
         ),

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from finetune_api.evaluation import TRAIN
 from tiny import save_chat_data, save_tiny_model
@@ -27,6 +26,23 @@ HYPERPARAMETERS: dict[str, Any] = {
 }
 
 
+# Fixtures of a session that cost most. Whatever else is shared is shared within a file.
+SHARED = ("inputs", "survivors")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests (`--dist loadgroup`), files that look at the same runs stay together."""
+    groups = {
+        item.path: shared
+        for shared in SHARED
+        for item in items
+        if isinstance(item, pytest.Function) and shared in item.fixturenames
+    }
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups.get(item.path, item.path.stem)))
+
+
 @dataclass(frozen=True)
 class Run:
     """A run, and how each node of each of its attempts ended."""
@@ -38,15 +54,6 @@ class Run:
     def ends(self) -> list[End]:
         """How rank 0's node ended, attempt by attempt."""
         return [nodes[0] for nodes in self.attempts]
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """More of them wait for one another when the machine has other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

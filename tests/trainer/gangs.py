@@ -99,7 +99,6 @@ class Gang:
             names.ENV_ATTEMPT: str(attempt),
             "PET_MASTER_ADDR": "127.0.0.1",
             "PET_MASTER_PORT": str(free_port()),
-            "OMP_NUM_THREADS": "1",
         }
         self.nodes = [self._start(file, node, common) for node in range(config.nodes)]
 

@@ -84,8 +84,7 @@ class Folders:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # One thread, as other gangs of tests have: sums of several are not the same to the last bit.
-            env=os.environ | {"TMPDIR": str(self.root), "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"TMPDIR": str(self.root)},
         )
 
     def trains(self, attempt: int) -> bool:

@@ -26,8 +26,6 @@ from tiny import save_tiny_model
 from trainer.judging import VOCABULARY, asked_at, evaluator, parametrized, save_samples
 from trainer.states import alone, together
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LONGEST, CONTEXT = 12, 40
 EXACT, REGEX = Generate(match="Exact"), Generate(match="Regex")
 

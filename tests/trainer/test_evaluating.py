@@ -38,8 +38,6 @@ from trainer.judging import (
 )
 from trainer.states import alone, together
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # A single token, which nothing predicts; one that is longer than a budget.
 LENGTHS = [7, 40, 1, 13, 13, 90, 2, 31, 25, 64, 5]
 SMALL, LARGE = 80, 1000

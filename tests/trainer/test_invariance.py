@@ -16,8 +16,6 @@ from trainer import forked
 from trainer.gangs import config, metrics
 from trainer.plain import SAMPLES, TOLERANCE, Result, by_hand, check, number, trained
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CLIPPED: dict[str, Any] = {"maxGradNorm": 0.3}
 SMALL: dict[str, Any] = {"maxTokensPerGpu": 130}
 

@@ -28,8 +28,6 @@ from trainer.faults import OUTPUT, STATE, Fault, Moment
 from trainer.plain import HYPERPARAMETERS, SAMPLES, Result, by_hand, check, trained
 from trainer.survival import Course
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 R, ALPHA = 4, 12
 SMALL: dict[str, Any] = {"maxTokensPerGpu": 130}
 LINEAR = "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"

@@ -30,8 +30,6 @@ from trainer import forked
 from trainer.gangs import config, metrics
 from trainer.plain import Result, number, prepared
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # The last step has fewer samples than the others, and so has its last padded batch.
 SAMPLES, BATCH, PADDED, STEPS = 93, 8, 4, 12
 HYPERPARAMETERS: dict[str, Any] = {

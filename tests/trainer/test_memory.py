@@ -29,8 +29,6 @@ from trainer.allocations import (
     whole,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # How far an estimate may be from what is measured.
 TOLERANCE = 0.05
 TOLERANCE_OF_LIBRARIES = 0.25
@@ -132,7 +130,13 @@ def test_weights_are_those_that_accelerate_counts(family: str) -> None:
 
 
 def test_the_libraries_alone_take_what_is_counted_for_them() -> None:
-    [peak] = resident("import finetune_trainer.train, peft; print(peak())")
+    unasked, peak = resident("""
+import sys, finetune_trainer.train
+print(int("peft" in sys.modules))
+import peft
+print(peak())
+""")
+    assert not unasked, "peft takes seconds to import, and is lora's alone"
     found = memory(SFT, from_config(config_of("llama").to_dict()), leanest(SFT), tokens=1024, longest=LONGEST)
     assert peak > LEAST_FRAMEWORK
     assert peak == pytest.approx(found.framework, rel=TOLERANCE_OF_LIBRARIES)

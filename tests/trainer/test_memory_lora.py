@@ -27,8 +27,6 @@ from tiny import save_chat_data, save_tokenizer
 from trainer import forked, gangs
 from trainer.allocations import SFT, base_model, config_of, estimated, measured_peak, member_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TOLERANCE = 0.05
 KEPT, RECOMPUTED = Mode(False, False), Mode(True, False)
 

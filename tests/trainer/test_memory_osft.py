@@ -39,8 +39,6 @@ from trainer.allocations import (
     whole,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TOLERANCE = 0.02
 
 

@@ -34,8 +34,6 @@ from trainer import forked, gangs, local, mergings
 from trainer.faults import Fault, Moment
 from trainer.local import Folders
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 R, SAMPLES = 4, 24
 WEIGHTS = "adapter_model.safetensors"
 

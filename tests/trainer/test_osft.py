@@ -18,8 +18,6 @@ from tiny import save_chat_data, save_tiny_model
 from trainer import forked, gangs
 from trainer.plain import SAMPLES, Result, by_hand, check, trained
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SMALL: dict[str, Any] = {"maxTokensPerGpu": 130}
 CLIPPED: dict[str, Any] = {"maxGradNorm": 0.3}
 LINEAR = "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"

@@ -30,8 +30,6 @@ from trainer.states import alone
 from trainer.survival import Course
 from trainer.test_architecture import FAMILIES, config_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CPU = torch.device("cpu")
 BITS = {4: Lora(load_in_4bit=True), 8: Lora(load_in_8bit=True)}
 # What a 4-bit layer has besides: tables of 16 and 256 numbers, and an offset.

@@ -18,8 +18,6 @@ from tiny import save_chat_data, save_tiny_model
 from trainer import forked, mergings
 from world import manifest
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 BESIDE = {names.MODEL_CARD_FILE, names.MANIFEST_FILE, names.LOSS_PLOT_FILE}
 SAMPLES = 60
 VOLUME = {"claimName": "data", "path": "general.jsonl"}

@@ -45,8 +45,6 @@ FAMILIES = sorted({file.stem for file in CONFIGS.glob("*.json")} - {"gpt-neo-125
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
 LENGTHS = [5, 9, 2]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def gpus(count: int) -> list[torch.device]:
     return [torch.device("cuda", index) for index in range(count)]
