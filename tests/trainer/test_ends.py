@@ -111,7 +111,7 @@ def faulty(base: Path) -> dict[str, End]:
 @needs_mount
 def test_a_full_volume_is_told_as_such(base: Path) -> None:
     # Room for the model of the first epoch, not for the state.
-    inside = small_volume(base / "full", "250k")
+    inside = small_volume(base / "full", "400k")
     with running(config(base, name="full", maxSteps=200, **HYPERPARAMETERS), inside=inside) as gang:
         [end] = gang.wait()
     assert end.exit_code == ExitCode.STORAGE_FULL, end.output
