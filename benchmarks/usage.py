@@ -36,6 +36,13 @@ def usage(pids: Iterable[int]) -> Usage:
     return sum(map(_of_one, pids), Usage())
 
 
+def machine_cpu_seconds() -> float:
+    """What all CPUs together have worked since the machine was started, for whomever."""
+    # user, nice, system, idle, iowait, irq, softirq, steal
+    user, nice, system, _, _, *others = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
+    return sum((user, nice, system, *others)) / _TICKS_PER_SECOND
+
+
 def forget_peak(pids: Iterable[int]) -> None:
     """Let the peak of each process be what it holds now, so that what follows can be told from what was before."""
     for pid in pids:

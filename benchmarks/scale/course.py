@@ -1,5 +1,6 @@
 """The measurements, in the order in which they are made."""
 
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,13 +13,15 @@ from benchmarks.scale import jobs, reporting
 from benchmarks.scale.reporting import Told
 from benchmarks.scale.sizes import Course, Size
 from benchmarks.scale.stand import JOBS, PODS, Stand, patiently
-from benchmarks.usage import forget_peak
+from benchmarks.usage import forget_peak, machine_cpu_seconds
 from benchmarks.watching import Watch, Wire
 
 RECONCILE, WAIT = "finetune_reconcile_seconds", "finetune_queue_wait_seconds"
 _PATCHERS = 8
-# Between two probes of the storm.
+# Between two probes of a storm.
 _PROBE_SECONDS = 0.5
+# What is left of a rate that is kept, since the last change has to be answered, too.
+_BORNE = 0.9
 
 
 @dataclass
@@ -43,8 +46,12 @@ class Point:
 class Storm:
     """Many pods change at once."""
 
-    events: int = 0
+    asked_per_second: int
+    """How many changes were to be made,"""
+    events: int
+    """and how many that came to in all."""
     seconds: float = 0.0
+    """How long it took to make them: longer than it should where the API server takes no more."""
     reconciles: float = 0.0
     wait_seconds: float = 0.0
     """p99 of the time in the queue, by the operator's metrics."""
@@ -53,6 +60,18 @@ class Storm:
     handled_seconds: list[float] = field(default_factory=list)
     """From asking for new jobs, one every half second, until their status told that they had been looked at."""
     cpu_seconds: float = 0.0
+    machine_share: float = 0.0
+    """Of all CPUs, used by whatever: API server, etcd and the controllers of Kubernetes, kwok, and who measures."""
+
+    @property
+    def events_per_second(self) -> float:
+        """What came of it."""
+        return self.events / self.seconds
+
+    @property
+    def was_borne(self) -> bool:
+        """Whether the API server took the changes as fast as they were to come."""
+        return self.events_per_second >= _BORNE * self.asked_per_second
 
 
 @dataclass
@@ -74,7 +93,8 @@ class Result:
     """All of it."""
 
     points: list[Point] = field(default_factory=list)
-    storm: Storm | None = None
+    storms: list[Storm] = field(default_factory=list)
+    """Rising."""
     reporting: Reporting | None = None
     failures: list[str] = field(default_factory=list)
     """What could not be measured, and why."""
@@ -97,9 +117,10 @@ def perform(stand: Stand, course: Course, result: Result, say: Callable[[str], N
     say("reports of all running jobs")
     with result.spared():
         result.reporting = _reporting(stand, course)
-    say("a storm of pod events")
-    with result.spared():
-        result.storm = _storm(stand, course)
+    for per_second in course.storms:
+        say(f"a storm of {per_second} pod events per second")
+        with result.spared():
+            result.storms.append(_storm(stand, per_second, course.storm_seconds))
 
 
 def _point(stand: Stand, size: Size, course: Course, say: Callable[[str], None], *, last: bool) -> Point:
@@ -152,43 +173,42 @@ def _reporting(stand: Stand, course: Course) -> Reporting:
     return Reporting(first, told, seconds, cpu_seconds, writes, after.peak_bytes)
 
 
-def _storm(stand: Stand, course: Course) -> Storm:
+def _storm(stand: Stand, per_second: int, seconds: float) -> Storm:
     pods = [pod["metadata"]["name"] for pod in stand.client.request("GET", PODS)["items"]]
-    storm, operator = Storm(events=course.pod_events), stand.operator
-    before, numbers, began = operator.usage, operator.scrape(), time.monotonic()
-    with _probes(stand, storm.handled_seconds) as probe, ThreadPoolExecutor(_PATCHERS) as patchers:
-        share = range(_PATCHERS)
-        work = [
-            patchers.submit(
-                _patch, stand, pods, began, course, number, range(number, course.pod_events, _PATCHERS)
-            )
-            for number in share
-        ]
+    operator, storm = stand.operator, Storm(per_second, events=round(per_second * seconds))
+    before, of_all, numbers, began = (
+        operator.usage,
+        machine_cpu_seconds(),
+        operator.scrape(),
+        time.monotonic(),
+    )
+
+    def patch(patcher: int) -> None:
+        client = Client(stand.kubeconfig)
+        for number in range(patcher, storm.events, _PATCHERS):
+            time.sleep(max(0.0, began + number / per_second - time.monotonic()))
+            body = {"metadata": {"annotations": {"benchmark/change": f"{per_second}-{number}"}}}
+            client.request("PATCH", f"{PODS}/{pods[number % len(pods)]}", body, MERGE)
+
+    with _probes(stand, storm) as probe, ThreadPoolExecutor(_PATCHERS) as patchers:
+        work = [patchers.submit(patch, patcher) for patcher in range(_PATCHERS)]
         while not all(one.done() for one in work):
             probe()
             time.sleep(_PROBE_SECONDS)
         for one in work:
             one.result()
         storm.seconds = time.monotonic() - began
+        storm.cpu_seconds = operator.usage.cpu_seconds - before.cpu_seconds
+        storm.machine_share = (machine_cpu_seconds() - of_all) / storm.seconds / (os.cpu_count() or 1)
     patiently(lambda: operator.knows(0), "the storm is over", seconds=60)
     since = operator.scrape().since(numbers)
-    storm.cpu_seconds = operator.usage.cpu_seconds - before.cpu_seconds
     storm.reconciles = since.total(f"{RECONCILE}_count")
     storm.wait_seconds, storm.reconcile_seconds = (since.quantile(name, 0.99) for name in (WAIT, RECONCILE))
     return storm
 
 
-def _patch(stand: Stand, pods: list[str], began: float, course: Course, patcher: int, numbers: range) -> None:
-    """One of those who change pods: every change has its moment."""
-    client = Client(stand.kubeconfig)
-    for number in numbers:
-        time.sleep(max(0.0, began + number / course.pod_events_per_second - time.monotonic()))
-        body = {"metadata": {"annotations": {"benchmark/change": str(number)}}}
-        client.request("PATCH", f"{PODS}/{pods[number % len(pods)]}", body, MERGE)
-
-
 @contextmanager
-def _probes(stand: Stand, seconds: list[float]) -> Iterator[Callable[[], None]]:
+def _probes(stand: Stand, storm: Storm) -> Iterator[Callable[[], None]]:
     """Gives what makes a probe: a suspended job, whose status tells when it has been looked at."""
     client, asked, seen = Client(stand.kubeconfig), dict[str, float](), dict[str, float]()
 
@@ -197,7 +217,7 @@ def _probes(stand: Stand, seconds: list[float]) -> Iterator[Callable[[], None]]:
             seen.setdefault(wire["metadata"]["name"], when)
 
     def probe() -> None:
-        name = f"probe-{len(asked):04}"
+        name = f"probe-{storm.asked_per_second}-{len(asked):04}"
         asked[name] = time.perf_counter()
         client.request("POST", JOBS, jobs.suspended(name))
 
@@ -205,4 +225,4 @@ def _probes(stand: Stand, seconds: list[float]) -> Iterator[Callable[[], None]]:
         yield probe
         patiently(lambda: asked.keys() <= seen.keys(), "all probes are looked at", seconds=120)
         watch.check()
-    seconds += [seen[name] - asked[name] for name in asked]
+    storm.handled_seconds += [seen[name] - asked[name] for name in asked]

@@ -7,10 +7,24 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from benchmarks.markdown import table
-from benchmarks.scale.course import Point, Result
+from benchmarks.operator.figures import percentile
+from benchmarks.scale.course import Point, Result, Storm
 from benchmarks.scale.figures import Figure, figures
 
 _MIB = 2**20
+
+
+_STORM = (
+    "Asked for each s",
+    "Came each s",
+    "Handled p50 s",
+    "p99 s",
+    "In the queue p99 ≤ s",
+    "A look p99 ≤ s",
+    "Looks each s",
+    "Operator % of one CPU",
+    "Machine % of all CPUs",
+)
 
 
 def write(result: Result, machine: str, folder: Path) -> str:
@@ -47,6 +61,8 @@ def markdown(result: Result, machine: str, found: Sequence[Figure]) -> str:
         "Reports each s",
     )
     lines += ["## How it grows", "", *table(header, [_row(point) for point in result.points]), ""]
+    if result.storms:
+        lines += ["## Storms of pod events", "", *table(_STORM, [_storm(one) for one in result.storms]), ""]
     rows = [
         (figure.about, f"`{figure.key}`", f"{figure.value:.2f}") for figure in found if figure.met is None
     ]
@@ -72,6 +88,20 @@ def _row(point: Point) -> tuple[str, ...]:
         f"{point.steady_bytes / _MIB:.0f}",
         f"{100 * point.steady_share:.1f}",
         f"{point.report_interval_seconds:.0f}",
+    )
+
+
+def _storm(storm: Storm) -> tuple[str, ...]:
+    return (
+        f"{storm.asked_per_second}",
+        f"{storm.events_per_second:.0f}",
+        f"{percentile(storm.handled_seconds, 0.5):.2f}",
+        f"{percentile(storm.handled_seconds, 0.99):.2f}",
+        f"{storm.wait_seconds:g}",
+        f"{storm.reconcile_seconds:g}",
+        f"{storm.reconciles / storm.seconds:.0f}",
+        f"{100 * storm.cpu_seconds / storm.seconds:.0f}",
+        f"{100 * storm.machine_share:.0f}",
     )
 
 

@@ -27,10 +27,10 @@ class Course:
     steady_seconds: float
     """At the last size, or longer until a periodic list was among it; at the others a third of it."""
     reporting_seconds: float
-    pod_events: int
-    """How many changes of pods the storm has,"""
-    pod_events_per_second: int
-    """and how fast they come."""
+    storms: tuple[int, ...]
+    """How many changes of pods are asked for per second, storm by storm,"""
+    storm_seconds: float
+    """and for how long each time."""
 
 
 FULL = Course(
@@ -38,14 +38,14 @@ FULL = Course(
     settle_seconds=15,
     steady_seconds=180,
     reporting_seconds=120,
-    pod_events=8_000,
-    pod_events_per_second=300,
+    storms=(10, 20, 40, 80, 160),
+    storm_seconds=30,
 )
 QUICK = Course(
     sizes=(Size(10, 100), Size(20, 200)),
     settle_seconds=3,
     steady_seconds=6,
     reporting_seconds=12,
-    pod_events=200,
-    pod_events_per_second=100,
+    storms=(20, 50),
+    storm_seconds=4,
 )

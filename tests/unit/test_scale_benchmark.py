@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.scale import jobs, scrape
-from benchmarks.scale.course import Point, Result
+from benchmarks.scale.course import Point, Result, Storm
 from benchmarks.scale.figures import exponent, figures
 from benchmarks.scale.publish import markdown
 from benchmarks.scale.sizes import Size
@@ -71,3 +71,18 @@ def test_finished_jobs_are_as_the_operator_leaves_them() -> None:
     assert status.phase is Phase.SUCCEEDED
     assert len(status.attempts) == 2
     assert 5_000 < len(json.dumps(wire)) < 15_000
+
+
+def test_the_target_is_for_the_largest_storm_that_was_borne() -> None:
+    storms = [
+        Storm(asked, events=asked * 10, seconds=seconds, handled_seconds=[handled])
+        for asked, seconds, handled in ((10, 10.1, 0.1), (20, 10.5, 0.2), (40, 20.0, 9.0))
+    ]
+    found = {figure.key: figure.value for figure in figures(Result(storms=storms))}
+    assert found["storm_p99_seconds"] == 0.2
+    text = markdown(Result(storms=storms), "machine", figures(Result(storms=storms)))
+    assert "| 40 | 20 | 9.00 | 9.00 |" in text
+
+
+def test_of_storms_that_nobody_bore_nothing_is_said() -> None:
+    assert figures(Result(storms=[Storm(40, events=400, seconds=20.0, handled_seconds=[9.0])])) == []
