@@ -136,7 +136,7 @@ def test_a_job_that_is_deleted_exits_1(namespace: Namespace) -> None:
     world.settle()
     write(namespace, "fleeting", world)
     watching = watch(namespace, "fleeting")
-    read(watching, 3)
+    read(watching, 2)
     namespace.delete(FINETUNEJOBS, "fleeting")
     _, complaints = watching.communicate(timeout=PATIENCE)
     assert (watching.returncode, complaints) == (1, "Error: finetunejob/fleeting was deleted\n")
@@ -148,7 +148,7 @@ def test_ctrl_c_exits_130_and_the_timeout_124(namespace: Namespace) -> None:
     world.settle()
     write(namespace, "slow", world)
     interrupted, impatient = watch(namespace, "slow"), watch(namespace, "slow", "--timeout=1s")
-    read(interrupted, 3)
+    read(interrupted, 2)
     interrupted.send_signal(signal.SIGINT)
     assert interrupted.communicate(timeout=PATIENCE) == ("", "")
     assert interrupted.returncode == 130
