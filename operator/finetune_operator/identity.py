@@ -15,8 +15,8 @@ from finetune_operator.claims import Claims
 from finetune_operator.cluster import Cluster
 from finetune_operator.rates import Rates
 
-# A pod that has gone is believed for so much longer, but only about its own Job. Where a thousand gangs train, each reports
-# once in fifty seconds: a shorter time would have nearly every Report reviewed.
+# A pod that has gone is believed for so much longer, but only about its own Job. Where a thousand gangs train, each
+# reports once in fifty seconds: a shorter time would have nearly every Report reviewed.
 CACHE_SECONDS = 300.0
 EXPIRY_MARGIN_SECONDS = 5
 MAX_MEMBERS = 20_000
