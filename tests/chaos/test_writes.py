@@ -19,7 +19,8 @@ from world import ADAPTER, INLINE, MERGES, OUTPUT, PUBLISH, checkpoint, found, m
 # No life has fewer.
 LEAST_WRITES = 12
 MASKED = re.compile(
-    r'\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)|demo\.[0-9a-f]{16}|"(resourceVersion|uid)": ?"[^"]*"|"\w+Seconds": ?[\d.]+'
+    r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)|\d\d:\d\d:\d\d UTC|demo\.[0-9a-f]{16}"
+    r'|"(resourceVersion|uid)": ?"[^"]*"|"\w+Seconds": ?[\d.]+'
 )
 
 
