@@ -53,6 +53,13 @@ def test_what_is_remembered_is_bounded_and_the_oldest_goes() -> None:
     assert rates.take("a", 0) == 0
 
 
+def test_who_is_counted_again_drives_nobody_out() -> None:
+    rates = Rates[str](1, burst=2, most=2)
+    for key in ("a", "a", "b", "b"):
+        assert rates.take(key, 0) == 0
+    assert rates.take("a", 0) > 0
+
+
 def test_what_was_given_back_was_never_taken() -> None:
     rates = Rates[str](1, burst=2, most=2)
     for _ in range(10):

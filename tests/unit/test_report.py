@@ -211,6 +211,14 @@ def test_what_cannot_be_read_or_stored_is_no_report(text: str | bytes, words: st
         Report.from_json(text)
 
 
+def test_of_many_faults_the_first_are_told() -> None:
+    many = {f"x{number}": 1 for number in range(1000)}
+    with pytest.raises(ValidationError) as refused:
+        Report.from_json(json.dumps(many))
+    assert len(validation.problems(refused.value, Report, most=10)) == 10
+    assert len(validation.problems(refused.value, Report)) == 1003
+
+
 SCALARS = (
     st.none()
     | st.booleans()

@@ -76,6 +76,14 @@ def test_gangs_are_counted_once_however_often_they_report_and_not_when_they_are_
     assert reports.active(START + timedelta(minutes=2, seconds=30)) == 60
 
 
+def test_who_went_on_reporting_does_not_hide_who_fell_silent() -> None:
+    reports = Reports()
+    reports.put(KEY, received(1))
+    reports.put(Key("team", "silent"), received(1))
+    reports.put(KEY, received(2, minutes=2))
+    assert reports.active(START + timedelta(minutes=3)) == 1
+
+
 def test_a_clock_that_was_put_back_leaves_no_load_behind() -> None:
     reports = Reports()
     reports.put(KEY, received(1, minutes=1000))
