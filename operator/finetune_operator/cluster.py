@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from finetune_api import names
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.status import Condition, FineTuneJobStatus
 from finetune_operator import kueue, pod_groups, reading
 from finetune_operator.api import APPLY, FIELD_MANAGER, JSON, METADATA_LIST, Api, ApiError
 from finetune_operator.kinds import (
@@ -209,6 +209,18 @@ class Cluster:
         }
         path = f"{FINETUNEJOBS.path(subject.namespace, subject.name)}/status"
         return await self._apply(FINETUNEJOBS, path, manifest)
+
+    async def write_conditions(self, subject: Subject, conditions: Sequence[Condition]) -> None:
+        """Write some conditions of a FineTuneJob, and nothing else of its status."""
+        manifest = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"name": subject.name, "namespace": subject.namespace, "uid": subject.uid},
+            "status": {"conditions": [condition.to_wire() for condition in conditions]},
+        }
+        path = f"{FINETUNEJOBS.path(subject.namespace, subject.name)}/status"
+        # As the usual manager, it would give up all else that it has applied, and so remove it.
+        await self._apply(FINETUNEJOBS, path, manifest, fieldManager=f"{FIELD_MANAGER}-conditions")
 
     async def post(self, subject: Subject, event: Event) -> None:
         """Post an event about a FineTuneJob.

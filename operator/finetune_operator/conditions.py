@@ -35,6 +35,8 @@ VALID = "Valid"
 VALID_MESSAGE = "the spec is valid"
 DATA_KNOWN = "DataPrepared"
 NOT_SUSPENDED = "NotSuspended"
+# The status is another version's, or was written by hand.
+UNREADABLE = "StatusUnreadable"
 
 
 class Standing(Enum):
@@ -105,6 +107,29 @@ def found(dataset: DatasetStatus) -> str:
         f"{dataset.samples:,} samples of {dataset.tokens:,} tokens, {dataset.loss_tokens:,} of them with loss"
     )
     return f"{sentence}; left out: {dataset.left_out}" if dataset.left_out else sentence
+
+
+def unreadable(message: str, *, generation: int, now: datetime) -> list[Condition]:
+    """What kstatus reads, of a job whose status cannot be read; others stay, for what they say may hold."""
+    found = conditions(
+        Standing.BLOCKED, UNREADABLE, message, dataset=None, generation=generation, now=now, previous=()
+    )
+    return [condition for condition in found if condition.type in (READY, RECONCILING, STALLED)]
+
+
+def readable_again(known: Sequence[Condition], *, succeeded: bool, now: datetime) -> list[Condition]:
+    """The conditions of a job that is over, whose status could not be read meanwhile: as the others have it."""
+    ended = find(known, SUCCEEDED)
+    if ended is None or not any(condition.reason == UNREADABLE for condition in known):
+        return list(known)
+    truths = (Standing.SUCCEEDED if succeeded else Standing.FAILED).truths
+    why = {"reason": ended.reason, "message": ended.message, "last_transition_time": now}
+    return [
+        condition.model_copy(update={**why, "status": truths[condition.type]})
+        if condition.reason == UNREADABLE
+        else condition
+        for condition in known
+    ]
 
 
 @dataclass(frozen=True)

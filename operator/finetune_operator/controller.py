@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 import aiohttp
 
 from finetune_api.status import Phase
-from finetune_operator import cleanup, kueue, logs, publishing, reading, tenancy, volumes
+from finetune_operator import cleanup, conditions, kueue, logs, publishing, reading, tenancy, volumes
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster, UnknownKindError
+from finetune_operator.conditions import UNREADABLE
 from finetune_operator.gang import unexplained
 from finetune_operator.healing import Looks
 from finetune_operator.kinds import Key
@@ -24,7 +25,7 @@ from finetune_operator.reading import UnreadableStatusError, Wire
 from finetune_operator.reconcile import reconcile
 from finetune_operator.reports import Reports
 from finetune_operator.tenancy import Policy
-from finetune_operator.transitions import UNREADABLE, Event
+from finetune_operator.transitions import Event
 from finetune_operator.workload import Installation
 
 logger = logging.getLogger(__name__)
@@ -248,10 +249,25 @@ class Controller:
     async def _tell_once(self, key: Key, error: UnreadableStatusError) -> None:
         """Say what cannot be read, but not again at everything that happens to the job meanwhile."""
         words = str(error)
+        await self._show(error, words)
         if self._unreadable.get(key) != words:
             self._unreadable[key] = words
             logger.error(words)
             await self._tell(error.subject, Event(UNREADABLE, words, "Warning"))
+
+    async def _show(self, error: UnreadableStatusError, words: str) -> None:
+        """Have the conditions say so, for whoever looks at the job later."""
+        subject = error.subject
+        found = conditions.unreadable(words, generation=subject.generation, now=self._clock())
+        if any(
+            (told["reason"], told.get("message")) == (UNREADABLE, found[0].message) for told in error.told
+        ):
+            return
+        try:
+            await self._cluster.write_conditions(subject, found)
+        except (ApiError, aiohttp.ClientError, TimeoutError) as refused:
+            # There is the event, and the next turn tries again.
+            logger.warning("the conditions could not be written: %s", refused)
 
     async def _tell(self, subject: Subject, event: Event) -> None:
         logger.info(event.message, extra={"event": event.reason})

@@ -25,12 +25,14 @@ _OTHERS_SPEAK = ("StartError", "ContainerCannotRun", "ContainerStatusUnknown")
 class UnreadableStatusError(Exception):
     """A status that is not of this version: another version wrote it, or somebody by hand."""
 
-    def __init__(self, subject: Subject, faults: Sequence[str]) -> None:
+    def __init__(self, subject: Subject, faults: Sequence[str], told: Sequence[Wire]) -> None:
         super().__init__(
             f"the status cannot be read, and nothing is done about the job until it can be: {'; '.join(faults)}"
         )
         self.subject = subject
         """The FineTuneJob as if it had no status: to tell about it, not to decide on."""
+        self.told = told
+        """Its conditions, as they travel."""
 
 
 def subject(wire: Wire) -> Subject:
@@ -56,7 +58,7 @@ def subject(wire: Wire) -> Subject:
             f"status{fault.field and '.'}{fault.field}: {fault.message}"
             for fault in validation.faults(error, FineTuneJobStatus)
         ]
-        raise UnreadableStatusError(found, faults) from error
+        raise UnreadableStatusError(found, faults, wire["status"].get("conditions") or ()) from error
 
 
 def gang_job(wire: Wire, owner_uid: str) -> GangJob | None:

@@ -128,6 +128,10 @@ def _rest(subject: Subject, observed: Observed, now: datetime, installation: Ins
             "conditions": conditions.at_generation(status.conditions, subject.generation),
         }
         status = status.model_copy(update=current)
+    succeeded = status.phase is Phase.SUCCEEDED
+    told = conditions.readable_again(status.conditions, succeeded=succeeded, now=now)
+    if told != status.conditions:
+        status = status.model_copy(update={"conditions": told})
     if cleanup.is_due(subject, now):
         outcome = cleanup.clean(subject, status, observed, now)
     else:

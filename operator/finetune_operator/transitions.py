@@ -14,8 +14,6 @@ ACCEPTED = "Accepted"
 NAME_CONFLICT = "NameConflict"
 REFUSED = "Refused"
 REJECTED = "Invalid"
-# The status is another version's, or was written by hand.
-UNREADABLE = "StatusUnreadable"
 # While the state is saved because of spec.suspend, and once nothing is left that runs.
 SUSPENDING = "Suspending"
 SUSPENDED = "Suspended"

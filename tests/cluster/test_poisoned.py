@@ -81,6 +81,69 @@ def test_no_status_stops_the_operator_or_holds_up_another_job(
     assert made == ["good-prepare"]
 
 
+def told(namespace: Namespace, name: str) -> dict[str, tuple[str, str]]:
+    """What kstatus reads, with the reasons."""
+    found = namespace.get(FINETUNEJOBS, name)["status"]["conditions"]
+    return {one["type"]: (one["status"], one["reason"]) for one in found if one["type"] in KSTATUS}
+
+
+KSTATUS = ("Ready", "Reconciling", "Stalled")
+OVER = [
+    {"type": type_, "status": status, "reason": "Completed", "message": "done", "lastTransitionTime": TIME}
+    for type_, status in (
+        ("Succeeded", "True"),
+        ("Ready", "True"),
+        ("Reconciling", "False"),
+        ("Stalled", "False"),
+    )
+]
+STUCK = {
+    type_: (status, "StatusUnreadable")
+    for type_, status in zip(KSTATUS, ("False", "False", "True"), strict=True)
+}
+
+
+@pytest.mark.parametrize("phase", ["Suspended", "Succeeded"])
+def test_whoever_looks_sees_that_a_status_cannot_be_read_until_it_can(
+    namespace: Namespace, phase: str
+) -> None:
+    namespace.submit("demo", dataset=INLINE, suspend=True)
+    namespace.in_phase("Suspended", "demo")
+    if phase == "Succeeded":
+        assert poison(namespace, "demo", {"phase": phase, "startTime": TIME, "conditions": OVER})
+    before = told(namespace, "demo")
+    assert poison(namespace, "demo", {"completionTime": "0000-01-01T00:00:00Z"})
+    eventually(lambda: told(namespace, "demo") == STUCK)
+    assert poison(namespace, "demo", {"completionTime": None})
+    eventually(lambda: told(namespace, "demo") == before)
+    assert namespace.status("demo")["phase"] == phase
+
+
+ABSURD = {
+    "kueue.x-k8s.io/queue-name": "nobody-s",
+    "finetune.dev/job": "other",
+    "finetune.dev/attempt": "prepare",
+}
+
+
+def test_what_stands_in_the_metadata_of_a_job_decides_nothing(namespace: Namespace) -> None:
+    namespace.submit("demo", suspend=True)
+    namespace.in_phase("Suspended", "demo")
+    annotations = {
+        **ABSURD,
+        "finetune.dev/status": '{"phase": "Succeeded"}',
+        "kopf.zalando.org/x": "[" * 9999,
+    }
+    change = {"metadata": {"labels": ABSURD, "annotations": annotations}, "spec": {"suspend": False}}
+    namespace.kube.request("PATCH", namespace.path(FINETUNEJOBS, "demo"), change, MERGE_STATUS)
+    namespace.in_phase("Preparing", "demo")
+    [made] = namespace.all(JOBS)
+    assert made["metadata"]["name"] == "demo-prepare"
+    assert made["metadata"]["labels"]["finetune.dev/job"] == "demo"
+    assert "kueue.x-k8s.io/queue-name" not in made["metadata"]["labels"]
+    assert not made["spec"].get("suspend")
+
+
 def test_labels_give_nobody_a_part_in_another_job(namespace: Namespace, operator: Operator) -> None:
     namespace.submit("demo")
     namespace.in_phase("Preparing")

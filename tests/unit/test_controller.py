@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from finetune_api.report import Stage
-from finetune_api.status import FineTuneJobStatus, Phase
+from finetune_api.status import Condition, FineTuneJobStatus, Phase
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster
 from finetune_operator.controller import Controller
@@ -76,15 +76,21 @@ class Unreadable(Cluster):
     def __init__(self) -> None:
         self.field = "mood"
         self.told: list[tuple[str, str]] = []
+        self.conditions: list[Manifest] = []
+        self.written = 0
 
     async def finetunejob(self, key: Key) -> Manifest:
-        status = {"phase": "Running", self.field: 1}
+        status = {"phase": "Running", self.field: 1, "conditions": self.conditions}
         named = {"namespace": key.namespace, "uid": "1", "generation": 1, "resourceVersion": "7"}
         wire = manifest(key.name)
         return wire | {"metadata": wire["metadata"] | named, "status": status}
 
     async def post(self, subject: Subject, event: Event) -> None:
         self.told.append((event.reason, event.message))
+
+    async def write_conditions(self, subject: Subject, conditions: Sequence[Condition]) -> None:
+        self.conditions = [condition.to_wire() for condition in conditions]
+        self.written += 1
 
 
 async def test_a_status_that_cannot_be_read_is_told_once_and_not_acted_upon() -> None:
@@ -95,9 +101,18 @@ async def test_a_status_that_cannot_be_read_is_told_once_and_not_acted_upon() ->
     [(reason, words)] = cluster.told
     assert reason == "StatusUnreadable"
     assert "status.mood: there is no such field" in words
+    assert cluster.written == 1
+    shown = {told["type"]: (told["status"], told["reason"]) for told in cluster.conditions}
+    assert shown == {
+        "Ready": ("False", reason),
+        "Reconciling": ("False", reason),
+        "Stalled": ("True", reason),
+    }
+    assert "status.mood" in cluster.conditions[0]["message"]
     cluster.field = "colour"
     await controller.handle(Key("team", "demo"))
     assert "status.colour" in cluster.told[-1][1]
+    assert "status.colour" in cluster.conditions[0]["message"]
 
 
 class Beginning(Cluster):

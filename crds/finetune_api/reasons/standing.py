@@ -23,7 +23,8 @@ CHAPTER = Chapter(
             "StatusUnreadable",
             "The status has a field, or a value, that this version of the operator does not know: a newer version "
             "wrote it, or somebody by hand. It is neither believed nor thrown away: pods may run that only it tells "
-            "of. Told by an event; the conditions stay as they were.",
+            "of. Told by an event and by the conditions Ready, Reconciling and Stalled; all else of the status stays "
+            "as it was.",
             Outlook.ACT,
             "Install the version of the operator that wrote it, or mend the field that the message names: kubectl edit "
             "finetunejob NAME --subresource=status. Until then pods go on, and nobody follows them.",
