@@ -15,11 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_api.failure import ExitCode
+from finetune_api.sources import Columns
 from finetune_trainer.ends.errors import InvalidDataError
 from finetune_trainer.prepare import damage
+from finetune_trainer.prepare import rows as rows_of
 from finetune_trainer.prepare.faults import Fault, FaultyRowError
 from finetune_trainer.prepare.read import parse, rows
-from tiny import conversation, save_tiny_model
+from finetune_trainer.prepare.tokenizer import ChatTokenizer
+from tiny import conversation, save_tiny_model, save_tokenizer
 
 ORIGIN = "spec.dataset.train: here"
 GOOD = b"".join(json.dumps(conversation(f"é😀 {n}", "y")).encode() + b"\n" for n in range(8))
@@ -314,3 +317,14 @@ def test_what_is_no_file_is_told_at_once(tmp_path: Path, kind: str) -> None:
     assert str(data) in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "made").exists()
+
+
+def test_arguments_that_only_json_can_follow_are_a_fault_of_their_row(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)
+    nested = json.loads('{"a":' * 600 + "1" + "}" * 600)
+    call = {"type": "function", "function": {"name": "look", "arguments": nested}}
+    row = conversation("hi", "you")
+    row["messages"].append({"role": "assistant", "content": "", "tool_calls": [call]})  # type: ignore[dict-item]
+    chat = ChatTokenizer(tmp_path)
+    found = chat.encode([rows_of.conversation(row, Columns())], unmask=False)
+    assert found == ["has tools, or arguments of tool calls, that are nested too deeply"]

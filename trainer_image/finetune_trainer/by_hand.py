@@ -35,6 +35,7 @@ def prepare_by_hand(options: Options, stop: Stop) -> int:
 
 def _prepare(options: Options) -> DatasetStatus:
     checks.check_model(options.model, f"--model {options.model}", weights=False)
+    checks.check_is_whole(options.model, f"--model {options.model}", weights=False)
     checks.check_data(options.data, f"--data {options.data}")
     _make_room(options.output)
     # Reading data takes libraries that a wrong path need not wait for.

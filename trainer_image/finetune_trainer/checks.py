@@ -1,5 +1,6 @@
 """What can be known to be wrong before anything heavy is imported."""
 
+import json
 from collections.abc import Iterable, Set
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from finetune_trainer.ends.errors import (
     of_system,
 )
 from finetune_trainer.sources import containment, record
+from finetune_trainer.sources import weights as weights_files
 from finetune_trainer.sources.model_files import of_directory
 
 # Weights as pickle has them, by the names that libraries give them.
@@ -94,6 +96,7 @@ def check_base(config: RunConfig, *, weights: bool) -> None:
     _check_containment(config, MODEL, [model], origin)
     check_model(model, origin, weights=weights)
     _check_containment(config, MODEL, [model / name for name in of_directory(model)], origin)
+    check_is_whole(model, origin, weights=weights)
 
 
 def _check_is_downloaded(config: RunConfig, name: str, origin: str) -> None:
@@ -122,6 +125,24 @@ def check_model(directory: Path, origin: str, *, weights: bool) -> None:
         for name in sorted(found):
             if name in ("config.json", *names.TOKENIZER_FILES) or name.endswith(".safetensors"):
                 (directory / name).open("rb").close()
+    except OSError as error:
+        raise of_system(error, f"{origin} cannot be read") from None
+
+
+def check_is_whole(directory: Path, origin: str, *, weights: bool) -> None:
+    """Make sure that a model's files were copied to their end, as far as can be told without reading all of them.
+
+    Raises a TrainerError that begins with `origin`.
+    """
+    try:
+        try:
+            known = json.loads((directory / "config.json").read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise InvalidConfigurationError(f"{origin}: config.json is not JSON ({error})") from None
+        if not isinstance(known, dict):
+            raise InvalidConfigurationError(f"{origin}: config.json must hold an object")
+        if weights:
+            weights_files.check(directory, origin)
     except OSError as error:
         raise of_system(error, f"{origin} cannot be read") from None
 

@@ -18,6 +18,7 @@ def merge_by_hand(model: Path, adapter: Path, output: Path, stop: Stop) -> int:
 def _merge(model: Path, adapter: Path, output: Path) -> int:
     """Returns the size of all that was made."""
     checks.check_model(model, f"--model {model}", weights=True)
+    checks.check_is_whole(model, f"--model {model}", weights=True)
     checks.check_adapter(adapter, f"--adapter {adapter}")
     expect_directory_to_make(output)
     if output.exists() and any(output.iterdir()):

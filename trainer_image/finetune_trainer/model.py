@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from finetune_trainer.attention import PER_SAMPLE
 from finetune_trainer.distributed import Gang
 from finetune_trainer.ends.errors import InvalidConfigurationError
+from finetune_trainer.loading import is_of_the_machine, load_model, words
 from finetune_trainer.loss import Head, summed_cross_entropy
 
 # Differences in fp32 that come from the order of additions alone, relative to the largest logit.
@@ -85,8 +86,8 @@ def load_config(directory: Path) -> PreTrainedConfig:
     """The configuration of a base model. Raises InvalidConfigurationError."""
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidConfigurationError(f"spec.model: cannot read config.json: {error}") from error
+    except Exception as error:
+        raise InvalidConfigurationError(f"spec.model: cannot read config.json: {words(error)}") from error
     return config
 
 
@@ -98,7 +99,9 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
             hf: PreTrainedModel = AutoModelForCausalLM.from_config(
                 copy.deepcopy(config), dtype=torch.float32, attn_implementation=PER_SAMPLE
             )
-    except (ValueError, KeyError) as error:
+    except Exception as error:
+        if is_of_the_machine(error):
+            raise
         raise InvalidConfigurationError(
             f"spec.model: cannot make the model for training: {error!r}"
         ) from error
@@ -107,16 +110,7 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
 
 def load(directory: Path) -> PreTrainedModel:
     """The base model in fp32, in main memory. Raises InvalidConfigurationError where we cannot train it rightly."""
-    try:
-        hf: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=torch.float32,
-            attn_implementation=PER_SAMPLE,
-            use_safetensors=True,
-            local_files_only=True,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidConfigurationError(f"spec.model: cannot load the model: {error}") from error
+    hf = load_model(directory, "spec.model", dtype=torch.float32, attn_implementation=PER_SAMPLE)
     prove(hf)
     return hf
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from finetune_trainer.attention import PER_SAMPLE
-from finetune_trainer.ends.errors import InvalidConfigurationError
+from finetune_trainer.loading import load_model
 from finetune_trainer.model import prove
 
 
@@ -24,18 +24,14 @@ def load(
     InvalidConfigurationError where it cannot be loaded.
     """
     on_gpu = any(device.type == "cuda" for device in devices.values())
-    try:
-        hf: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=torch.bfloat16 if on_gpu else torch.float32,
-            device_map=dict(devices),
-            quantization_config=quantization,
-            attn_implementation=PER_SAMPLE,
-            use_safetensors=True,
-            local_files_only=True,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidConfigurationError(f"spec.model: cannot load the model: {error}") from error
+    hf = load_model(
+        directory,
+        "spec.model",
+        dtype=torch.bfloat16 if on_gpu else torch.float32,
+        device_map=dict(devices),
+        quantization_config=quantization,
+        attn_implementation=PER_SAMPLE,
+    )
     hf.requires_grad_(False)
     return hf
 
@@ -58,16 +54,9 @@ def prove_first_blocks(directory: Path, config: PreTrainedConfig) -> None:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        hf = AutoModelForCausalLM.from_pretrained(
-            directory,
-            config=first,
-            dtype=torch.float32,
-            attn_implementation=PER_SAMPLE,
-            use_safetensors=True,
-            local_files_only=True,
+        hf = load_model(
+            directory, "spec.model", config=first, dtype=torch.float32, attn_implementation=PER_SAMPLE
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidConfigurationError(f"spec.model: cannot load the model: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
     prove(hf)

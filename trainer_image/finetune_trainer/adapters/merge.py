@@ -14,10 +14,11 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from finetune_trainer.ends.errors import InvalidConfigurationError, TrainerError
 from finetune_trainer.ends.out_of_memory import give_back
+from finetune_trainer.loading import load_model
 from finetune_trainer.model import load_config
 from finetune_trainer.results import WholeModel, stored_dtype
 
@@ -60,16 +61,7 @@ def _write(base: Path, adapter: Path, into: Path, dtype: torch.dtype, tick: Call
 
 
 def _load(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
-    try:
-        hf: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=dtype,
-            attn_implementation="eager",
-            use_safetensors=True,
-            local_files_only=True,
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise InvalidConfigurationError(f"cannot load the model in {directory}: {error}") from error
+    hf = load_model(directory, f"the model in {directory}", dtype=dtype, attn_implementation="eager")
     hf.requires_grad_(False).eval()
     return hf
 

@@ -32,7 +32,18 @@ FILES = (
 )
 
 # What templates do with data that they were not written for.
-_TEMPLATE_ERRORS = (JinjaError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+_TEMPLATE_ERRORS = (
+    JinjaError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+
+# JSON is followed further down than templates, and what looks into the arguments of calls, can go.
+_TOO_DEEP = "has tools, or arguments of tool calls, that are nested too deeply"
 
 
 class ChatTokenizer:
@@ -97,8 +108,8 @@ class ChatTokenizer:
             return error
 
     def _render(self, conversation: Conversation, unmask: bool) -> Rendered | str:
-        messages = [self._ready(message) for message in conversation.messages]
         try:
+            messages = [self._ready(message) for message in conversation.messages]
             return render(
                 dataclasses.replace(conversation, messages=messages),
                 self._template,
@@ -107,6 +118,8 @@ class ChatTokenizer:
             )
         except UnclearError as error:
             return str(error)
+        except RecursionError:
+            return _TOO_DEEP
 
     def _template(
         self, messages: Sequence[Message], tools: list[dict[str, Any]] | None, *, prompt: bool
@@ -120,6 +133,8 @@ class ChatTokenizer:
         }
         try:
             rendered = render_jinja_template([list(messages)], **variables)
+        except RecursionError:
+            raise UnclearError(_TOO_DEEP) from None
         except _TEMPLATE_ERRORS as error:
             raise UnclearError(f"the chat template refuses it: {error}") from error
         return rendered[0][0]
@@ -187,7 +202,8 @@ def _with_text_arguments(message: Message) -> Message:
 def _load(model: Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # Of a damaged tokenizer.json the library says so in plain exceptions.
         raise InvalidConfigurationError(f"spec.model: cannot load the tokenizer: {error}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InvalidConfigurationError(
