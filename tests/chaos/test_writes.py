@@ -17,7 +17,7 @@ from finetune_api.report import Stage
 from world import ADAPTER, INLINE, MERGES, OUTPUT, PUBLISH, checkpoint, found, merged, published, report
 
 # No life has fewer.
-LEAST_WRITES = 12
+LEAST_WRITES = 10
 MASKED = re.compile(
     r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)|\d\d:\d\d:\d\d UTC|demo\.[0-9a-f]{16}"
     r'|"(resourceVersion|uid)": ?"[^"]*"|"\w+Seconds": ?[\d.]+'
