@@ -18,7 +18,7 @@ from finetune_operator import gang, transitions
 # Words in the operator's modules that look like reasons and are none: kinds of objects and values of Kubernetes' API,
 # types of conditions, headers; and the kubelet's words for an end that has a reason of its own here.
 _OTHERS = """
-Accept Authorization Background Bearer BearerToken Complete ConfigMap ContainerCannotRun
+Accept Allow Authorization Background Bearer BearerToken Complete ConfigMap ContainerCannotRun
 ContainerStatusUnknown Coscheduling DisruptionTarget Event FailureTarget FallbackToLogsOnError False
 Foreground Ingress Inline NetworkPolicy None Normal Outcome PodGroup PodScheduled Progressing Ready
 Reconciling Secrets Service Settings Stalled True Unknown Volcano Warning
