@@ -189,6 +189,9 @@ class Controller:
             # Its pods may lie there for months; nothing that they say can matter any more.
             self._forget(key)
             return Observed()
+        if subject.status.phase is Phase.FAILED:
+            # Whatever they told is on record, and it may lie there for months.
+            self._reports.forget(key)
         observed = replace(await self._cluster.belongings(subject), watching_since=self._since)
         newest = observed.newest
         if newest is None:

@@ -7,11 +7,13 @@ from contextlib import nullcontext
 import aiohttp
 import pytest
 
+from finetune_api.failure import ExitCode
 from finetune_api.report import Stage
 from finetune_api.status import Condition, FineTuneJobStatus, Phase
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster
 from finetune_operator.controller import Controller
+from finetune_operator.gang import LONG_WAIT
 from finetune_operator.kinds import Key
 from finetune_operator.metrics import Metrics
 from finetune_operator.observed import GangJob, Observed, Subject, Taken
@@ -221,9 +223,9 @@ def running(**spec: object) -> World:
     return world
 
 
-async def handled(cluster: Living) -> Controller:
+async def handled(cluster: Living, reports: Reports | None = None) -> Controller:
     """Who has had one turn."""
-    reports = Reports()
+    reports = reports or Reports()
     world = cluster.world
     if world.posted is not None:
         reports.put(KEY, world.posted)
@@ -264,3 +266,16 @@ async def test_a_turn_that_goes_on_from_its_write_has_looked_at_it() -> None:
     controller = Controller(Beginning(), Reports(), lambda: INSTALLATION, Metrics())
     await controller.handle(KEY)
     assert controller.is_echo(KEY, VERSION)
+
+
+async def test_reports_of_a_job_that_failed_are_not_kept() -> None:
+    living, reports = Living(running()), Reports()
+    living.world.post(report(step=3))
+    job = living.world.current
+    assert job is not None
+    living.world.fail_pod(0, exit_code=int(ExitCode.INVALID_DATA))
+    living.world.now += LONG_WAIT
+    await handled(living, reports)
+    assert living.world.status.phase is Phase.FAILED
+    assert living.world.status.progress is not None
+    assert reports.newest(KEY, job.uid) is None
