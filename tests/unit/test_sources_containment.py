@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import save
 
 from fetched import config
 from finetune_api import names
@@ -32,7 +33,11 @@ def run(tmp_path: Path) -> RunConfig:
 def _save(model: Path) -> None:
     (model / TEMPLATE).parent.mkdir(parents=True)
     for name in (*FILES, TEMPLATE):
-        (model / name).write_text("{}")
+        (model / name).write_bytes(_content(name))
+
+
+def _content(name: str) -> bytes:
+    return save({}) if name.endswith(".safetensors") else b"{}"
 
 
 @pytest.mark.parametrize("relative", [False, True])
@@ -44,7 +49,7 @@ def test_a_file_of_the_model_that_leads_out_is_not_read(
     file.unlink()
     ups = "../" * (2 + len(Path(name).parts))
     file.symlink_to(f"{ups}secret/{name}" if relative else secret)
-    assert file.read_text() == "{}"
+    assert file.read_bytes() == _content(name)
     with pytest.raises(InvalidConfigurationError) as caught:
         checks.check(run, node=0)
     said = str(caught.value)

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from huggingface_hub import constants, snapshot_download
+from safetensors.numpy import save
 
 import fetched
 from fetched import config, told
@@ -33,7 +35,7 @@ from plug import Plug
 
 REPO = "team/tiny"
 MODEL = {"huggingFace": {"repo": REPO}}
-WEIGHTS = bytes(range(256)) * 4096  # 1 MiB
+WEIGHTS = save({"weight": np.arange(1 << 20).astype(np.uint8)})
 FILES = {
     "config.json": b'{"model_type": "llama"}',
     "tokenizer.json": b"{}",
