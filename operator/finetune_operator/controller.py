@@ -30,6 +30,10 @@ from finetune_operator.workload import Installation
 
 logger = logging.getLogger(__name__)
 
+# After so long it is seen whether what was deleted is going. Its events tell earlier, but none comes where the API
+# server was asked in vain and said that it is not there.
+GOING_SECONDS = 5.0
+
 
 def utc_now() -> datetime:
     """The time as statuses carry it: UTC, in whole seconds."""
@@ -166,6 +170,8 @@ class Controller:
         telling += [asyncio.create_task(self._tell(subject, event)) for event in outcome.events]
         self._metrics.jobs.see(subject, outcome.status or subject.status)
         mended = await self._mend(key, subject, outcome, now)
+        if outcome.delete or outcome.remove:
+            outcome = outcome.within(GOING_SECONDS)
         acted = bool(outcome.delete or outcome.remove or outcome.apply or mended)
         step = _Step(outcome.requeue_after, changed=acted or outcome.status is not None, written=written)
         if outcome.status is None or acted or outcome.requeue_after == 0:

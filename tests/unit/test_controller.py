@@ -12,7 +12,7 @@ from finetune_api.report import Stage
 from finetune_api.status import Condition, FineTuneJobStatus, Phase
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster
-from finetune_operator.controller import Controller
+from finetune_operator.controller import GOING_SECONDS, Controller
 from finetune_operator.gang import LONG_WAIT
 from finetune_operator.kinds import Key
 from finetune_operator.metrics import Metrics
@@ -279,3 +279,19 @@ async def test_reports_of_a_job_that_failed_are_not_kept() -> None:
     assert living.world.status.phase is Phase.FAILED
     assert living.world.status.progress is not None
     assert reports.newest(KEY, job.uid) is None
+
+
+async def test_what_is_to_go_is_asked_to_go_again() -> None:
+    class Deaf(Living):
+        asked = 0
+
+        async def delete(self, namespace: str, job: GangJob) -> None:
+            self.asked += 1
+
+    deaf = Deaf(running())
+    deaf.world.fail_pod(0, exit_code=int(ExitCode.ERROR))
+    deaf.world.now += LONG_WAIT
+    controller = Controller(deaf, Reports(), lambda: INSTALLATION, Metrics(), lambda: deaf.world.now)
+    for _ in range(3):
+        assert await controller.handle(KEY) == GOING_SECONDS
+    assert deaf.asked == 3
