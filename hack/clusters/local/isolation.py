@@ -20,6 +20,9 @@ NODE_IP = "10.88.8.1"
 _BRIDGE = "node0"
 # Named namespaces are files: here those of mounts, as /run/netns has those of networks.
 _RUN = Path("/run/finetune-operator")
+# What the machine was like before the first cluster came. The last one to go puts it back.
+_BEFORE = _RUN / "before"
+_MOUNT_POINTS, _SYSCTLS = _BEFORE / "mount-points", _BEFORE / "sysctls.json"
 _CGROUPS = Path("/sys/fs/cgroup")
 # Written down in the kubelet, containerd and CNI, whatever their configuration says.
 _PRIVATE_DIRECTORIES = tuple(
@@ -79,7 +82,7 @@ class Isolation:
         self._create_network()
         self._create_mounts()
         self._create_cgroups()
-        self._save_sysctls()
+        _save_sysctls()
 
     def pod_processes(self) -> set[int]:
         """The ids of all processes of all pods, as this machine knows them."""
@@ -103,13 +106,16 @@ class Isolation:
         _unmount(self.mounts)
         for file in _RUN.glob(f"{self.name}.*"):
             file.unlink()
-        if _RUN.exists() and not any(_RUN.iterdir()):
-            _unmount(_RUN)
-            _RUN.rmdir()
         if self.network.exists():
             output("ip", "netns", "delete", self.network.name)
-        self._restore_sysctls()
-        self._remove_mount_points()
+        shutil.rmtree(self._node_directory, ignore_errors=True)
+        # A folder that goes takes with it what is mounted upon it in any namespace: those of other clusters, too.
+        if _RUN.exists() and set(_RUN.iterdir()) <= {_BEFORE}:
+            _restore_sysctls()
+            _remove_mount_points()
+            shutil.rmtree(_BEFORE, ignore_errors=True)
+            _unmount(_RUN)
+            _RUN.rmdir()
 
     def _create_network(self) -> None:
         if not self.network.exists():
@@ -132,15 +138,17 @@ class Isolation:
             # A mount namespace can only be pinned in a mount that is not shared with others.
             output("mount", "--bind", _RUN, _RUN)
             output("mount", "--make-private", _RUN)
+        _BEFORE.mkdir(exist_ok=True)
         if not _is_mounted(self.mounts):
             self.mounts.touch()
             output("unshare", f"--mount={self.mounts}", "--propagation=slave", "true")
         for target in _PRIVATE_DIRECTORIES:
             source = self._node_directory / str(target).strip("/").replace("/", "-")
-            if not source.exists():
-                self._remember_mount_point(target)
-                source.mkdir(parents=True)
-            target.mkdir(parents=True, exist_ok=True)
+            source.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                with _MOUNT_POINTS.open("a") as file:
+                    file.write(f"{target}\n")
+                target.mkdir(parents=True)
             here = f"mountpoint -q {target} || mount --bind {source} {target}"
             output(*self.enter, "sh", "-c", here)
 
@@ -176,32 +184,24 @@ class Isolation:
     def _node_directory(self) -> Path:
         return self.directory / "node"
 
-    def _remember_mount_point(self, target: Path) -> None:
-        if not target.exists():
-            self._node_directory.mkdir(parents=True, exist_ok=True)
-            with (self._node_directory / "mount-points").open("a") as file:
-                file.write(f"{target}\n")
 
-    def _remove_mount_points(self) -> None:
-        """Remove the folders of this machine that were made to be mounted upon, and are still empty."""
-        for line in _read(self._node_directory / "mount-points").splitlines():
-            target = Path(line)
-            if target.exists() and not any(target.iterdir()):
-                target.rmdir()
-        shutil.rmtree(self._node_directory, ignore_errors=True)
+def _remove_mount_points() -> None:
+    """Remove the folders of this machine that were made to be mounted upon, and are still empty."""
+    for line in _read(_MOUNT_POINTS).splitlines():
+        target = Path(line)
+        if target.exists() and not any(target.iterdir()):
+            target.rmdir()
 
-    @property
-    def _saved_sysctls(self) -> Path:
-        return self._node_directory / "sysctls.json"
 
-    def _save_sysctls(self) -> None:
-        if not self._saved_sysctls.exists():
-            values = {name: (Path("/proc/sys") / name).read_text() for name in _KUBELET_SYSCTLS}
-            self._saved_sysctls.write_text(json.dumps(values))
+def _save_sysctls() -> None:
+    if not _SYSCTLS.exists():
+        values = {name: (Path("/proc/sys") / name).read_text() for name in _KUBELET_SYSCTLS}
+        _SYSCTLS.write_text(json.dumps(values))
 
-    def _restore_sysctls(self) -> None:
-        for name, value in json.loads(_read(self._saved_sysctls) or "{}").items():
-            (Path("/proc/sys") / name).write_text(value)
+
+def _restore_sysctls() -> None:
+    for name, value in json.loads(_read(_SYSCTLS) or "{}").items():
+        (Path("/proc/sys") / name).write_text(value)
 
 
 def _hierarchies() -> list[Path]:
