@@ -38,7 +38,10 @@ def prompts() -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a model that says one thing after another: weights are large, and not always the same wins."""
+    """The directory of a model that says one thing after another: weights are large, and not always the same wins.
+
+    Beside it are the samples of a set.
+    """
     base = tmp_path_factory.mktemp("answers") / "model"
     save_tiny_model(base)
     hf = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -48,6 +51,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if weight.ndim > 1:
                 weight.normal_(std=0.3)
     hf.save_pretrained(base)
+    save_samples(base.with_name("samples"), [9, 12])
     return base
 
 
@@ -161,12 +165,8 @@ def sets(base: Path, references: list[str], generate: Generate) -> list[Evaluate
         Question(row, prompt, reference)
         for row, (prompt, reference) in enumerate(zip(prompts(), references, strict=False), start=10)
     ]
-    directory = base.with_name("samples")
-    if not directory.exists():
-        save_samples(directory, [9, 12])
-    return [
-        EvaluatedSet("new-skill", "spec.evaluation.sets[new-skill]", Samples(directory), questions, generate)
-    ]
+    samples = Samples(base.with_name("samples"))
+    return [EvaluatedSet("new-skill", "spec.evaluation.sets[new-skill]", samples, questions, generate)]
 
 
 def answered(gang: Gang, base: Path, references: list[str], generate: Generate) -> float | None:
