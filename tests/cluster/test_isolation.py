@@ -10,7 +10,7 @@ from clusters.local.isolation import Isolation
 from clusters.shell import output
 
 # One of those that a node's programs insist on.
-FOLDER = Path("/var/lib/cni")
+FOLDER = Path("/run/containerd")
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes namespaces for a local cluster")
 
