@@ -5,8 +5,10 @@ import random
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from ipaddress import IPv4Address
 
 import aiohttp
 
@@ -16,6 +18,7 @@ from benchmarks.scale.stand import NAMESPACE, PODS, Stand, job_name
 from finetune_api import names
 
 _TOKENS = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default/token"
+_ADDRESSES = IPv4Address("127.1.0.1")
 # The first reports of all do not come at one moment, for gangs do not start at one.
 _SPREAD_SECONDS = 30.0
 _FIRST_PER_SECOND = 40
@@ -81,14 +84,19 @@ async def _all(
     stand: Stand, known: dict[str, str], seconds: float, told: Told, *, once: bool = False
 ) -> None:
     tls = ssl.create_default_context(cafile=str(stand.operator.directory / "tls" / "ca.crt"))
-    connector = aiohttp.TCPConnector(ssl=tls, force_close=True, limit=0)
     until = time.monotonic() + seconds
-    async with aiohttp.ClientSession(
-        f"https://127.0.0.1:{stand.operator.report_port}", connector=connector
-    ) as session:
-        await asyncio.gather(
-            *(_one(session, job, token, until, told, once=once) for job, token in known.items())
-        )
+    async with AsyncExitStack() as stack:
+        trainers = []
+        for number, (job, token) in enumerate(known.items()):
+            # As pods have, each has an address of its own, by which the operator tells them apart.
+            address = str(_ADDRESSES + number)
+            connector = aiohttp.TCPConnector(ssl=tls, force_close=True, local_addr=(address, 0))
+            session = aiohttp.ClientSession(
+                f"https://127.0.0.1:{stand.operator.report_port}", connector=connector
+            )
+            await stack.enter_async_context(session)
+            trainers.append(_one(session, job, token, until, told, once=once))
+        await asyncio.gather(*trainers)
 
 
 async def _one(
