@@ -176,12 +176,8 @@ def _reporting(stand: Stand, course: Course) -> Reporting:
 def _storm(stand: Stand, per_second: int, seconds: float) -> Storm:
     pods = [pod["metadata"]["name"] for pod in stand.client.request("GET", PODS)["items"]]
     operator, storm = stand.operator, Storm(per_second, events=round(per_second * seconds))
-    before, of_all, numbers, began = (
-        operator.usage,
-        machine_cpu_seconds(),
-        operator.scrape(),
-        time.monotonic(),
-    )
+    numbers, before, of_all = operator.scrape(), operator.usage, machine_cpu_seconds()
+    began = time.monotonic()
 
     def patch(patcher: int) -> None:
         client = Client(stand.kubeconfig)

@@ -179,7 +179,9 @@ class Controller:
         then = reconcile(replace(subject, status=outcome.status), observed, now, installation)
         if then.delete or then.remove or then.apply or then.status or then.needs != outcome.needs:
             return step
-        return replace(step, again=_sooner(outcome.requeue_after, then.requeue_after), rests=True)
+        if then.requeue_after is not None:
+            outcome = outcome.within(then.requeue_after)
+        return replace(step, again=outcome.requeue_after, rests=True)
 
     async def _observe(self, key: Key, subject: Subject, now: datetime) -> Observed:
         if cleanup.is_due(subject, now):
@@ -258,16 +260,16 @@ class Controller:
     async def _tell_once(self, key: Key, error: UnreadableStatusError) -> None:
         """Say what cannot be read, but not again at everything that happens to the job meanwhile."""
         words = str(error)
-        await self._show(error, words)
+        await self._show(error)
         if self._unreadable.get(key) != words:
             self._unreadable[key] = words
             logger.error(words)
             await self._tell(error.subject, Event(UNREADABLE, words, "Warning"))
 
-    async def _show(self, error: UnreadableStatusError, words: str) -> None:
+    async def _show(self, error: UnreadableStatusError) -> None:
         """Have the conditions say so, for whoever looks at the job later."""
         subject = error.subject
-        found = conditions.unreadable(words, generation=subject.generation, now=self._clock())
+        found = conditions.unreadable(str(error), generation=subject.generation, now=self._clock())
         if any(
             (told["reason"], told.get("message")) == (UNREADABLE, found[0].message) for told in error.told
         ):
@@ -285,7 +287,3 @@ class Controller:
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             # The status has it all; an event more or less is no reason to do the turn again.
             logger.warning("an event could not be posted: %s", error)
-
-
-def _sooner(one: float | None, other: float | None) -> float | None:
-    return min((seconds for seconds in (one, other) if seconds is not None), default=None)
