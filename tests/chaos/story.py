@@ -1,24 +1,21 @@
 """Steps done to the real API server, with the real operator behind a proxy that breaks things, and what comes of it."""
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chaos import ends, faults, invariants, steps
+from chaos import faults, invariants, steps
 from chaos.history import KINDS, recorded
-from chaos.kubelet import Kubelet, is_preparing
+from chaos.kubelet import Kubelet
 from chaos.operators import ChaosOperator, Tuning
+from chaos.proxy import FaultProxy
 from cluster.gangs import node
-from cluster.kube import FINETUNEJOBS, JOBS, MERGE, Kube, RefusedError, Wire, eventually
+from cluster.kube import FINETUNEJOBS, JOBS, MERGE, Kube, RefusedError, Wire
 from finetune_api import names
 from world import INLINE, manifest
-
-Violations = list[str]
 
 # Nothing may happen for so long; the operator gathers what it hears of for 0.3 s.
 QUIET_SECONDS = 0.7
@@ -72,7 +69,8 @@ class Story:
         self._seconds: list[ChaosOperator] = []
         self._secrets = [MARKER]
         self._grace_seconds = grace_seconds
-        self._taken: dict[str, set[str]] = {}
+        self.taken: dict[str, set[str]] = {}
+        """Of which kinds the story has deleted objects, by FineTuneJob."""
 
     @contextmanager
     def telling(self) -> Iterator["Story"]:
@@ -82,7 +80,7 @@ class Story:
             self._kube.request("PATCH", f"/api/v1/namespaces/{self.namespace.name}", JUDGED, MERGE)
             secret = {"metadata": {"name": SECRET}, "stringData": {"token": MARKER}}
             self.namespace.create(SECRETS, secret)
-            self._kubelet = Kubelet(
+            self.kubelet = Kubelet(
                 self.namespace, ending.enter_context(node(self.namespace)), self._grace_seconds
             )
             self.history = ending.enter_context(recorded(self.namespace))
@@ -94,9 +92,9 @@ class Story:
     def do(self, step: steps.Step) -> None:
         """Do a step, and look at all that has happened so far; raises ViolationError."""
         self.told.append(step)
-        self._keep_up()
+        self._start_again()
         # What somebody would do to an object that has just gone is not done.
-        with _whatever_is_gone():
+        with whatever_is_gone():
             self._perform(step)
         self.check()
 
@@ -113,29 +111,11 @@ class Story:
 
     def rest(self) -> None:
         """Let everything heal and come to rest: what stands is current; raises ViolationError."""
-        self._operator.proxy.heal()
+        self.proxy.heal()
         self._end_second()
         self.settle()
-        self._come_to(lambda: invariants.at_rest(self.history.changes))
+        self.come_to(lambda: invariants.at_rest(self.history.changes))
         self.check()
-
-    def finish(self) -> None:
-        """Bring every job to its end, and compare it with one that has lived in peace; raises ViolationError."""
-        self.rest()
-        for wire in self.namespace.all(FINETUNEJOBS):
-            name, inline = wire["metadata"]["name"], wire["spec"]["dataset"].get("prepare") == "Inline"
-            if wire["status"]["phase"] == "Suspended":
-                self._suspend_another(f"paused-{name}", wire["status"], inline=inline)
-                self._come_to_be_alike(name, f"paused-{name}", self._how_suspended)
-            phase = self._bring_to_its_end(name)
-            code = ends.fatal_code(self.namespace.job(name))
-            # Whoever has no restart left got there on a way of his own.
-            if phase == "Succeeded" or code is not None:
-                self._apply(steps.Apply(f"peaceful-{name}", inline))
-                self._bring_to_its_end(f"peaceful-{name}", code or 0)
-                self._come_to_be_alike(name, f"peaceful-{name}", partial(self._how_ended, name))
-        self.rest()
-        self._write_no_more()
 
     def settle(self) -> None:
         """Wait until nothing has happened for a while: no version of anything, and no write of the operator."""
@@ -144,74 +124,46 @@ class Story:
         while time.monotonic() - since < QUIET_SECONDS:
             if time.monotonic() > deadline:
                 raise ViolationError([f"at rest: still busy after {PATIENCE_SECONDS} s"])
-            self._keep_up()
+            self._start_again()
             now = (self.history.length, sum(len(p.writes) for o in self._operators for p in o.proxies))
-            if self._kubelet.reap() or now != last or self._waits():
+            if self.kubelet.reap() or now != last or self._waits():
                 last, since = now, time.monotonic()
             time.sleep(0.05)
 
-    # How stories end
-
-    def _come_to(self, violated: Callable[[], Violations]) -> None:
+    def come_to(self, violated: Callable[[], list[str]]) -> None:
         """Wait until this finds nothing; raises ViolationError with what it found last."""
-        found: Violations = []
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while found := violated():
+            if time.monotonic() > deadline:
+                raise ViolationError(found)
+            self.keep_up()
+            time.sleep(0.05)
 
-        def sound() -> bool:
-            nonlocal found
-            self._keep_up()
-            self._kubelet.reap()
-            found = violated()
-            return not found
+    # What whoever brings it to its end needs, too
 
-        with contextlib.suppress(AssertionError):
-            eventually(sound, seconds=PATIENCE_SECONDS)
-        if found:
-            raise ViolationError(found)
+    @property
+    def proxy(self) -> FaultProxy:
+        """Between the API server and the operator that runs."""
+        return self._operator.proxy
 
-    def _come_to_be_alike(self, name: str, other: str, how: Callable[[str], Wire]) -> None:
-        def violated() -> Violations:
-            stands, wanted = how(name), how(other)
-            return [] if stands == wanted else [f"same end: {name} stands as {stands}, in peace as {wanted}"]
+    def keep_up(self) -> None:
+        """Start operators again that were killed, and remove pods that have had their time."""
+        self._start_again()
+        self.kubelet.reap()
 
-        self._come_to(violated)
+    def apply(self, step: steps.Apply) -> None:
+        """Make a FineTuneJob, unless it is there."""
+        spec: dict[str, Any] = {"dataset": INLINE} if step.inline else {"model": FROM_HUB}
+        body = manifest(step.job, suspend=step.suspend, **spec)
+        try:
+            self.namespace.create(FINETUNEJOBS, body)
+        except RefusedError as error:
+            if error.status != 409:
+                raise
 
-    def _how_ended(self, about: str, name: str) -> Wire:
-        """How a job has ended, apart from what the story has taken from the job that it is `about`."""
-        taken = self._taken.get(about, set())
-        return ends.over(self.namespace.job(name), self._children(name), taken)
-
-    def _how_suspended(self, name: str) -> Wire:
-        return ends.suspended(self.namespace.job(name), self._children(name))
-
-    def _suspend_another(self, name: str, like: Wire, *, inline: bool) -> None:
-        """Another job, suspended as soon as it has come where this one was: not begun, preparing, or training."""
-        begun = "startTime" in like
-        self._apply(steps.Apply(name, inline, suspend=not begun))
-
-        def trains() -> bool:
-            alive = self._kubelet.alive(name)
-            return bool(alive) and not is_preparing(alive)
-
-        if like.get("attempts"):
-            self._bring_on(name, trains)
-        elif begun:
-            eventually(lambda: self._kubelet.alive(name), seconds=PATIENCE_SECONDS)
-        if begun:
-            self.namespace.patch(FINETUNEJOBS, name, {"spec": {"suspend": True}})
-        self.namespace.in_phase("Suspended", name, seconds=PATIENCE_SECONDS)
-
-    def _write_no_more(self) -> None:
-        """See that nobody writes until the patrol has come by twice; raises ViolationError."""
-        self._keep_up()
-        since, proxy = time.monotonic(), self._operator.proxy
-
-        def come_by() -> bool:
-            rounds = [r for r in list(proxy.requests) if r.asked.is_list and r.asked.resource == "pods"]
-            return sum(r.asked.time > since and "limit" in r.asked.query for r in rounds) > 2
-
-        eventually(come_by, seconds=PATIENCE_SECONDS)
-        if violated := invariants.writes_stop(proxy.requests, since):
-            raise ViolationError(violated)
+    def belongings(self, template: str, job: str) -> list[Wire]:
+        """The objects of a kind that are labelled with a FineTuneJob."""
+        return self.namespace.all(template, labelSelector=f"{names.LABEL_JOB}={job}")
 
     # How it is done
 
@@ -229,7 +181,7 @@ class Story:
             for proxy in operator.proxies:
                 proxy.close()
 
-    def _keep_up(self) -> None:
+    def _start_again(self) -> None:
         for operator in (self._operator, self._second):
             if operator is not None and not operator.alive:
                 operator.start()
@@ -239,7 +191,7 @@ class Story:
         works = {
             wire["metadata"]["labels"][names.LABEL_JOB]
             for wire in self.namespace.all(JOBS, labelSelector=names.LABEL_JOB)
-            if not _is_over(wire) and "deletionTimestamp" not in wire["metadata"]
+            if not is_over(wire) and "deletionTimestamp" not in wire["metadata"]
         }
         return any(
             _is_underway(wire, works=wire["metadata"]["name"] in works)
@@ -249,41 +201,41 @@ class Story:
     def _perform(self, step: steps.Step) -> None:
         match step:
             case steps.Apply():
-                self._apply(step)
+                self.apply(step)
             case steps.Edit(job, field, value):
                 self.namespace.patch(FINETUNEJOBS, job, {"spec": {field: value}})
             case steps.Label(job, value):
                 self.namespace.patch(FINETUNEJOBS, job, {"metadata": {"labels": {"team": value}}})
             case steps.Remove(job):
                 self.namespace.delete(FINETUNEJOBS, job)
-                self._taken.pop(job, None)
+                self.taken.pop(job, None)
             case steps.RemoveChild(job, kind):
-                for wire in self._belongings(KINDS[kind], job)[-1:]:
-                    self._taken.setdefault(job, set()).add(kind)
+                for wire in self.belongings(KINDS[kind], job)[-1:]:
+                    self.taken.setdefault(job, set()).add(kind)
                     self.namespace.delete(
                         KINDS[kind], wire["metadata"]["name"], propagationPolicy="Background"
                     )
             case steps.Run(job):
-                self._kubelet.run(job)
+                self.kubelet.run(job)
             case steps.Tell(job, number):
-                if token := self._kubelet.tell(job, number, self._operator):
+                if token := self.kubelet.tell(job, number, self._operator):
                     self._secrets.append(token)
             case steps.End(job, code, reason):
-                self._kubelet.end(job, code, reason)
+                self.kubelet.end(job, code, reason)
             case steps.Disrupt(job):
-                self._kubelet.disrupt(job)
+                self.kubelet.disrupt(job)
             case steps.Vanish(job):
-                self._kubelet.vanish(job)
+                self.kubelet.vanish(job)
             case steps.Evict(job):
-                self._kubelet.evict(job)
+                self.kubelet.evict(job)
             case steps.Crash(write, after):
                 crash = faults.Crash(after=after)
-                self._operator.proxy.add(faults.Rule(faults.writes, crash, skip=write - 1))
+                self.proxy.add(faults.Rule(faults.writes, crash, skip=write - 1))
             case steps.Refuse(status, times):
                 answer = faults.Answer.busy(1) if status == 429 else faults.Answer(status)
-                self._operator.proxy.add(faults.Rule(faults.writes, answer, times=times))
+                self.proxy.add(faults.Rule(faults.writes, answer, times=times))
             case steps.CutWatches(gone):
-                self._operator.proxy.end_watches(last=faults.GONE if gone else None)
+                self.proxy.end_watches(last=faults.GONE if gone else None)
             case steps.Second():
                 if not self._end_second():
                     self._second = self._make(f"second-{len(self._seconds)}")
@@ -298,56 +250,6 @@ class Story:
             second.stop()
         return second is not None
 
-    def _apply(self, step: steps.Apply) -> None:
-        spec: dict[str, Any] = {"dataset": INLINE} if step.inline else {"model": FROM_HUB}
-        body = manifest(step.job, suspend=step.suspend, **spec)
-        try:
-            self.namespace.create(FINETUNEJOBS, body)
-        except RefusedError as error:
-            if error.status != 409:
-                raise
-
-    def _belongings(self, template: str, job: str) -> list[Wire]:
-        return self.namespace.all(template, labelSelector=f"{names.LABEL_JOB}={job}")
-
-    def _children(self, job: str) -> list[Wire]:
-        """What is there of it, besides pods; lists do not say of what kind their items are."""
-        return [
-            {"kind": kind, **wire}
-            for kind in invariants.OWNED
-            for wire in self._belongings(KINDS[kind], job)
-            if "deletionTimestamp" not in wire["metadata"]
-        ]
-
-    def _bring_to_its_end(self, name: str, code: int = 0) -> str:
-        """Have its preparation succeed, and its gang end with this code."""
-        self.namespace.patch(FINETUNEJOBS, name, {"spec": {"suspend": False}})
-        self._bring_on(name, lambda: self._phase(name) in invariants.OVER, code)
-        return str(self._phase(name))
-
-    def _bring_on(self, name: str, reached: Callable[[], bool], code: int | None = None) -> None:
-        """Until this is so, end the pods that are there: those that prepare well, gangs with this code, if with any."""
-
-        def done() -> bool:
-            self._keep_up()
-            self._kubelet.reap()
-            if reached():
-                return True
-            newest = [j for j in self._belongings(JOBS, name) if "deletionTimestamp" not in j["metadata"]]
-            wanted = sum(j["spec"].get("parallelism", 1) for j in newest if not _is_over(j))
-            alive = self._kubelet.alive(name)
-            how = 0 if is_preparing(alive) else code
-            if how is not None and 0 < wanted == len(alive):
-                with _whatever_is_gone():
-                    self._kubelet.end(name, how)
-            return False
-
-        eventually(done, seconds=PATIENCE_SECONDS)
-
-    def _phase(self, name: str) -> str | None:
-        phase: str | None = self.namespace.job(name).get("status", {}).get("phase")
-        return phase
-
 
 def _is_underway(job: Wire, *, works: bool) -> bool:
     """Whether the next thing that happens to a job is the operator's to do; `works` says that it has a Job."""
@@ -360,13 +262,14 @@ def _is_underway(job: Wire, *, works: bool) -> bool:
     return suspend or not works
 
 
-def _is_over(job: Wire) -> bool:
+def is_over(job: Wire) -> bool:
+    """Whether a batch/v1 Job has come to its end."""
     told = job.get("status", {}).get("conditions", [])
     return any(c["type"] in ("Complete", "Failed") and c["status"] == "True" for c in told)
 
 
 @contextmanager
-def _whatever_is_gone() -> Iterator[None]:
+def whatever_is_gone() -> Iterator[None]:
     """An object may go between being seen and being touched."""
     try:
         yield

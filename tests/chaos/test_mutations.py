@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from chaos import mutations
+from chaos.finish import finish
 from chaos.steps import Apply, End, Run, Second, Settle, Step, Tell
 from chaos.story import Story, ViolationError
 from cluster.kube import Kube
@@ -39,7 +40,7 @@ def test_a_lost_guard_is_noticed(
 ) -> None:
     found: list[str] = []
     with Story(kube, tmp_path, mutation, grace_seconds=3).telling() as story:
-        todo: list[Callable[[], None]] = [*(partial(story.do, step) for step in told), story.finish]
+        todo: list[Callable[[], None]] = [*(partial(story.do, step) for step in told), partial(finish, story)]
         for happens in todo:
             try:
                 happens()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from chaos import steps
+from chaos.finish import finish
 from chaos.story import Story
 from cluster.kube import Kube
 
@@ -16,4 +17,4 @@ def test_a_story_comes_to_a_good_end(file: Path, kube: Kube, tmp_path: Path) -> 
     with Story(kube, tmp_path).telling() as story:
         for step in steps.from_json(file.read_text()):
             story.do(step)
-        story.finish()
+        finish(story)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from chaos import steps
+from chaos.finish import finish
 from chaos.story import Story, ViolationError
 from cluster.kube import Kube
 from finetune_api.failure import ExitCode
@@ -123,7 +124,7 @@ class Sequences(RuleBasedStateMachine):
         """The end of the story, if it has gone well so far."""
         with self._ending:
             if not self._failed:
-                self._recorded(self._story.finish)
+                self._recorded(lambda: finish(self._story))
 
     def _do(self, step: steps.Step) -> None:
         self._recorded(lambda: self._story.do(step))
