@@ -68,11 +68,14 @@ def of_single_pod(
     `received` is of the pod that counts; `heard`: something of it was received at some time.
     """
     policy = situation.job.spec.failure_policy
-    ends_of_others = [pod.finished for pod in pods if pod.finished is not None]
-    begun = max([job.created or situation.now, *ends_of_others, *_written_before(situation)])
+    signs = [time for pod in pods for time in (pod.created, pod.finished) if time is not None]
+    # A pod that was drained is gone before the next one is made: then its Reports alone tell that it ever ran.
+    told = situation.observed.report
+    signs += [told.time] if told is not None and told.job_uid == job.uid else []
+    begun = max([job.created or situation.now, *signs, *_written_before(situation)])
     runs = any(pod.running for pod in pods)
     if not runs or not heard:
-        since = _listening(situation, begun) if runs else begun
+        since = _listening(situation, begun) if runs or not pods else begun
         return Deadline(NOT_STARTED, since, policy.startup_deadline_seconds)
     since = _last_sign(situation, max([begun, *_starts(situation, pods)]), received)
     return Deadline(HUNG, since, policy.progress_deadline_seconds)

@@ -8,6 +8,7 @@ import pytest
 from finetune_api.report import Stage
 from finetune_api.status import Attempt, Phase
 from finetune_operator import conditions, deadlines
+from finetune_operator.observed import Pod
 from finetune_operator.outcome import Outcome, Situation
 from world import INLINE, OUTPUT, START, World, checkpoint, found, report
 
@@ -280,6 +281,28 @@ def test_a_pod_that_the_job_controller_started_again_has_the_whole_time() -> Non
     world.now += timedelta(seconds=69)
     world.turn()
     assert world.status.phase is Phase.PREPARING
+
+
+@pytest.mark.parametrize("is_made", [True, False], ids=["another pod waits", "no pod is there"])
+@pytest.mark.parametrize("is_new", [True, False], ids=["the operator is new", "the same operator"])
+def test_a_pod_that_takes_the_place_of_a_drained_one_has_the_whole_time(is_made: bool, is_new: bool) -> None:
+    """The drained one is gone, and its Job was made long ago."""
+    world = preparing()
+    world.run_pods()
+    world.now += timedelta(hours=2)
+    world.post(report(0, 1, None, plan=None, stage=Stage.PREPARING))
+    world.turn()
+    [job] = world.jobs.values()
+    world.pods.clear()
+    if is_made:
+        world.pods["demo-prepare-b"] = Pod("demo-prepare-b", job.uid, None, running=False, created=world.now)
+    if is_new:
+        world.restart_operator(away=5)
+    world.now += timedelta(seconds=SHORT["startupDeadlineSeconds"] - 6)
+    world.turn()
+    assert world.status.phase is Phase.PREPARING
+    world.now += timedelta(seconds=400)
+    assert [event.reason for event in world.turn().events] == ["Failed"]
 
 
 # The whole job
