@@ -22,17 +22,27 @@ def wait(situation: Situation, status: FineTuneJobStatus, reason: str, message: 
     decides that the node is gone, and one that no Job controls until it ends by itself or somebody deletes it.
     """
     pods, now = situation.observed.pods, situation.now
-    late = [pod for pod in pods if pod.due is not None and now - pod.due >= PATIENCE]
-    if late:
-        reason, message = STUCK, _advice(late)
+    if (words := stuck(pods, now)) is not None:
+        reason, message = STUCK, words
     elif orphans := _orphans(situation.observed):
         reason, message = "WaitingForPods", _question(orphans)
     outcome = write(situation.subject, status, Standing.UNDERWAY, reason, message, now)
     outcome = replace(outcome, delete=strays(situation.observed))
     for pod in pods:
-        if pod.due is not None and pod not in late:
-            outcome = outcome.within((pod.due + PATIENCE - now).total_seconds())
+        if (rest := _patience(pod, now)) is not None and rest > 0:
+            outcome = outcome.within(rest)
     return outcome
+
+
+def stuck(pods: Sequence[Pod], now: datetime) -> str | None:
+    """What to do about the pods that should have gone long ago, in sentences; None where there are none."""
+    late = [pod for pod in pods if (rest := _patience(pod, now)) is not None and rest <= 0]
+    return _advice(late) if late else None
+
+
+def _patience(pod: Pod, now: datetime) -> float | None:
+    """Seconds until somebody has to be told that it is still there; None if it was not asked to go."""
+    return None if pod.due is None else (pod.due + PATIENCE - now).total_seconds()
 
 
 def strays(observed: Observed, *, keep: int | None = None) -> tuple[GangJob, ...]:

@@ -19,6 +19,7 @@ from finetune_operator.observed import GangJob, Pod, Received
 from finetune_operator.outcome import Outcome, Situation, write
 from finetune_operator.pods import Manifest
 from finetune_operator.steps import Step
+from finetune_operator.transitions import STUCK
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -92,6 +93,11 @@ def see(situation: Situation, step: Step, job: GangJob) -> Sight:
         verdict = _verdict(situation, step, job, pod)
         return Sight(verdict.reason, verdict.message, 0, verdict, _faults(situation, job, pod))
     reason, message = _stage(situation, step, job, pod)
+    if pod is not None and pod.deleting:
+        # It has nothing more to show. On a node that nobody hears of, it stays until somebody decides about the node.
+        if (words := departure.stuck(pods, situation.now)) is not None:
+            reason, message = STUCK, words
+        return Sight(reason, message, departure.PATIENCE.total_seconds())
     received = _received(situation, job, pod)
     heard = received is not None or _was_heard(situation, step)
     deadline = deadlines.of_single_pod(situation, job, pods, received, heard=heard)
@@ -110,7 +116,7 @@ def _until_its_end(situation: Situation, pod: Pod | None, received: Received | N
     over = [pod.finished] if pod is not None and pod.end is None and pod.finished is not None else []
     if received is not None and received.report.stage is Stage.FINISHED:
         over.append(received.time)
-    return ends.settling(max(over), situation.now) if over else None
+    return ends.to_come(max(over), situation.now) if over else None
 
 
 def _is_ending(situation: Situation, job: GangJob) -> bool:

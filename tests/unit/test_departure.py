@@ -3,6 +3,8 @@
 from dataclasses import replace
 from datetime import timedelta
 
+from finetune_api.failure import PodEnd
+from finetune_api.report import Stage
 from finetune_api.status import Phase
 from finetune_operator import conditions
 from world import INLINE, World, report
@@ -102,3 +104,32 @@ def test_a_pod_whose_job_is_gone_is_named_for_nobody_else_asks_it_to_go() -> Non
     world.pods.clear()
     world.settle()
     assert (world.gangs, world.status.phase) == (["demo-1", "demo-2"], Phase.STARTING)
+
+
+def test_a_preparation_whose_node_is_lost_waits_for_it_and_goes_on() -> None:
+    """Its Job makes no other pod while this one may be writing to the volume."""
+    world = World()
+    world.settle()
+    world.run_pods()
+    world.post(report(0, 1, None, plan=None, stage=Stage.PREPARING))
+    world.turn()
+    [pod] = world.pods.values()
+    lost = PodEnd(pod.name, disruption="Taint manager: deleting due to NoExecute taint", asked_to_go=True)
+    world.pods[pod.name] = replace(pod, deleting=True, due=world.now, node="cpu-3", end=lost)
+    world.turn()
+    assert "deleting due to NoExecute taint" in told(world)[1]
+    world.now += timedelta(hours=1)
+    world.turn()
+    assert world.status.phase is Phase.PREPARING
+    assert "kubectl delete node cpu-3" in told(world)[1]
+    assert [event.reason for event in world.events].count("WaitingForNode") == 1
+    del world.pods[pod.name]
+    world.collect()
+    world.run_pods()
+    world.now += timedelta(seconds=5)
+    world.post(report(0, 1, None, plan=None, stage=Stage.PREPARING))
+    world.turn()
+    assert (world.status.phase, told(world)) == (
+        Phase.PREPARING,
+        ("Preparing", "the data are being prepared"),
+    )
