@@ -15,7 +15,7 @@ def health_application(health: WatchHealth, metrics: Metrics) -> web.Application
         return web.Response(text="ok\n")
 
     async def scrape(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
+        return web.Response(body=await metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     application = web.Application()
     application.router.add_get("/healthz", healthz)

@@ -177,6 +177,10 @@ class JobFacts:
         """Whether it began, and has succeeded or failed; one that was rejected waits for a better spec."""
         return self.phase.is_terminal and START in self.numbers
 
+    def has_interest(self, now: datetime) -> bool:
+        """Whether it is not over, or has ended lately. What has lost its interest does not regain it by itself."""
+        return not self.over or (self.completed is not None and now - self.completed < FINISHED_FOR)
+
     def at(self, now: datetime) -> dict[str, float]:
         """Every number of the job; what rises with the time has gone on rising since it was seen."""
         since = max(0.0, (now - self.seen).total_seconds())
@@ -217,7 +221,7 @@ def with_series(jobs: Mapping[JobName, JobFacts], now: datetime) -> tuple[list[J
     What has GPUs comes before what waits, and that before what is over; the oldest come first, so that a job that has
     series keeps them, and of those that are over the newest.
     """
-    shown = [name for name, job in jobs.items() if not job.over or _ended_lately(job, now)]
+    shown = [name for name, job in jobs.items() if job.has_interest(now)]
 
     def rank(name: JobName) -> tuple[bool, bool, float, JobName]:
         job = jobs[name]
@@ -232,7 +236,3 @@ def with_series(jobs: Mapping[JobName, JobFacts], now: datetime) -> tuple[list[J
         )
 
     return sorted(shown, key=rank)[:MAX_JOBS], max(0, len(shown) - MAX_JOBS)
-
-
-def _ended_lately(job: JobFacts, now: datetime) -> bool:
-    return job.completed is not None and now - job.completed < FINISHED_FOR

@@ -24,6 +24,11 @@ class JobMetrics(Collector):
     def __init__(self, registry: CollectorRegistry, clock: Callable[[], datetime]) -> None:
         self._clock = clock
         self._jobs: dict[JobName, JobFacts] = {}
+        # What a scrape needs of them, kept up to date: it must not go through ten thousand jobs that are over.
+        self._of_interest: dict[JobName, JobFacts] = {}
+        self._phases: Tally[Phase] = Tally()
+        self._in_namespace: Tally[str] = Tally()
+        self._held: Tally[str] = Tally()
         self._gpu_seconds = Counter(
             "finetune_gpu_seconds_total",
             "GPU-seconds that jobs had since this operator runs",
@@ -51,14 +56,29 @@ class JobMetrics(Collector):
 
     def see(self, subject: Subject, status: FineTuneJobStatus) -> None:
         """This is the status of a job now."""
-        name = (subject.namespace, subject.name)
-        new = facts(subject, status, self._clock())
-        old, self._jobs[name] = self._jobs.get(name), new
+        name, now = (subject.namespace, subject.name), self._clock()
+        new = facts(subject, status, now)
+        old = self._drop(name)
+        self._jobs[name] = new
+        self._phases[new.phase] += 1
+        self._in_namespace[subject.namespace] += 1
+        self._held[subject.namespace] += new.held
+        if new.has_interest(now):
+            self._of_interest[name] = new
         self._count(subject.namespace, old, new)
 
     def forget(self, namespace: str, name: str) -> None:
         """The job is gone."""
-        self._jobs.pop((namespace, name), None)
+        self._drop((namespace, name))
+
+    def _drop(self, name: JobName) -> JobFacts | None:
+        self._of_interest.pop(name, None)
+        old = self._jobs.pop(name, None)
+        if old is not None:
+            self._phases[old.phase] -= 1
+            self._in_namespace[name[0]] -= 1
+            self._held[name[0]] -= old.held
+        return old
 
     def _count(self, namespace: str, old: JobFacts | None, new: JobFacts) -> None:
         # What a job had before this operator saw it was counted by the one before.
@@ -74,39 +94,41 @@ class JobMetrics(Collector):
             self._attempts_ended.labels(reason=new.attempt_end).inc()
 
     def collect(self) -> Iterable[Metric]:
-        """All samples, made of what was seen last."""
+        """All samples, made of what was seen last, one family after the other as they are asked for."""
         now = self._clock()
         yield from self._totals()
-        names, left_out = with_series(self._jobs, now)
+        for name in [name for name, job in self._of_interest.items() if not job.has_interest(now)]:
+            del self._of_interest[name]
+        names, left_out = with_series(self._of_interest, now)
         gauge = GaugeMetricFamily(
             "finetune_jobs_without_series", f"Jobs that have no series, for there are more than {MAX_JOBS}"
         )
         gauge.add_metric([], left_out)
         yield gauge
+        # Whoever asks may take its time, and jobs change meanwhile.
+        shown = [(name, self._of_interest[name]) for name in names]
         phase = GaugeMetricFamily(
             "finetune_job_phase", "1 for the phase in which a job is", labels=(*LABELS, "phase")
         )
-        families = {name: GaugeMetricFamily(name, help, labels=LABELS) for name, help in HELP.items()}
-        for namespace, name in names:
-            job = self._jobs[namespace, name]
-            phase.add_metric([namespace, name, job.method, job.phase.value], 1)
-            for number, value in job.at(now).items():
-                families[number].add_metric([namespace, name, job.method], value)
+        for name, job in shown:
+            phase.add_metric([*name, job.method, job.phase.value], 1)
         yield phase
-        yield from families.values()
+        numbers = [([*name, job.method], job.at(now)) for name, job in shown]
+        for number, about in HELP.items():
+            family = GaugeMetricFamily(number, about, labels=LABELS)
+            for labels, known in numbers:
+                if number in known:
+                    family.add_metric(labels, known[number])
+            yield family
 
     def _totals(self) -> Iterable[Metric]:
         jobs = GaugeMetricFamily("finetune_jobs", "FineTuneJobs by phase", labels=["phase"])
-        tally = Tally(job.phase for job in self._jobs.values())
         for phase in Phase:
-            jobs.add_metric([phase.value], tally[phase])
+            jobs.add_metric([phase.value], self._phases[phase])
         yield jobs
         in_use = GaugeMetricFamily(
             "finetune_gpus_in_use", "GPUs of all gangs that have them", labels=["namespace"]
         )
-        held: Tally[str] = Tally()
-        for (namespace, _), job in self._jobs.items():
-            held[namespace] += job.held
-        for namespace in sorted(held):
-            in_use.add_metric([namespace], held[namespace])
+        for namespace in sorted(+self._in_namespace):
+            in_use.add_metric([namespace], self._held[namespace])
         yield in_use

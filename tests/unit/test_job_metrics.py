@@ -1,5 +1,6 @@
 """What Prometheus reads of jobs."""
 
+import asyncio
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,6 +12,7 @@ from finetune_api.queueing import Queueing
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase, Progress
 from finetune_operator import job_facts
 from finetune_operator.job_metrics import JobMetrics
+from finetune_operator.metrics import Metrics
 from finetune_operator.observed import Subject
 from world import START, submitted
 
@@ -121,6 +123,51 @@ def test_a_job_that_goes_takes_its_series_with_it() -> None:
     scrapes.jobs.forget("team", "demo")
     assert scrapes.named() == []
     assert scrapes.total("finetune_jobs", phase="Running") == 0
+
+
+def test_totals_follow_jobs_that_change_and_end_with_the_last_one() -> None:
+    scrapes = Scrapes()
+    for name in ("a", "b"):
+        scrapes.see(name, phase=Phase.RUNNING, attempts=[attempt()])
+    assert scrapes.total("finetune_gpus_in_use", namespace="team") == 16
+    scrapes.see("a", phase=Phase.SUCCEEDED, completion_time=START)
+    assert scrapes.total("finetune_gpus_in_use", namespace="team") == 8
+    assert [scrapes.total("finetune_jobs", phase=phase) for phase in ("Running", "Succeeded")] == [1, 1]
+    for name in ("a", "b", "a"):
+        scrapes.jobs.forget("team", name)
+    assert scrapes.total("finetune_gpus_in_use", namespace="team") is None
+    assert scrapes.total("finetune_jobs", phase="Running") == 0
+
+
+def test_a_job_that_begins_anew_has_series_again() -> None:
+    scrapes = Scrapes()
+    scrapes.see(phase=Phase.FAILED, completion_time=START)
+    scrapes.now += timedelta(hours=2)
+    assert scrapes.named() == []
+    scrapes.see(phase=Phase.PENDING)
+    assert scrapes.named() == ["demo"]
+
+
+def test_a_scrape_lets_others_have_their_turn_and_is_of_one_moment() -> None:
+    metrics = Metrics(lambda: START)
+    for number in range(3):
+        metrics.jobs.see(subject(f"job-{number}"), FineTuneJobStatus(start_time=START, phase=Phase.RUNNING))
+
+    async def scrape(forget_at: int) -> tuple[str, int]:
+        turns, asked = 0, asyncio.create_task(metrics.text())
+        while not asked.done():
+            turns += 1
+            if turns == forget_at:
+                metrics.jobs.forget("team", "job-0")
+            await asyncio.sleep(0)
+        return asked.result().decode(), turns
+
+    whole, turns = asyncio.run(scrape(forget_at=0))
+    assert turns >= whole.count("# TYPE")
+    # A job that goes in the middle of it is in all that is told of jobs, or in nothing.
+    text, _ = asyncio.run(scrape(forget_at=turns - 5))
+    assert text.count('name="job-0"') == whole.count('name="job-0"') > 0
+    assert 'name="job-0"' not in asyncio.run(scrape(forget_at=0))[0]
 
 
 def test_counters_count_what_this_operator_has_seen() -> None:

@@ -1,5 +1,6 @@
 """The page that tells of metrics and alerts."""
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def exposed() -> set[str]:
     """Every metric that the operator has, by the name that queries use."""
     metrics = Metrics(lambda: START)
     metrics.watches(dict, dict)
-    found = set(re.findall(r"^# TYPE (finetune_\w+)", metrics.text().decode(), re.MULTILINE))
+    found = set(re.findall(r"^# TYPE (finetune_\w+)", asyncio.run(metrics.text()).decode(), re.MULTILINE))
     assert found
     return found
 
