@@ -209,10 +209,18 @@ class Controller:
             workload = await self._cluster.workload(subject.namespace, newest.uid)
             return replace(observed, wait=kueue.wait(workload, newest.queue, newest.priority))
         silent = unexplained(observed.pods_of(newest), now)
-        if silent is None or (said := await self._cluster.complaint(subject.namespace, silent.name)) is None:
+        if silent is None or (said := await self._complaint(subject.namespace, silent.name)) is None:
             return observed
         pods = (replace(pod, waiting=said) if pod is silent else pod for pod in observed.pods)
         return replace(observed, pods=tuple(pods))
+
+    async def _complaint(self, namespace: str, pod: str) -> tuple[str, str] | None:
+        """What its events say is wrong with a pod; None if they cannot be read: nothing is decided by them."""
+        try:
+            return await self._cluster.complaint(namespace, pod)
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            logger.warning("the events of pod %s cannot be read: %s", pod, error)
+            return None
 
     async def _apply(self, outcome: Outcome) -> str | None:
         """Apply all objects, the last of them last; returns the API server's words if it will not have one."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -295,3 +296,25 @@ async def test_what_is_to_go_is_asked_to_go_again() -> None:
     for _ in range(3):
         assert await controller.handle(KEY) == GOING_SECONDS
     assert deaf.asked == 3
+
+
+@pytest.mark.parametrize(
+    "error", [ApiError(403, "no right"), ApiError(500, "etcd is away"), TimeoutError()], ids=str
+)
+async def test_a_job_goes_on_while_the_events_of_its_pods_cannot_be_read(error: Exception) -> None:
+    """Clusters keep events in an etcd of their own, and without them there are but words missing."""
+
+    class Forgetful(Living):
+        async def complaint(self, namespace: str, pod: str) -> None:
+            raise error
+
+    world = World(spec={"dataset": INLINE})
+    world.settle()
+    for pod in world.current_pods:
+        waiting = ("ContainerCreating", "")
+        world.pods[pod.name] = replace(pod, waiting=waiting, created=world.now)
+    world.now += LONG_WAIT
+    world.edit(suspend=True)
+    await handled(Forgetful(world))
+    assert world.jobs["demo-1"].deleting
+    assert world.status.attempts[0].reason == "Suspended"
