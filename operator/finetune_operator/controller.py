@@ -5,16 +5,16 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import aiohttp
 
-from finetune_api.status import Phase
+from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator import cleanup, conditions, kueue, logs, publishing, reading, tenancy, volumes
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster, UnknownKindError
 from finetune_operator.conditions import UNREADABLE
-from finetune_operator.gang import unexplained
+from finetune_operator.gang import LONG_WAIT, unexplained
 from finetune_operator.healing import Looks
 from finetune_operator.kinds import Key
 from finetune_operator.metrics import Metrics
@@ -33,11 +33,20 @@ logger = logging.getLogger(__name__)
 # After so long it is seen whether what was deleted is going. Its events tell earlier, but none comes where the API
 # server was asked in vain and said that it is not there.
 GOING_SECONDS = 5.0
+# What the API server says, with HTTP 500, of a webhook that it has to ask and that does not answer.
+WEBHOOK_FAILS = "failed calling webhook"
 
 
 def utc_now() -> datetime:
     """The time as statuses carry it: UTC, in whole seconds."""
     return datetime.now(UTC).replace(microsecond=0)
+
+
+def _waited(status: FineTuneJobStatus, now: datetime) -> timedelta:
+    """How long ago at most it was decided to make what there is to be made."""
+    times = [status.start_time, status.completion_time]
+    times += [time for attempt in status.attempts for time in (attempt.start_time, attempt.end_time)]
+    return now - max((time for time in times if time is not None), default=now)
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,7 @@ class Controller:
         if outcome.apply:
             observed = replace(observed, taken=await self._cluster.taken(outcome.apply, subject))
             if not observed.taken:
-                observed = replace(observed, refusal=await self._apply(outcome))
+                observed = replace(observed, refusal=await self._apply(outcome, _waited(subject.status, now)))
             if observed.taken or observed.refusal:
                 outcome = reconcile(subject, observed, now, installation)
         written = await self._carry_out(subject, outcome)
@@ -222,8 +231,11 @@ class Controller:
             logger.warning("the events of pod %s cannot be read: %s", pod, error)
             return None
 
-    async def _apply(self, outcome: Outcome) -> str | None:
-        """Apply all objects, the last of them last; returns the API server's words if it will not have one."""
+    async def _apply(self, outcome: Outcome, waited: timedelta) -> str | None:
+        """Apply all objects, the last of them last; returns the API server's words if it will not have one.
+
+        So it is with a webhook that does not answer, once that has been `waited` for: nobody else would tell.
+        """
         *others, last = outcome.apply
         try:
             if volumes.has_image(last) and not await self._cluster.keeps_volumes(last):
@@ -233,7 +245,8 @@ class Controller:
         except UnknownKindError as error:
             return str(error)
         except ApiError as error:
-            if error.status in (400, 403, 422):
+            silent = error.status == 500 and WEBHOOK_FAILS in str(error) and waited >= LONG_WAIT
+            if error.status in (400, 403, 422) or silent:
                 return str(error)
             raise
         return None

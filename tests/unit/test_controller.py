@@ -13,6 +13,7 @@ from finetune_api.report import Stage
 from finetune_api.status import Condition, FineTuneJobStatus, Phase
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster
+from finetune_operator.conditions import STALLED, find
 from finetune_operator.controller import GOING_SECONDS, Controller
 from finetune_operator.gang import LONG_WAIT
 from finetune_operator.kinds import Key
@@ -318,3 +319,43 @@ async def test_a_job_goes_on_while_the_events_of_its_pods_cannot_be_read(error: 
     await handled(Forgetful(world))
     assert world.jobs["demo-1"].deleting
     assert world.status.attempts[0].reason == "Suspended"
+
+
+async def test_a_webhook_that_does_not_answer_is_told_after_a_while() -> None:
+    """Kueue's is asked about every Job. Until it is back, nothing else tells why there are no pods."""
+    words = 'Internal error occurred: failed calling webhook "mjob.kb.io": connection refused'
+
+    class Guarded(Living):
+        async def taken(self, manifests: Sequence[Manifest], subject: Subject) -> tuple[Taken, ...]:
+            return ()
+
+        async def apply(self, manifest: Manifest) -> None:
+            if manifest["kind"] == "Job":
+                raise ApiError(500, words)
+
+    guarded = Guarded(World(spec={"dataset": INLINE}))
+    world = guarded.world
+    with pytest.raises(TryAgainError):
+        await handled(guarded)
+    world.now += LONG_WAIT
+    await handled(guarded)
+    stalled = find(world.status.conditions, STALLED)
+    assert stalled is not None
+    assert (stalled.status, stalled.reason) == ("True", "Refused")
+    assert words in stalled.message
+    assert world.decide().apply, "it goes on by itself"
+
+
+async def test_an_api_server_that_fails_by_itself_refuses_nothing() -> None:
+    class Failing(Living):
+        async def taken(self, manifests: Sequence[Manifest], subject: Subject) -> tuple[Taken, ...]:
+            return ()
+
+        async def apply(self, manifest: Manifest) -> None:
+            raise ApiError(500, "etcdserver: leader changed")
+
+    failing = Failing(World(spec={"dataset": INLINE}))
+    for _ in range(2):
+        with pytest.raises(TryAgainError):
+            await handled(failing)
+        failing.world.now += LONG_WAIT

@@ -40,9 +40,9 @@ CHAPTER = Chapter(
         ),
         Reason(
             "Refused",
-            "The API server does not let the job's objects be made: a quota, an admission policy, or rights "
-            "that the operator lacks. Or the administrator does not allow spec.trainerImage any more. The message "
-            "has the answer.",
+            "The API server does not let the job's objects be made: a quota, an admission policy, a webhook that "
+            "does not answer, or rights that the operator lacks. Or the administrator does not allow "
+            "spec.trainerImage any more. The message has the answer.",
             Outlook.ACT,
             "Do what the answer asks for: raise the namespace's quota, or change the job so that the policy "
             "admits it. Whoever administers the cluster knows the policies.",
