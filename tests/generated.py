@@ -482,7 +482,6 @@ RULE_BREAKERS: tuple[Wire, ...] = (
     {"dataset": _DATASET | {"validation": DATA["volume"], "validationSplit": 0.5}},
     {"dataset": _DATASET | {"prepare": "Inline"}, "model": MODELS["huggingFace"]},
     {"evaluation": {"sets": [{"name": "train"} | DATA["volume"]]}},
-    {"evaluation": {"sets": [{"name": "a"} | DATA["volume"], {"name": "a"} | DATA["configMap"]]}},
     {"evaluation": {"earlyStopping": {}}},
     {"evaluation": {"earlyStopping": {}, "everyEpoch": False}, "dataset": _VALIDATED},
     {"checkpoints": {"deliverBest": True}},

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.model import Rule, SpecModel
+from finetune_api.model import ListMap, Rule, SpecModel
 from finetune_api.sources import Columns, DataSource
 
 # What the data of spec.dataset are called beside the sets of spec.evaluation, and the base model among all inputs.
@@ -65,23 +65,12 @@ class Evaluation(SpecModel):
     """Evaluate at the end of every epoch."""
     every_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Evaluate after every so many optimizer steps, too."""
-    sets: Annotated[
-        list[EvaluationSet],
-        Field(
-            max_length=MAX_SETS,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-        ),
-    ] = []
+    sets: Annotated[list[EvaluationSet], Field(max_length=MAX_SETS), ListMap("name")] = []
     """More data sets to evaluate on."""
     early_stopping: EarlyStopping | None = None
     """End training before its last step; needs validation data."""
 
     rules = (
-        Rule(
-            cel="!has(self.sets) || self.sets.all(one, self.sets.exists_one(other, other.name == one.name))",
-            message="sets have different names: choose another for one of those that are equal",
-            holds=lambda evaluation: len({one.name for one in evaluation.sets}) == len(evaluation.sets),
-        ),
         Rule(
             cel="!has(self.earlyStopping) || self.everyEpoch || has(self.everySteps)",
             message="earlyStopping needs evaluations while training: set everyEpoch: true, or everySteps",

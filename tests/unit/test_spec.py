@@ -83,6 +83,14 @@ def test_the_longest_sample_must_fit_into_a_micro_batch() -> None:
     assert "raise maxTokensPerGpu" in message
 
 
+def test_sets_of_one_name_are_refused_by_that_name() -> None:
+    data = {"volume": {"claimName": "data", "path": "test.jsonl"}}
+    sets = [{"name": name} | data for name in ("old", "new", "old")]
+    [(field, message)] = errors(manifest(evaluation={"sets": sets}))
+    assert field == "spec.evaluation.sets"
+    assert message.endswith("must not have two items with name 'old'")
+
+
 @pytest.mark.parametrize("name", ["Demo", "1st", "a.b", "a-", "x" * 51])
 def test_a_name_must_make_host_names(name: str) -> None:
     value = manifest()
