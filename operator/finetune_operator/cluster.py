@@ -84,13 +84,13 @@ class Cluster:
             pods=tuple(pod for wire in pods if (pod := reading.pod(wire, subject.name))),
         )
 
-    async def complaint(self, namespace: str, pod: str) -> tuple[str, str] | None:
-        """The newest warning about a pod, as a word and a sentence: of its volumes, say, nothing else tells."""
+    async def complaint(self, namespace: str, kind: str, name: str) -> tuple[str, str] | None:
+        """The newest warning about an object, as a word and a sentence: of a pod's volumes, say, nothing else tells."""
         answer = await self._api.request(
             "GET",
             EVENTS.path(namespace),
             resource=EVENTS.plural,
-            query={"fieldSelector": f"involvedObject.kind=Pod,involvedObject.name={pod},type=Warning"},
+            query={"fieldSelector": f"involvedObject.kind={kind},involvedObject.name={name},type=Warning"},
         )
         return reading.newest_warning(answer["items"])
 

@@ -14,7 +14,7 @@ from finetune_operator import cleanup, conditions, kueue, logs, publishing, read
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster, UnknownKindError
 from finetune_operator.conditions import UNREADABLE
-from finetune_operator.gang import LONG_WAIT, unexplained
+from finetune_operator.gang import LONG_WAIT, lacks_pods, unexplained
 from finetune_operator.healing import Looks
 from finetune_operator.kinds import Key
 from finetune_operator.metrics import Metrics
@@ -217,18 +217,24 @@ class Controller:
         if newest.waits and newest.queue is not None:
             workload = await self._cluster.workload(subject.namespace, newest.uid)
             return replace(observed, wait=kueue.wait(workload, newest.queue, newest.priority))
-        silent = unexplained(observed.pods_of(newest), now)
-        if silent is None or (said := await self._complaint(subject.namespace, silent.name)) is None:
+        own = observed.pods_of(newest)
+        wanted = subject.job.spec.resources.nodes if subject.job is not None and newest.attempt > 0 else 1
+        if lacks_pods(newest, own, wanted, now):
+            said = await self._complaint(subject.namespace, "Job", newest.name)
+            jobs = (replace(job, hindered=said) if job is newest else job for job in observed.jobs)
+            observed = replace(observed, jobs=tuple(jobs))
+        silent = unexplained(own, now)
+        if silent is None or (said := await self._complaint(subject.namespace, "Pod", silent.name)) is None:
             return observed
         pods = (replace(pod, waiting=said) if pod is silent else pod for pod in observed.pods)
         return replace(observed, pods=tuple(pods))
 
-    async def _complaint(self, namespace: str, pod: str) -> tuple[str, str] | None:
-        """What its events say is wrong with a pod; None if they cannot be read: nothing is decided by them."""
+    async def _complaint(self, namespace: str, kind: str, name: str) -> tuple[str, str] | None:
+        """What its events say is wrong with an object; None if they cannot be read: nothing is decided by them."""
         try:
-            return await self._cluster.complaint(namespace, pod)
+            return await self._cluster.complaint(namespace, kind, name)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            logger.warning("the events of pod %s cannot be read: %s", pod, error)
+            logger.warning("the events of %s %s cannot be read: %s", kind, name, error)
             return None
 
     async def _apply(self, outcome: Outcome, waited: timedelta) -> str | None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from finetune_api import names
 from finetune_api.report import Report, Stage, Transfer
 from finetune_api.status import Attempt, Condition, FineTuneJobStatus, Phase
 from finetune_api.units import size
@@ -62,16 +61,25 @@ def hindered(pods: Sequence[Pod]) -> Pod | None:
     return min(waiting, key=lambda pod: (not (pod.waiting and pod.waiting[1]), pod.name), default=None)
 
 
-def obstacle(job: str, pods: Sequence[Pod]) -> tuple[str, str]:
+def obstacle(job: GangJob, pods: Sequence[Pod]) -> tuple[str, str]:
     """What keeps the pods of a batch/v1 Job from running, as a word and the end of a sentence."""
-    if not pods:
-        # A quota or a policy, say; the Job's own events tell.
-        return "PodsPending", f"; none has been created yet (kubectl describe job {job} tells why)"
     pod = hindered(pods)
+    if job.hindered is not None and not (pod and pod.waiting and pod.waiting[1]):
+        reason, message = job.hindered
+        return reason, f"; {job.name}: {reason}: {message}"
+    if not pods:
+        return "PodsPending", f"; none has been created yet (kubectl describe job {job.name} tells why)"
     if pod is None or pod.waiting is None:
         return "PodsPending", ""
     reason, message = pod.waiting
     return reason, f"; {pod.name}: {reason}{f': {message}' if message else ''}"
+
+
+def lacks_pods(job: GangJob, pods: Sequence[Pod], wanted: int, now: datetime) -> bool:
+    """Whether a Job has had time to get its pods and has not got all: of a quota or a policy, say, its events tell."""
+    if job.over or job.deleting or job.waits or job.created is None:
+        return False
+    return len(pods) < wanted and now - job.created >= LONG_WAIT
 
 
 def unexplained(pods: Sequence[Pod], now: datetime) -> Pod | None:
@@ -129,7 +137,7 @@ def _until_its_end(
         over.append(received.time)
     if not over or not is_mere_progress(situation.status, posted(situation, attempt, gang)):
         return None
-    return ends.settling(max(over), situation.now)
+    return ends.to_come(max(over), situation.now)
 
 
 def _in_queue(situation: Situation, status: FineTuneJobStatus, gang: GangJob) -> Outcome:
@@ -159,8 +167,7 @@ def _stage(
     if report is None and not gang.deleting and (told := _as_usual(situation, pods)) is not None:
         return Phase.STARTING, told.reason, told.message
     if running < nodes:
-        job = names.attempt_job_name(situation.subject.name, status.attempts[-1].number)
-        reason, words = obstacle(job, pods)
+        reason, words = obstacle(gang, pods)
         if reason == "Unschedulable" and (avoided := workload.avoided(status.attempts)):
             words += f"; nodes that are avoided after GPU errors: {', '.join(avoided)}"
         return Phase.STARTING, reason, f"{running} of {nodes} pods run{words}"

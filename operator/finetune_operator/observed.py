@@ -58,6 +58,8 @@ class GangJob:
     """It is not to have pods: Kueue has not let it go on."""
     started: datetime | None = None
     """When it was last let go on."""
+    hindered: tuple[str, str] | None = None
+    """Why the Job controller cannot make all of its pods, as a word and a sentence."""
 
     @property
     def waits(self) -> bool:

@@ -143,7 +143,7 @@ def _stage(situation: Situation, step: Step, job: GangJob, pod: Pod | None) -> t
     if pod is not None and pod.end is not None:
         return "Retrying", f"{step.to_come} once more. {_judged(situation, step, pod.end).message}"
     if pod is None or not pod.running:
-        reason, words = gang.obstacle(job.name, [] if pod is None else [pod])
+        reason, words = gang.obstacle(job, [] if pod is None else [pod])
         return reason, f"{step.to_come}{words}"
     received = _received(situation, job, pod)
     if received is not None:

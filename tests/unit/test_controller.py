@@ -13,7 +13,7 @@ from finetune_api.report import Stage
 from finetune_api.status import Condition, FineTuneJobStatus, Phase
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster
-from finetune_operator.conditions import STALLED, find
+from finetune_operator.conditions import PROGRESSING, STALLED, find
 from finetune_operator.controller import GOING_SECONDS, Controller
 from finetune_operator.gang import LONG_WAIT
 from finetune_operator.kinds import Key
@@ -306,7 +306,7 @@ async def test_a_job_goes_on_while_the_events_of_its_pods_cannot_be_read(error: 
     """Clusters keep events in an etcd of their own, and without them there are but words missing."""
 
     class Forgetful(Living):
-        async def complaint(self, namespace: str, pod: str) -> None:
+        async def complaint(self, namespace: str, kind: str, name: str) -> None:
             raise error
 
     world = World(spec={"dataset": INLINE})
@@ -359,3 +359,25 @@ async def test_an_api_server_that_fails_by_itself_refuses_nothing() -> None:
         with pytest.raises(TryAgainError):
             await handled(failing)
         failing.world.now += LONG_WAIT
+
+
+@pytest.mark.parametrize("missing", ["demo-1-1", "demo-prepare-a0"])
+async def test_what_keeps_the_job_controller_from_making_pods_is_in_the_status(missing: str) -> None:
+    """While a quota lets one pod of a gang be and not the other, the one holds its GPUs for nothing."""
+    words = "exceeded quota: gpus, requested: requests.nvidia.com/gpu=8, used: 8, limited: 8"
+
+    class Limited(Living):
+        async def complaint(self, namespace: str, kind: str, name: str) -> tuple[str, str]:
+            assert (kind, name) == ("Job", missing.rpartition("-")[0])
+            return "FailedCreate", words
+
+    world = World(spec={"dataset": INLINE} if missing == "demo-1-1" else {})
+    world.settle()
+    world.run_pods()
+    del world.pods[missing]
+    world.now += LONG_WAIT
+    await handled(Limited(world))
+    told = find(world.status.conditions, PROGRESSING)
+    assert told is not None
+    assert told.reason == "FailedCreate"
+    assert words in told.message
