@@ -17,6 +17,9 @@ from finetune_operator.outcome import Outcome, Situation, write
 
 # The first pod to be seen failing is often a victim of the one that fails a moment later for a reason of its own.
 SETTLING_TIME = timedelta(seconds=5)
+# For so long the end of what has finished is waited for before anything is told of it. Where hundreds of Jobs end at
+# once, the Job controller takes some ten seconds to say of one that it is complete.
+ENDING_TIME = timedelta(seconds=15)
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -115,13 +118,15 @@ def concluded(situation: Situation, status: FineTuneJobStatus, verdict: Verdict)
     return write(subject, status, standing, verdict.reason, message, now).within(0)
 
 
-def settling(since: datetime, now: datetime) -> float | None:
-    """Seconds until what began to end at that time has had time to; None if it has had it."""
+def to_come(since: datetime, now: datetime) -> float | None:
+    """Seconds for which the end of what finished at that time is waited for, so that one write tells both, or None."""
+    return _rest(ENDING_TIME, since, now)
+
+
+def _rest(time: timedelta, since: datetime, now: datetime) -> float | None:
     # The node's clock is not ours: an end in the future is no reason to wait.
     age = now - since
-    if timedelta(0) <= age < SETTLING_TIME:
-        return (SETTLING_TIME - age).total_seconds()
-    return None
+    return (time - age).total_seconds() if timedelta(0) <= age < time else None
 
 
 def given_up(situation: Situation, verdict: Verdict, faults: Sequence[str] = ()) -> Outcome:
@@ -183,4 +188,4 @@ def _unsettled(verdict: Verdict, pods: Sequence[Pod], now: datetime) -> float | 
     first = min((pod.finished for pod in over if pod.finished is not None), default=None)
     if first is None:
         return None
-    return settling(first, now)
+    return _rest(SETTLING_TIME, first, now)

@@ -48,7 +48,7 @@ def hurried() -> None:
 
     second = timedelta(seconds=1)
     vars(budget).update(FIRST_PAUSE=second, LAST_PAUSE=second)
-    vars(verdicts).update(SETTLING_TIME=second)
+    vars(verdicts).update(SETTLING_TIME=second, ENDING_TIME=second)
 
 
 class Story:

@@ -10,6 +10,7 @@ from finetune_api import names
 from finetune_api.report import Failure, Report, Stage
 from finetune_api.status import Condition, Phase
 from finetune_operator import conditions
+from finetune_operator.ends import ENDING_TIME
 from finetune_operator.observed import Received, Taken
 from finetune_operator.reconcile import reconcile
 from world import ADAPTER, INLINE, INSTALLATION, MERGED, MERGES, START, World, merged, merging, report
@@ -116,6 +117,7 @@ def test_it_is_mirrored() -> None:
     assert (world.status.phase, condition(world).reason) == (Phase.MERGING, "Merging")
     assert condition(world).message == "the adapter is being merged into the model"
     world.post(merged())
+    world.now += ENDING_TIME
     world.settle()
     assert condition(world).message == "the adapter is merged; waiting for the pod to end"
 

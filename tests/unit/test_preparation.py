@@ -11,6 +11,7 @@ from finetune_api.report import Failure, Preparation, Report, Stage, Transfer
 from finetune_api.runconfig import RunConfig
 from finetune_api.status import Condition, FineTuneJobStatus, Phase
 from finetune_operator import conditions
+from finetune_operator.ends import ENDING_TIME
 from finetune_operator.observed import Observed, Received, Taken
 from finetune_operator.reconcile import reconcile
 from world import DATASET, INLINE, INSTALLATION, OUTPUT, PLAN, START, World, found, report
@@ -157,7 +158,8 @@ def test_a_pod_that_has_prepared_all_is_waited_for() -> None:
     world = running()
     world.now += timedelta(minutes=1)
     world.post(found(sequence=9))
-    assert (world.decide().status, world.decide().requeue_after) == (None, 5), "its end may come first"
+    assert (world.decide().status, world.decide().requeue_after) == (None, 15), "its end may come first"
+    world.now += ENDING_TIME
     world.settle()
     said = condition(world.status, conditions.READY)
     assert (said.reason, said.message) == ("Finishing", "the data are prepared; waiting for the pod to end")
