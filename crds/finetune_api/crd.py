@@ -198,14 +198,10 @@ def custom_resource_definition() -> dict[str, Any]:
                             },
                             "x-kubernetes-validations": [
                                 {
-                                    "rule": f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
-                                    "message": f"metadata.name must have at most {MAX_NAME_LENGTH} characters: "
-                                    "pod names are built from it",
-                                },
-                                {
                                     "rule": f"self.metadata.name.matches('{NAME_PATTERN}')",
-                                    "message": "metadata.name must start with a letter and hold only lower-case "
-                                    "letters, digits and '-': it becomes part of host names",
+                                    "message": "metadata.name must start with a letter, hold only lower-case letters, "
+                                    "digits and inner '-', and have at most "
+                                    f"{MAX_NAME_LENGTH} characters: names of pods and hosts are built from it",
                                 },
                                 *map(_fixed, FIXED),
                                 *map(_fixed_unless_suspended, FIXED_UNLESS_SUSPENDED),

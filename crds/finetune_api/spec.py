@@ -16,7 +16,9 @@ from finetune_api.tracking import Tracking
 
 # Job and pod names are built from it (<name>-<attempt>-<index>) and must stay within 63 characters.
 MAX_NAME_LENGTH = 50
-NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+# What a FineTuneJob is called, for those who have it as a part of something, and for those who have it alone.
+JOB_NAME = rf"[a-z]([-a-z0-9]{{0,{MAX_NAME_LENGTH - 2}}}[a-z0-9])?"
+NAME_PATTERN = f"^{JOB_NAME}$"
 
 
 class Checkpoints(SpecModel):

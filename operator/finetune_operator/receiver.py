@@ -17,6 +17,8 @@ from finetune_api.report import (
     Report,
     ReportReply,
 )
+from finetune_api.scalars import DNS_LABEL
+from finetune_api.spec import JOB_NAME
 from finetune_operator import logs, validation
 from finetune_operator.api import ApiError
 from finetune_operator.identity import (
@@ -61,8 +63,6 @@ REFUSALS_LOGGED_BURST = 20
 MAX_PROBLEMS = 10
 # and of what is said about it.
 MAX_ERROR_LENGTH = 1000
-# Whatever the API server can have made: a request for anything else is about no job.
-NAME = "[-a-z0-9]{1,63}"
 # What an error tells besides its text.
 _HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")
 
@@ -95,7 +95,8 @@ class Receiver:
     def application(self) -> web.Application:
         """The web application that serves `names.report_path`."""
         application = web.Application(middlewares=[self._answer_in_json], client_max_size=MAX_REPORT_BYTES)
-        path = names.report_path(f"{{namespace:{NAME}}}", f"{{name:{NAME}}}")
+        # A request for anything else is about no job.
+        path = names.report_path(f"{{namespace:{DNS_LABEL}}}", f"{{name:{JOB_NAME}}}")
         application.router.add_post(path, self._report)
         return application
 

@@ -1,12 +1,19 @@
 """Which Report counts, and how often one is wanted."""
 
+import asyncio
+import re
 from datetime import timedelta
+from typing import Any, cast
+from urllib.parse import quote
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
+from finetune_api import names
+from finetune_api.openapi import report_endpoint
 from finetune_operator.kinds import Key
 from finetune_operator.observed import Received
-from finetune_operator.receiver import report_interval
+from finetune_operator.receiver import Receiver, report_interval
 from finetune_operator.reports import Reports
 from world import START, report
 
@@ -104,3 +111,26 @@ def test_of_a_job_with_many_attempts_only_the_newest_are_kept() -> None:
 )
 def test_reports_are_wanted_less_often_when_there_are_many(gangs: int, depth: int, seconds: float) -> None:
     assert report_interval(gangs, depth) == seconds
+
+
+@pytest.mark.parametrize("where", ["namespace", "name"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a", "7", "-", "a-b", "-a", "a-", "7a", "A", "é", "a.b", "a_b", "a\n", "{name}"),
+        *("a" * length for length in (50, 51, 63, 64)),
+        *("a" * (length - 1) + "-" for length in (50, 51, 63, 64)),
+    ],
+)
+def test_there_is_a_path_for_the_names_of_the_document_and_for_no_others(where: str, text: str) -> None:
+    document = report_endpoint()
+    [path] = document["paths"]
+    schemas = {part["name"]: part["schema"] for part in document["paths"][path]["parameters"]}
+    allowed = schemas[where]
+    fits = re.search(allowed["pattern"].removesuffix("$") + r"\Z", text) is not None
+    named = {"namespace": "team", "name": "demo", where: quote(text)}
+    nothing = cast(Any, None)
+    router = Receiver(nothing, nothing, nothing, nothing, nothing).application().router
+    request = make_mocked_request("POST", names.report_path(**named))
+    found = asyncio.run(router.resolve(request))
+    assert (found.http_exception is None) == (fits and len(text) <= allowed.get("maxLength", 63))
