@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
+from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.model import load_config
 
 # An upload that is cut goes on with the file that it was at.
@@ -82,13 +83,20 @@ class WholeModel:
 
 
 def stored_dtype(directory: Path, config: PreTrainedConfig) -> torch.dtype:
-    """The type in which the model of this configuration, in this directory, keeps its weights."""
+    """The type in which the model of this configuration, in this directory, keeps its weights.
+
+    Raises InvalidConfigurationError where neither the configuration nor any weight tells.
+    """
     if isinstance(config.dtype, torch.dtype):
         return config.dtype
-    file = sorted(directory.glob("*.safetensors"))[0]
-    with safe_open(str(file), framework="pt") as weights:
-        dtype: torch.dtype = weights.get_tensor(next(iter(weights.keys()))).dtype
-    return dtype
+    for file in sorted(directory.glob("*.safetensors")):
+        with safe_open(str(file), framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - what is opened is no mapping
+                # Older models have the masks of their attention among the weights, as truth values or whole numbers.
+                if (tensor := weights.get_tensor(name)).is_floating_point():
+                    dtype: torch.dtype = tensor.dtype
+                    return dtype
+    raise InvalidConfigurationError("spec.model: its safetensors hold no floating-point numbers")
 
 
 def copy_tokenizer(base: Path, into: Path) -> None:

@@ -1,0 +1,60 @@
+"""What a run leaves to people: a model that other programs load and use as they do the base model."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+from finetune_trainer.ends.errors import InvalidConfigurationError
+from finetune_trainer.model import load, load_config, skeleton
+from finetune_trainer.results import WholeModel
+from tiny import save_tokenizer
+
+
+def save_result(hf: PreTrainedModel, base: Path, into: Path) -> dict[str, torch.Tensor]:
+    """Write a model, made of that in `base`, as the result of a run; its weights as they lie there."""
+    into.mkdir()
+    result = WholeModel(hf, base)
+    result.write(result.weights(keep=True, tick=lambda: None), into)
+    return load_file(into / "model.safetensors")
+
+
+@pytest.fixture
+def gpt2(tmp_path: Path) -> Path:
+    """A model as older ones lie on the hub: masks among the weights, and no type of these in its configuration."""
+    base = tmp_path / "model"
+    save_tokenizer(base)
+    config = GPT2Config(vocab_size=259, n_embd=32, n_layer=2, n_head=4, bos_token_id=None, eos_token_id=258)
+    GPT2LMHeadModel(config).half().save_pretrained(base)
+    weights = load_file(base / "model.safetensors")
+    masks = {f"transformer.h.{layer}.attn.bias": torch.ones(1, 1, 8, 8).bool().tril() for layer in range(2)}
+    # Files of one each, for the order of what is in a file is that of sizes.
+    save_file(masks, base / "model-00001-of-00002.safetensors", metadata={"format": "pt"})
+    save_file(weights, base / "model-00002-of-00002.safetensors", metadata={"format": "pt"})
+    (base / "model.safetensors").unlink()
+    places = dict.fromkeys(masks, "model-00001-of-00002.safetensors")
+    places |= dict.fromkeys(weights, "model-00002-of-00002.safetensors")
+    index = {"metadata": {}, "weight_map": places}
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    told = json.loads((base / "config.json").read_text())
+    del told["dtype"]
+    (base / "config.json").write_text(json.dumps(told))
+    return base
+
+
+def test_masks_among_the_weights_do_not_decide_the_type_of_all(gpt2: Path, tmp_path: Path) -> None:
+    hf = load(gpt2)
+    written = save_result(hf, gpt2, tmp_path / "output")
+    assert {weight.dtype for weight in written.values()} == {torch.float16}
+    assert torch.equal(written["transformer.wte.weight"].float(), hf.get_parameter("transformer.wte.weight"))
+
+
+def test_a_model_without_any_numbers_is_told_apart(gpt2: Path) -> None:
+    (gpt2 / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(
+        InvalidConfigurationError, match=r"spec\.model: its safetensors hold no floating-point"
+    ):
+        WholeModel(skeleton(load_config(gpt2)), gpt2)
