@@ -54,6 +54,12 @@ def transferred(transfer: Transfer) -> str:
     return f"{size(transfer.bytes)} of {size(transfer.total_bytes)}, {percent} %"
 
 
+def beside(pods: Sequence[Pod]) -> str:
+    """What keeps pods from ending whose trainer has ended, as the end of a sentence; empty where nothing does."""
+    others = sorted({name for pod in pods for name in pod.beside})
+    return f", where containers that are not the operator's go on: {', '.join(others)}" if others else ""
+
+
 def hindered(pods: Sequence[Pod]) -> Pod | None:
     """Of the pods that do not run, the one whose reason tells most."""
     waiting = [pod for pod in pods if pod.waiting is not None]
@@ -174,7 +180,8 @@ def _stage(
     if report is None:
         message = f"all {nodes} pods run; waiting for the trainer's first report"
         return Phase.STARTING, "WaitingForReport", message
-    return stage(report)
+    phase, reason, message = stage(report)
+    return phase, reason, message + beside(pods)
 
 
 def _as_usual(situation: Situation, pods: Sequence[Pod]) -> Condition | None:

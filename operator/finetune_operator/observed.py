@@ -105,6 +105,8 @@ class Pod:
     """When its container began to run."""
     finished: datetime | None = None
     """When its container ended."""
+    beside: tuple[str, ...] = ()
+    """Containers that something else has added, and that go on although its own has ended."""
     report: Report | None = None
     """Its termination message, where that is a Report."""
 

@@ -118,6 +118,7 @@ def pod(wire: Wire, name: str) -> Pod | None:
         created=_time(metadata.get("creationTimestamp")),
         started=_time((state.get("running") or terminated or {}).get("startedAt")),
         finished=_time((terminated or {}).get("finishedAt")),
+        beside=_running_beside(containers) if terminated else (),
         report=report,
     )
 
@@ -195,6 +196,14 @@ def _waiting(status: Wire, state: Wire) -> tuple[str, str] | None:
     if unscheduled:
         return unscheduled[0].get("reason", "Unschedulable"), unscheduled[0].get("message", "")
     return None
+
+
+def _running_beside(containers: Mapping[str, Wire]) -> tuple[str, ...]:
+    return tuple(
+        name
+        for name, container in sorted(containers.items())
+        if name != names.TRAINER_CONTAINER and "running" in container.get("state", {})
+    )
 
 
 def _end(wire: Wire, terminated: Wire | None, report: Report | None) -> PodEnd | None:

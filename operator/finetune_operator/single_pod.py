@@ -149,7 +149,7 @@ def _stage(situation: Situation, step: Step, job: GangJob, pod: Pod | None) -> t
     if received is not None:
         _, reason, message = gang.stage(received.report)
         if received.report.stage is Stage.FINISHED:
-            message = f"{step.done}; waiting for the pod to end"
+            message = f"{step.done}; waiting for the pod to end{gang.beside([pod])}"
         return reason, message
     current = conditions.find(situation.status.conditions, step.condition)
     if current is not None and _was_heard(situation, step):

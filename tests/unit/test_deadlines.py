@@ -305,6 +305,30 @@ def test_a_pod_that_takes_the_place_of_a_drained_one_has_the_whole_time(is_made:
     assert [event.reason for event in world.turn().events] == ["Failed"]
 
 
+def test_what_keeps_pods_from_ending_whose_trainers_have_finished_is_named() -> None:
+    """A proxy that a service mesh has added would hold the GPUs for ever."""
+    world = running()
+    end = report(sequence=9, step=36, stage=Stage.FINISHED, output=OUTPUT)
+    world.post(end)
+    for pod in world.current_pods:
+        last = end if pod.index == 0 else None
+        world.pods[pod.name] = replace(pod, finished=world.now, report=last, beside=("istio-proxy",))
+    attempt = at_the_deadline(world)
+    assert attempt.reason == "Hung"
+    assert "containers that are not the operator's go on: istio-proxy" in (attempt.message or "")
+
+
+def test_what_keeps_the_pod_of_a_preparation_from_ending_is_named() -> None:
+    world = preparing()
+    world.run_pods()
+    world.post(found())
+    [pod] = world.pods.values()
+    world.pods[pod.name] = replace(pod, finished=world.now, report=found(), beside=("istio-proxy",))
+    world.now += timedelta(seconds=60)
+    world.turn()
+    assert message(world).endswith("containers that are not the operator's go on: istio-proxy")
+
+
 # The whole job
 
 

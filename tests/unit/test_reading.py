@@ -299,3 +299,15 @@ def test_a_status_reads_back_as_it_was_written() -> None:
     world = World()
     world.settle()
     assert FineTuneJobStatus.model_validate(world.status.to_wire()) == world.status
+
+
+@pytest.mark.parametrize(("state", "named"), [(terminated(0), ("istio-proxy",)), ({"running": {}}, ())])
+def test_containers_that_go_on_beside_a_trainer_that_has_ended(
+    state: dict[str, Any], named: tuple[str, ...]
+) -> None:
+    containers = [
+        {"name": "trainer", "state": state},
+        {"name": "istio-proxy", "state": {"running": {}}},
+        {"name": "logger", "state": terminated(0)},
+    ]
+    assert read(wire_pod(phase="Running", containerStatuses=containers)).beside == named

@@ -61,7 +61,7 @@ CHAPTER = Chapter(
         _reason(
             "ErrImageNeverPull",
             "The image is not on the node, and its pull policy is Never.",
-            "Load the image onto the nodes, or change the operator's imagePullPolicy.",
+            "Load the image onto the nodes. The operator sets no pull policy: look after what changes the pods.",
         ),
         _reason(
             "InvalidImageName",

@@ -112,8 +112,13 @@ CHAPTER = Chapter(
         Reason("Merging", "The model is trained, and the adapter is being merged into it."),
         Reason(
             "Finishing",
-            "The trainer has come to its end, and its pods are ending.",
-            by_itself="What it came to is told when they have.",
+            "The trainer has come to its end, and its pods are ending. A pod ends when all of its containers have: one "
+            "that a service mesh has added may go on for ever, and the message names it.",
+            Outlook.PASSES,
+            "Where containers go on that are not the operator's, have whatever adds them leave out pods with the label "
+            "finetune.dev/job (docs/install.md), and start the job again.",
+            "What it came to is told when they have. Otherwise it is taken for hung after "
+            "spec.failurePolicy.progressDeadlineSeconds.",
         ),
         Reason(
             "Ending",
