@@ -14,6 +14,7 @@ from finetune_operator import webhook
 from finetune_operator.api import in_cluster
 from finetune_operator.cluster import CHUNK_SIZE
 from finetune_operator.kinds import Key
+from finetune_operator.pod_changes import PodChanges
 from finetune_operator.queue import WorkQueue
 from finetune_operator.tenancy import Policy
 from finetune_operator.watch_health import Watch, WatchHealth
@@ -32,7 +33,7 @@ def registry(
 
     `is_echo` tells whether there is nothing to do about a version of a FineTuneJob, since it is the operator's own.
     """
-    handlers = kopf.OperatorRegistry()
+    handlers, changes = kopf.OperatorRegistry(), PodChanges()
 
     @kopf.on.login(registry=handlers)
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
@@ -47,8 +48,11 @@ def registry(
             namespace, name, version = metadata["namespace"], metadata["name"], metadata["resourceVersion"]
             if type == "DELETED":
                 health.gone(watched, namespace, name)
+                changes.forget(namespace, name)
             else:
                 health.seen(watched, namespace, name, version)
+                if watched is Watch.PODS and not changes.matter(body):
+                    return
             job = name if watched is Watch.FINETUNEJOBS else metadata.get("labels", {}).get(names.LABEL_JOB)
             if job is not None:
                 enqueue(Key(namespace, job), version)
