@@ -19,7 +19,7 @@ from aiohttp import web
 from kubernetes.aio.config.config_exception import ConfigException
 
 from finetune_api import names
-from finetune_operator import handlers, logs, webhook
+from finetune_operator import handlers, lag, logs, webhook
 from finetune_operator.api import Api, ApiError
 from finetune_operator.certificate import Certificate
 from finetune_operator.cluster import Cluster
@@ -96,6 +96,7 @@ async def run(
         patrol = _start(cleanup, rounds.run(), "patrol")
         following = _start(cleanup, policy.follow(rounds.look_at_all), "policy")
         renewal = _start(cleanup, certificate.follow(), "certificate")
+        beat = _start(cleanup, lag.beat(metrics.loop_lag_seconds.observe), "beat")
         stopping = _start(cleanup, stop.wait(), "stop")
         watches = _start(
             cleanup, _watch(queue, controller, health, policy, certificate, settings, stop), "watches"
@@ -106,7 +107,7 @@ async def run(
 
         logger.info("the operator runs")
         ended, _ = await asyncio.wait(
-            (stopping, patrol, following, renewal, watches), return_when=asyncio.FIRST_COMPLETED
+            (stopping, patrol, following, renewal, beat, watches), return_when=asyncio.FIRST_COMPLETED
         )
         for task in ended - {stopping}:
             task.result()

@@ -86,6 +86,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self.loop_lag_seconds = Histogram(
+            "finetune_event_loop_lag_seconds",
+            "Time by which the event loop came too late, ten times a second: whatever comes meanwhile has to wait",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
         self.last_list = Gauge(
             "finetune_last_list_timestamp_seconds",
             "When the operator last listed all that it watches, to check the watches by; its start, at first",
