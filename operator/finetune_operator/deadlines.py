@@ -68,7 +68,8 @@ def of_single_pod(
     `received` is of the pod that counts; `heard`: something of it was received at some time.
     """
     policy = situation.job.spec.failure_policy
-    signs = [time for pod in pods for time in (pod.created, pod.finished) if time is not None]
+    times = [job.started, *(time for pod in pods for time in (pod.created, pod.finished))]
+    signs = [time for time in times if time is not None]
     # A pod that was drained is gone before the next one is made: then its Reports alone tell that it ever ran.
     told = situation.observed.report
     signs += [told.time] if told is not None and told.job_uid == job.uid else []

@@ -73,6 +73,11 @@ def obstacle(job: GangJob, pods: Sequence[Pod]) -> tuple[str, str]:
     if job.hindered is not None and not (pod and pod.waiting and pod.waiting[1]):
         reason, message = job.hindered
         return reason, f"; {job.name}: {reason}: {message}"
+    if not pods and job.suspended:
+        return "PodsPending", (
+            f"; Job {job.name} was suspended, and not by the operator: by Kueue, say, where it manages Jobs that name "
+            "no queue (docs/queueing.md)"
+        )
     if not pods:
         return "PodsPending", f"; none has been created yet (kubectl describe job {job.name} tells why)"
     if pod is None or pod.waiting is None:

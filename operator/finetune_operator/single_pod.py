@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 
 from finetune_api.failure import LIMIT_EXCEEDED, OOM_KILLED, PodEnd, Recovery, Verdict, judge
 from finetune_api.report import Report, Stage
-from finetune_operator import budget, conditions, deadlines, departure, ends, gang, suspension
+from finetune_operator import budget, conditions, deadlines, departure, ends, gang, kueue, suspension
 from finetune_operator.conditions import Standing
 from finetune_operator.healing import keep_up
-from finetune_operator.launch import launch
+from finetune_operator.launch import launch, look_again
 from finetune_operator.observed import GangJob, Pod, Received
 from finetune_operator.outcome import Outcome, Situation, write
 from finetune_operator.pods import Manifest
@@ -92,11 +92,17 @@ def see(situation: Situation, step: Step, job: GangJob) -> Sight:
     if job.failed or killed is not None:
         verdict = _verdict(situation, step, job, pod)
         return Sight(verdict.reason, verdict.message, 0, verdict, _faults(situation, job, pod))
+    if job.waits:
+        # It names no queue, but Kueue may have put it into one. What waits there has not begun.
+        reason, words = situation.observed.wait or kueue.wait(None, str(job.queue), job.priority)
+        return Sight(
+            reason, f"{step.to_come}; {words}", look_again(job.created or situation.now, situation.now)
+        )
     reason, message = _stage(situation, step, job, pod)
     if pod is not None and pod.deleting:
         # It has nothing more to show. On a node that nobody hears of, it stays until somebody decides about the node.
-        if (words := departure.stuck(pods, situation.now)) is not None:
-            reason, message = STUCK, words
+        if (advice := departure.stuck(pods, situation.now)) is not None:
+            reason, message = STUCK, advice
         return Sight(reason, message, departure.PATIENCE.total_seconds())
     received = _received(situation, job, pod)
     heard = received is not None or _was_heard(situation, step)

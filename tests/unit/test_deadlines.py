@@ -329,6 +329,34 @@ def test_what_keeps_the_pod_of_a_preparation_from_ending_is_named() -> None:
     assert message(world).endswith("containers that are not the operator's go on: istio-proxy")
 
 
+def test_a_preparation_that_kueue_has_put_into_a_queue_waits_there() -> None:
+    """It names none, but the namespace has a LocalQueue called default."""
+    world = preparing()
+    [job] = world.jobs.values()
+    world.pods.clear()
+    world.jobs[job.name] = replace(job, queue="default", suspended=True)
+    world.now += timedelta(hours=1)
+    outcome = world.turn()
+    assert world.status.phase is Phase.PREPARING
+    assert "in queue default" in message(world)
+    assert outcome.requeue_after is not None
+    world.jobs[job.name] = replace(job, queue="default", started=world.now)
+    world.pods["demo-prepare-b"] = Pod("demo-prepare-b", job.uid, None, running=False)
+    world.now += timedelta(seconds=69)
+    world.turn()
+    assert (world.status.phase, message(world)) == (Phase.PREPARING, "the data are about to be prepared")
+
+
+def test_a_job_that_somebody_else_has_suspended_is_named() -> None:
+    world = preparing()
+    [job] = world.jobs.values()
+    world.pods.clear()
+    world.jobs[job.name] = replace(job, suspended=True)
+    world.now += timedelta(seconds=60)
+    world.turn()
+    assert "Job demo-prepare was suspended, and not by the operator" in message(world)
+
+
 # The whole job
 
 
