@@ -117,8 +117,9 @@ def _throttled(old: FineTuneJobStatus, new: FineTuneJobStatus, now: datetime) ->
         new = new.model_copy(update={"conditions": old.conditions})
     if not is_mere_progress(old, new):
         return None
-    rest = PROGRESS_INTERVAL - (now - old.progress.last_report_time)
-    return rest.total_seconds() if rest > timedelta(0) else None
+    age = now - old.progress.last_report_time
+    # A clock that was set right makes it a time to come: that is no reason to wait for hours.
+    return (PROGRESS_INTERVAL - age).total_seconds() if timedelta(0) <= age < PROGRESS_INTERVAL else None
 
 
 def _reasons(status: FineTuneJobStatus) -> list[tuple[str, str, str]]:

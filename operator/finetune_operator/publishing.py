@@ -162,7 +162,8 @@ def _pause(situation: Situation, known: Publication, upload: GangJob | None) -> 
     """The last try has failed, and that is on record."""
     assert known.next_try is not None
     rest = known.next_try - situation.now
-    if rest > timedelta(0):
+    # Longer it can only be because the clock was set right since.
+    if timedelta(0) < rest <= LAST_PAUSE:
         # A pod that hangs, say, would go on; the log of one that has ended is wanted.
         goes_on = upload is not None and not upload.over
         return Outcome(delete=(upload,) if upload is not None and goes_on else ()).within(

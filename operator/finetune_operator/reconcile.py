@@ -241,10 +241,10 @@ def _restart(situation: Situation, ended: Attempt) -> Outcome:
         return suspension.give_back(situation)
     if situation.observed.jobs or situation.observed.pods:
         return departure.wait(situation, suspension.last_words(situation), *_why_again(status, ended))
-    rest = budget.pause(status) - (situation.now - ended.start_time)
-    # Who was suspended is not kept waiting.
-    if status.phase is Phase.RESTARTING and rest > timedelta(0):
-        return Outcome(requeue_after=rest.total_seconds())
+    pause, age = budget.pause(status), situation.now - ended.start_time
+    # Who was suspended is not kept waiting. Nor is anybody for hours, because the clock was set right.
+    if status.phase is Phase.RESTARTING and timedelta(0) <= age < pause:
+        return Outcome(requeue_after=(pause - age).total_seconds())
     return _begin_attempt(situation, status, ended.number + 1)
 
 

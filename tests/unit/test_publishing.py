@@ -280,6 +280,13 @@ def test_it_is_counted_once_and_tried_again_when_its_time_has_come() -> None:
     assert (publication.tries, publication.next_try) == (1, None)
 
 
+def test_after_a_clock_was_set_right_the_next_try_does_not_wait_for_hours() -> None:
+    world = failed()
+    world.now -= timedelta(hours=5)
+    world.settle()
+    assert world.created.count("demo-publish") == 2
+
+
 def test_pauses_double_up_to_an_hour_and_end_with_the_last_try() -> None:
     world = started()
     pauses = []

@@ -261,6 +261,15 @@ def test_mere_progress_is_written_every_few_seconds_only() -> None:
     assert world.status.progress.step == 2
 
 
+def test_after_a_clock_was_set_right_progress_is_written_as_before() -> None:
+    world = running()
+    world.now -= timedelta(hours=5)
+    world.post(report(sequence=2, step=2))
+    assert world.turn().status is not None
+    assert world.status.progress is not None
+    assert world.status.progress.step == 2
+
+
 def test_of_a_decomposition_every_few_seconds_is_told_how_far_it_has_come() -> None:
     def loading(sequence: int, subspaces: Subspaces | None) -> Report:
         return report(1, sequence, None, stage=Stage.LOADING, subspaces=subspaces)
@@ -690,6 +699,17 @@ def test_attempts_that_fall_over_at_once_are_spaced() -> None:
     world.fail_pod(1, 1)
     world.settle()
     assert world.status.attempts[1].start_time - began >= timedelta(seconds=10)
+
+
+def test_after_a_clock_was_set_right_the_next_attempt_does_not_wait_for_hours() -> None:
+    world = running()
+    world.now -= timedelta(hours=5)
+    before = world.now
+    world.fail_pod(0, 1)
+    world.fail_pod(1, 1)
+    world.settle()
+    assert world.gangs == ["demo-1", "demo-2"]
+    assert world.now - before < timedelta(minutes=1)
 
 
 def test_the_list_of_attempts_is_bounded_and_their_numbers_go_on() -> None:
