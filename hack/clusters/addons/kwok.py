@@ -51,6 +51,8 @@ class Kwok(Running):
         self._supervisor.check_all()
 
     def _start(self) -> None:
+        # Its stages come with it.
+        program = binaries.ensure([_NAME])[_NAME]
         stages = binaries.BINARIES[_NAME].manifests_path / "stage"
         config = self._directory / "kwok.yaml"
         # With stages of one's own, kwok does not need to be told of them by the API server.
@@ -58,7 +60,7 @@ class Kwok(Running):
         self._supervisor.start(
             _NAME,
             [
-                binaries.ensure([_NAME])[_NAME],
+                program,
                 f"--kubeconfig={self._kubeconfig}",
                 f"--config={config}",
                 "--manage-all-nodes=true",
