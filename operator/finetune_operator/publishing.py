@@ -197,8 +197,8 @@ def _strays(situation: Situation) -> tuple[GangJob, ...]:
 def _is_left(situation: Situation) -> bool:
     """Whether anything is there of an upload. Those of others of its job stay for their logs."""
     observed = situation.observed
-    # Its Job may be gone before its pods; they have its name.
-    pods = f"{names.attempt_job_name(situation.subject.name, names.PUBLISHING)}-"
+    # Its Job may be gone before its pods; they have its name. No dash follows where that is as long as names may be.
+    pods = names.attempt_job_name(situation.subject.name, names.PUBLISHING)
     return observed.job_of(names.PUBLISHING) is not None or any(
         pod.name.startswith(pods) for pod in observed.pods
     )

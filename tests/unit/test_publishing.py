@@ -9,7 +9,7 @@ import pytest
 from finetune_api import names
 from finetune_api.status import Condition, Phase
 from finetune_operator import conditions, publishing
-from finetune_operator.observed import Observed, Taken
+from finetune_operator.observed import Observed, Pod, Taken
 from finetune_operator.reconcile import reconcile
 from world import (
     INLINE,
@@ -317,6 +317,25 @@ def test_pauses_double_up_to_an_hour_and_end_with_the_last_try() -> None:
     assert len(world.created) == len(created) + 1, "with another Secret, it may go well"
     assert world.status.publication is not None
     assert world.status.publication.tries == 0
+
+
+@pytest.mark.parametrize("name", ["demo-publish-x7k2p", "demo-publishx7k2p"])
+def test_no_upload_starts_beside_a_pod_of_an_earlier_one(name: str) -> None:
+    """Kubernetes cuts what it makes a pod's name of to 58 characters: of the longest jobs, the last dash goes."""
+    world = failed()
+    job, publication = world.current, world.status.publication
+    assert job is not None
+    assert publication is not None
+    assert publication.next_try is not None
+    world.jobs.pop(job.name)
+    world.pods = {pod: other for pod, other in world.pods.items() if other.job_uid != job.uid}
+    world.pods[name] = Pod(name, job.uid, None, running=True)
+    world.now = publication.next_try
+    world.settle()
+    assert world.created.count("demo-publish") == 1
+    del world.pods[name]
+    world.settle()
+    assert world.created.count("demo-publish") == 2
 
 
 def test_trouble_that_its_own_job_sees_to_is_not_counted() -> None:
