@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.model import load, load_config, skeleton
 from finetune_trainer.results import WholeModel
-from tiny import save_tokenizer
+from tiny import save_tiny_model, save_tokenizer
 
 
 def save_result(hf: PreTrainedModel, base: Path, into: Path) -> dict[str, torch.Tensor]:
@@ -58,3 +58,15 @@ def test_a_model_without_any_numbers_is_told_apart(gpt2: Path) -> None:
         InvalidConfigurationError, match=r"spec\.model: its safetensors hold no floating-point"
     ):
         WholeModel(skeleton(load_config(gpt2)), gpt2)
+
+
+def test_it_is_used_as_the_base_model_is(tmp_path: Path) -> None:
+    """On GPUs, and on several processes, the model is made of its configuration, which knows nothing of that."""
+    base, output = tmp_path / "model", tmp_path / "output"
+    save_tiny_model(base)
+    use = {"eos_token_id": [258, 257], "do_sample": True, "temperature": 0.7, "top_p": 0.8}
+    (base / "generation_config.json").write_text(json.dumps(use))
+    (base / "preprocessor_config.json").write_text("{}")
+    save_result(skeleton(load_config(base)).to_empty(device="cpu"), base, output)
+    assert json.loads((output / "generation_config.json").read_text()) == use
+    assert (output / "preprocessor_config.json").read_text() == "{}"

@@ -1,5 +1,6 @@
 """What a run leaves to people: directories that other programs load."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
@@ -9,12 +10,15 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.model import load_config
 
 # An upload that is cut goes on with the file that it was at.
 LARGEST_FILE = "5GB"
+# How a model is used: the tokens that end a text and how others are drawn, and what makes inputs of images.
+_USE = (GENERATION_CONFIG_NAME, "preprocessor_config.json", "processor_config.json")
 
 Format = Literal["model", "adapter"]
 Describe = Callable[[Path, Format, int], None]
@@ -45,7 +49,7 @@ class Result(Protocol):
 
 
 class WholeModel:
-    """An ordinary Hugging Face model: config, safetensors, and the base model's tokenizer."""
+    """An ordinary Hugging Face model: config, safetensors, and what the base model has to tell of text and its use."""
 
     format: Format = "model"
 
@@ -79,6 +83,10 @@ class WholeModel:
         # save_pretrained writes down the type that the model has in training.
         config = self._hf.config.to_dict() | {"dtype": str(self._dtype).removeprefix("torch.")}
         type(self._hf.config).from_dict(config).save_pretrained(into)
+        # What transformers has written of the model's use is made up, where it was made of its configuration alone.
+        for name in _USE:
+            if (self._base / name).exists():
+                shutil.copyfile(self._base / name, into / name)
         copy_tokenizer(self._base, into)
 
 
