@@ -85,14 +85,20 @@ class WatchHealth:
         """
         state, now = self._states[watch], self._clock()
         before, state.missing, state.listed = state.missing, {}, now
-        for name in listed.keys() | state.seen.keys():
+        differing = [name for name, version in listed.items() if state.seen.get(name) != version]
+        differing += [name for name in state.seen if name not in listed]
+        for name in differing:
             seen = state.seen.get(name)
-            if seen == listed.get(name):
-                continue
             known = before.get(name)
             # While events keep coming for an object, its watch lives: list and watch just race.
             state.missing[name] = known if known and known.seen == seen else _Missing(now, seen)
-        return sorted(name for name, missing in state.missing.items() if missing is before.get(name))
+        behind = sorted(name for name, missing in state.missing.items() if missing is before.get(name))
+        for name in behind:
+            if name not in listed:
+                # A watch that begins anew with a list, as after 410 Gone, never tells the end of what is not in it. So
+                # an end convicts no watch, and is looked at once; one that died shows at whatever changes next.
+                del state.missing[name], state.seen[name]
+        return behind
 
     def dead(self) -> list[str]:
         """A sentence for every watch that has stopped."""

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from chaos.conftest import MakeOperator
-from chaos.faults import GONE, Answer, Rule, Wire, asks, error_event, watches
+from chaos.faults import GONE, Answer, Asked, Rule, Wire, asks, error_event, watches
 from chaos.operators import ChaosOperator
-from cluster.kube import JOBS, Namespace, eventually
+from cluster.kube import FINETUNEJOBS, JOBS, Namespace, eventually
 from world import INLINE
 
 WATCHES = 3
@@ -30,6 +30,18 @@ def goes_on(namespace: Namespace, pods: list[str]) -> None:
         namespace.end_pod(pod, 0)
     namespace.in_phase("Succeeded", seconds=PATIENCE)
     assert [job["metadata"]["name"] for job in namespace.all(JOBS)] == ["demo-1"]
+
+
+def is_patrol(asked: Asked) -> bool:
+    """Whether it is of the lists that the operator compares with what the watches have told."""
+    return asks("GET", "pods")(asked) and asked.query.get("resourceVersion") == "0"
+
+
+def replaced(namespace: Namespace) -> None:
+    """The job is deleted, all that was its goes, and another one has its name."""
+    namespace.delete(FINETUNEJOBS, "demo")
+    eventually(lambda: not namespace.belongings(), seconds=PATIENCE)
+    namespace.submit(dataset=INLINE)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +92,40 @@ def test_what_watches_do_not_tell_the_patrol_finds(
         assert "has stopped" in operator.log.read_text()
 
 
+def test_what_goes_between_two_lists_is_forgotten(namespace: Namespace, make_operator: MakeOperator) -> None:
+    """A watch that begins anew with a list does not tell the end of what is not in it."""
+    operator = make_operator(patrol_seconds=1)
+    operator.start()
+    trains(namespace)
+    namespace.in_phase("Starting", seconds=PATIENCE)
+    eventually(lambda: operator.proxy.open_watches() == WATCHES, seconds=PATIENCE)
+    operator.proxy.let_through(lambda resource, event: False)
+    replaced(namespace)
+    operator.proxy.heal()
+    operator.proxy.end_watches(last=GONE)
+    goes_on(namespace, eventually(namespace.pods, seconds=PATIENCE))
+    # Since then, lists have come for longer than a watch may be late.
+    begun = time.monotonic()
+
+    def looked() -> bool:
+        rounds = [r.asked.time for r in list(operator.proxy.requests) if is_patrol(r.asked)]
+        rounds = [when for when in rounds if when > begun]
+        return bool(rounds) and rounds[-1] - rounds[0] > operator.tuning.tolerance_seconds + 2
+
+    eventually(looked, seconds=PATIENCE)
+    eventually(lambda: operator.get("/healthz")[0] == 200, seconds=20)
+
+
+def test_who_is_replaced_in_silence_is_found(namespace: Namespace, operator: ChaosOperator) -> None:
+    """Watches live, and tell neither the end of the one nor the beginning of the other."""
+    operator.start()
+    trains(namespace)
+    namespace.in_phase("Starting", seconds=PATIENCE)
+    operator.proxy.let_through(lambda resource, event: event["type"] == "MODIFIED")
+    replaced(namespace)
+    goes_on(namespace, eventually(namespace.pods, seconds=PATIENCE))
+
+
 @pytest.mark.parametrize("broken", [error_event(500, "InternalError"), Answer(410)], ids=["500", "410"])
 def test_an_operator_whose_watch_is_given_up_gives_up(
     namespace: Namespace, operator: ChaosOperator, broken: Wire | Answer
@@ -102,6 +148,7 @@ def test_an_operator_whose_watch_is_given_up_gives_up(
 
 def test_an_old_list_starts_nothing_twice(namespace: Namespace, operator: ChaosOperator) -> None:
     namespace.submit(dataset=INLINE)
+    namespace.submit("ghost", dataset=INLINE)
     lists = {
         resource: Answer(
             200,
@@ -115,15 +162,17 @@ def test_an_old_list_starts_nothing_twice(namespace: Namespace, operator: ChaosO
             ("pods", "/api/v1"),
         )
     }
+    namespace.delete(FINETUNEJOBS, "ghost")
     operator.start()
     pods = namespace.pods()
     namespace.in_phase("Starting", seconds=PATIENCE)
     [gang] = namespace.all(JOBS)
     operator.kill()
-    # The job as it was before it had a status, and nothing that belongs to it.
+    # The job as it was before it had a status, and nothing that belongs to it; and one that is gone.
     old = [Rule(asks("GET", resource), answer) for resource, answer in lists.items()]
     operator.start(*old)
     time.sleep(2)
-    assert namespace.all(JOBS)[0]["metadata"]["uid"] == gang["metadata"]["uid"]
+    assert [job["metadata"]["uid"] for job in namespace.all(JOBS)] == [gang["metadata"]["uid"]]
+    assert namespace.belongings("ghost") == []
     assert [attempt["number"] for attempt in namespace.status()["attempts"]] == [1]
     goes_on(namespace, pods)

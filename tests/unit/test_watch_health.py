@@ -68,11 +68,19 @@ def test_an_object_that_no_event_brought_at_all(health: WatchHealth, clock: Cloc
     assert health.dead()
 
 
-def test_an_object_whose_end_no_event_brought(health: WatchHealth, clock: Clock) -> None:
+def test_an_end_that_no_event_brought_convicts_no_watch(health: WatchHealth, clock: Clock) -> None:
+    # It may have come while the watch began anew with a list, which tells of nothing that is gone.
     health.seen(Watch.JOBS, *A, "1")
-    health.compare(Watch.JOBS, {})
+    assert health.compare(Watch.JOBS, {}) == []
     clock.now += 61
-    health.compare(Watch.JOBS, {})
+    assert health.compare(Watch.JOBS, {}) == [A]
+    assert health.dead() == []
+    clock.now += 61
+    assert health.compare(Watch.JOBS, {}) == []
+    # Who has that name next is as any other that no event brought.
+    health.compare(Watch.JOBS, {A: "7"})
+    clock.now += 61
+    health.compare(Watch.JOBS, {A: "7"})
     assert health.dead()
 
 
