@@ -289,3 +289,9 @@ def test_the_chart_installs_them_by_values() -> None:
     assert json.loads(dashboard["data"]["finetune.json"]) == json.loads(DASHBOARD.read_text())
     kinds = {manifest["kind"] for manifest in manifests()}
     assert not kinds & {"ServiceMonitor", "PrometheusRule"}
+
+
+def test_the_label_of_the_dashboard_may_be_taken_away() -> None:
+    values = {"dashboard": {"enabled": True, "labels": {"grafana_dashboard": None}}}
+    dashboard = one(manifests(metrics=values), "ConfigMap", "finetune-operator-dashboard")
+    assert "grafana_dashboard" not in dashboard["metadata"]["labels"]
