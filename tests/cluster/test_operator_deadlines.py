@@ -58,6 +58,45 @@ def test_what_only_the_events_of_a_pod_tell_is_shown_while_it_waits(namespace: N
     assert 'volume "runs": not found' in namespace.condition("Progressing")["message"]
 
 
+def test_what_only_the_events_of_a_job_tell_is_shown_while_pods_are_missing(namespace: Namespace) -> None:
+    quota = {"metadata": {"name": "one"}, "spec": {"hard": {"pods": "1"}}}
+    namespace.create("/api/v1/namespaces/{namespace}/resourcequotas", quota)
+    namespace.begin()
+    namespace.run_pods(namespace.pods(count=1))
+    eventually(lambda: namespace.condition("Progressing")["reason"] == "FailedCreate", seconds=60)
+    message = namespace.condition("Progressing")["message"]
+    assert message.startswith("1 of 2 pods run; demo-1: FailedCreate: ")
+    assert "exceeded quota: one, requested: pods=1, used: pods=1, limited: pods=1" in message
+
+
+def test_a_preparation_goes_on_in_the_place_of_a_drained_pod(
+    namespace: Namespace, operator: Operator
+) -> None:
+    """Its Job, and its first pod, are older by then than a start may take."""
+    namespace.submit(failurePolicy={"startupDeadlineSeconds": 10})
+    [first] = namespace.pods(count=1, attempt=0)
+    namespace.run_pods([first])
+    told = report(0, 1, None, stage=Stage.PREPARING, plan=None)
+    assert operator.post(namespace.name, "demo", told, token=namespace.token(first))[0] == 200
+    eventually(lambda: namespace.condition("Progressing")["reason"] == "Preparing")
+    time.sleep(11)
+    drained = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+    namespace.set_pod(first, "Running", {"running": {}}, conditions=[drained])
+    namespace.delete(PODS, first, gracePeriodSeconds=0)
+
+    def replaced() -> str:
+        [second] = namespace.pods(count=1, attempt=0)
+        assert second != first
+        return second
+
+    second = eventually(replaced, seconds=60)
+    time.sleep(3)
+    assert namespace.status()["phase"] == "Preparing"
+    namespace.run_pods([second])
+    assert operator.post(namespace.name, "demo", told, token=namespace.token(second))[0] == 200
+    eventually(lambda: namespace.condition("Progressing")["reason"] == "Preparing")
+
+
 def test_a_preparation_that_does_not_start_in_time_has_failed(namespace: Namespace) -> None:
     namespace.submit(failurePolicy={"startupDeadlineSeconds": 10})
     [pod] = namespace.pods(count=1, attempt=0)
