@@ -8,12 +8,13 @@ from finetune_api import names
 from finetune_api.failure import PodEnd, Recovery, Verdict, judge
 from finetune_api.report import Failure, Report
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase
-from finetune_operator import advice, budget, evaluation, progress, steps
+from finetune_operator import advice, budget, departure, evaluation, progress, steps
 from finetune_operator.conditions import Standing
 from finetune_operator.heard import final_report
 from finetune_operator.launch import about_to_create
 from finetune_operator.observed import Pod
 from finetune_operator.outcome import Outcome, Situation, write
+from finetune_operator.transitions import STUCK
 
 # The first pod to be seen failing is often a victim of the one that fails a moment later for a reason of its own.
 SETTLING_TIME = timedelta(seconds=5)
@@ -65,8 +66,10 @@ def failed(
     over = sorted((pod for pod in pods if pod.end is not None), key=lambda pod: pod.finished or _LONG_AGO)
     if not over and pods:
         # What brought the attempt down is gone already; how the others end tells more than that.
-        words = f"pods, or their Job, are gone; waiting for the other {len(pods)} to end"
-        outcome = write(situation.subject, status, Standing.UNDERWAY, "Ending", words, now)
+        reason, words = "Ending", f"pods, or their Job, are gone; waiting for the other {len(pods)} to end"
+        if (stuck := departure.stuck(pods, now)) is not None:
+            reason, words = STUCK, stuck
+        outcome = write(situation.subject, status, Standing.UNDERWAY, reason, words, now)
         return replace(outcome, requeue_after=SETTLING_TIME.total_seconds())
     known = advice.for_attempt(situation.job, status)
     evidence = [pod.end for pod in over if pod.end is not None]

@@ -106,6 +106,28 @@ def test_a_pod_whose_job_is_gone_is_named_for_nobody_else_asks_it_to_go() -> Non
     assert (world.gangs, world.status.phase) == (["demo-1", "demo-2"], Phase.STARTING)
 
 
+def test_of_several_lost_nodes_the_one_that_is_waited_for_is_named() -> None:
+    """One has been deleted, its pod with it; the pods of others were asked to go by their Job, which failed of that."""
+    world = World(spec={"dataset": INLINE})
+    world.settle()
+    world.run_pods()
+    world.post(report())
+    world.settle()
+    [job] = world.jobs.values()
+    world.jobs[job.name] = replace(job, failed=True)
+    del world.pods["demo-1-0"]
+    world.pods["demo-1-1"] = replace(world.pods["demo-1-1"], node="gpu-7", deleting=True, due=world.now)
+    world.turn()
+    assert told(world)[0] == "Ending"
+    world.now += timedelta(minutes=1)
+    world.turn()
+    assert told(world)[0] == "WaitingForNode"
+    assert "kubectl delete node gpu-7" in told(world)[1]
+    del world.pods["demo-1-1"]
+    world.settle()
+    assert world.gangs == ["demo-1", "demo-2"]
+
+
 def test_a_preparation_whose_node_is_lost_waits_for_it_and_goes_on() -> None:
     """Its Job makes no other pod while this one may be writing to the volume."""
     world = World()
