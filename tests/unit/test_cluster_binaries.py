@@ -1,6 +1,7 @@
 """The cluster's programs: pinned versions, one place for each, built anew when the recipe changes."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -36,6 +37,28 @@ def test_kubernetes_is_told_its_version() -> None:
     assert f"version.gitVersion={BINARIES['kubelet'].version}" in flags
     assert "version.gitMinor=34" in flags
     assert "version.gitVersion" not in BINARIES["etcd"].linker_flags
+
+
+# All but Kubernetes itself, which has a version of its own.
+CLIENTS = ("coredns", "helm", "kstatus", "kueue", "network-policies", "prometheus")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *(
+            f"k8s.io/{name}"
+            for name in ("api", "apimachinery", "client-go", "kube-openapi", "klog/v2", "utils")
+        ),
+        *(f"golang.org/x/{name}" for name in ("net", "oauth2", "sys", "term", "text", "time")),
+        "google.golang.org/protobuf",
+        "sigs.k8s.io/structured-merge-diff/v6",
+        "go.yaml.in/yaml/v2",
+    ],
+)
+def test_clients_of_the_api_are_made_of_the_same_so_that_it_is_compiled_once(module: str) -> None:
+    recipes = "".join((binaries._MODULES / name / "go.mod").read_text() for name in CLIENTS)
+    assert len(set(re.findall(rf"^\s*{re.escape(module)} (v\S+)", recipes, re.MULTILINE))) == 1
 
 
 @pytest.mark.parametrize(
