@@ -9,21 +9,23 @@ from datetime import UTC, datetime, timedelta
 
 import aiohttp
 
-from finetune_api.status import FineTuneJobStatus, Phase
-from finetune_operator import cleanup, conditions, kueue, logs, publishing, reading, tenancy, volumes
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator import logs, reading, tenancy, volumes
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster, UnknownKindError
-from finetune_operator.conditions import UNREADABLE
-from finetune_operator.gang import LONG_WAIT, lacks_pods, unexplained
+from finetune_operator.gang import LONG_WAIT
 from finetune_operator.healing import Looks
 from finetune_operator.kinds import Key
+from finetune_operator.known import Known
 from finetune_operator.metrics import Metrics
 from finetune_operator.observed import Observed, Subject
+from finetune_operator.observing import Observer, is_at_rest
 from finetune_operator.outcome import Outcome
 from finetune_operator.queue import LAST_RETRY_SECONDS, TryAgainError
 from finetune_operator.reading import UnreadableStatusError, Wire
 from finetune_operator.reconcile import reconcile
 from finetune_operator.reports import Reports
+from finetune_operator.telling import Teller
 from finetune_operator.tenancy import Policy
 from finetune_operator.transitions import Event
 from finetune_operator.workload import Installation
@@ -59,6 +61,8 @@ class _Step:
     """Whether anything was written."""
     written: Wire | None = None
     """The FineTuneJob as it is after the write of its status, if there was one."""
+    ahead: Observed | None = None
+    """What there is of it, for the step that follows at once; None: that has to look for itself."""
     rests: bool = False
     """Whether a look at what was written, and at nothing else that is new, would come to nothing."""
 
@@ -82,17 +86,10 @@ class Controller:
         self._metrics = metrics
         self._policy = policy
         self._clock = clock
-        self._since = clock()
+        self._observer = Observer(cluster, reports, clock())
+        self._teller = Teller(cluster, clock)
         self._looks = Looks()
-        self._unreadable: dict[Key, str] = {}
-        self._echoes: dict[Key, str] = {}
-
-    def is_echo(self, key: Key, version: str) -> bool:
-        """Whether an event brings but what this operator has just written, and has looked at already.
-
-        Each is told once: whoever asks has heard it.
-        """
-        return self._echoes.pop(key, None) == version
+        self.known = Known()
 
     async def handle(self, key: Key) -> float | None:
         """Reconcile one FineTuneJob; returns the seconds after which to do it again, or None.
@@ -119,7 +116,7 @@ class Controller:
             raise
         except UnreadableStatusError as error:
             # Neither believed nor thrown away: pods may run, or have run, that only the status tells of.
-            await self._tell_once(key, error)
+            await self._teller.tell_unreadable(key, error)
             return LAST_RETRY_SECONDS
         except (aiohttp.ClientError, TimeoutError) as error:
             result = "unavailable"
@@ -129,12 +126,23 @@ class Controller:
         return again
 
     async def _turn(self, key: Key) -> tuple[str, float | None]:
+        if (wire := self.known.take_new(key)) is not None:
+            try:
+                return await self._look(key, reading.subject(wire))
+            except ApiError as error:
+                # It was out of date, unless something else was: the truth tells.
+                if error.status not in (404, 409):
+                    raise
         subject = await self._cluster.subject(key)
-        self._unreadable.pop(key, None)
+        self._teller.readable(key)
         if subject is None:
             self._forget(key)
+            self.known.forget(key)
             self._metrics.jobs.forget(key.namespace, key.name)
             return "idle", None
+        return await self._look(key, subject)
+
+    async def _look(self, key: Key, subject: Subject) -> tuple[str, float | None]:
         telling: list[asyncio.Task[None]] = []
         try:
             return await self._steps(key, subject, telling)
@@ -146,43 +154,53 @@ class Controller:
         self, key: Key, subject: Subject, telling: list[asyncio.Task[None]]
     ) -> tuple[str, float | None]:
         """One step, and those that follow at once; `telling` gets what tells of them meanwhile."""
-        result = "idle"
+        result, ahead = "idle", None
         while True:
-            step = await self._step(key, subject, telling)
+            step = await self._step(key, subject, telling, ahead)
             if step.changed:
                 result = "changed"
             if step.written is None:
                 return result, step.again
             goes_on = step.again == 0
             if goes_on or step.rests:
-                self._echoes[key] = step.written["metadata"]["resourceVersion"]
+                self.known.written(key, step.written["metadata"]["resourceVersion"])
             if not goes_on:
                 return result, step.again
             # What is to follow at once does, and does not wait behind all other jobs that were made meanwhile.
-            subject = reading.subject(step.written)
+            subject, ahead = reading.subject(step.written), step.ahead
 
-    async def _step(self, key: Key, subject: Subject, telling: list[asyncio.Task[None]]) -> _Step:
+    async def _step(
+        self, key: Key, subject: Subject, telling: list[asyncio.Task[None]], ahead: Observed | None
+    ) -> _Step:
         subject = tenancy.under(self._policy(), subject)
         if attempts := subject.status.attempts:
             logs.more_about(attempt=attempts[-1].number)
         now, installation = self._clock(), self._installation()
-        observed = replace(await self._observe(key, subject, now), refusal=subject.refusal)
+        observed = ahead or await self._observer.observe(key, subject, now)
+        observed = replace(observed, refusal=subject.refusal)
         outcome = reconcile(subject, observed, now, installation)
         if outcome.apply:
-            observed = replace(observed, taken=await self._cluster.taken(outcome.apply, subject))
+            if ahead is None:
+                observed = replace(observed, taken=await self._cluster.taken(outcome.apply, subject))
             if not observed.taken:
                 observed = replace(observed, refusal=await self._apply(outcome, _waited(subject.status, now)))
             if observed.taken or observed.refusal:
                 outcome = reconcile(subject, observed, now, installation)
-        written = await self._carry_out(subject, outcome)
+        written, ahead = await asyncio.gather(
+            self._carry_out(subject, outcome), self._observer.ahead(subject, outcome, now, installation)
+        )
         # What follows does not wait for it. Names of events say in which order they happened.
-        telling += [asyncio.create_task(self._tell(subject, event)) for event in outcome.events]
+        telling += [asyncio.create_task(self._teller.tell(subject, event)) for event in outcome.events]
         self._metrics.jobs.see(subject, outcome.status or subject.status)
         mended = await self._mend(key, subject, outcome, now)
         if outcome.delete or outcome.remove:
             outcome = outcome.within(GOING_SECONDS)
         acted = bool(outcome.delete or outcome.remove or outcome.apply or mended)
-        step = _Step(outcome.requeue_after, changed=acted or outcome.status is not None, written=written)
+        step = _Step(outcome.requeue_after, acted or outcome.status is not None, written, ahead)
+        if is_at_rest(subject):
+            self._forget(key)
+            if not step.changed:
+                self.known.rests(key, subject.resource_version)
         if outcome.status is None or acted or outcome.requeue_after == 0:
             return step
         then = reconcile(replace(subject, status=outcome.status), observed, now, installation)
@@ -191,51 +209,6 @@ class Controller:
         if then.requeue_after is not None:
             outcome = outcome.within(then.requeue_after)
         return replace(step, again=outcome.requeue_after, rests=True)
-
-    async def _observe(self, key: Key, subject: Subject, now: datetime) -> Observed:
-        if cleanup.is_due(subject, now):
-            belongings, others = await asyncio.gather(
-                self._cluster.belongings(subject), self._cluster.others(subject)
-            )
-            return replace(belongings, others=others)
-        if subject.status.start_time is None:
-            # Nothing of it can have been made, and what has its name and is another's is looked for later.
-            return Observed()
-        over = subject.status.phase is Phase.SUCCEEDED or subject.status.cleanup_time is not None
-        if over and publishing.is_settled(subject):
-            # Its pods may lie there for months; nothing that they say can matter any more.
-            self._forget(key)
-            return Observed()
-        if subject.status.phase is Phase.FAILED:
-            # Whatever they told is on record, and it may lie there for months.
-            self._reports.forget(key)
-        observed = replace(await self._cluster.belongings(subject), watching_since=self._since)
-        newest = observed.newest
-        if newest is None:
-            return observed
-        observed = replace(observed, report=self._reports.newest(key, newest.uid))
-        if newest.waits and newest.queue is not None:
-            workload = await self._cluster.workload(subject.namespace, newest.uid)
-            return replace(observed, wait=kueue.wait(workload, newest.queue, newest.priority))
-        own = observed.pods_of(newest)
-        wanted = subject.job.spec.resources.nodes if subject.job is not None and newest.attempt > 0 else 1
-        if lacks_pods(newest, own, wanted, now):
-            said = await self._complaint(subject.namespace, "Job", newest.name)
-            jobs = (replace(job, hindered=said) if job is newest else job for job in observed.jobs)
-            observed = replace(observed, jobs=tuple(jobs))
-        silent = unexplained(own, now)
-        if silent is None or (said := await self._complaint(subject.namespace, "Pod", silent.name)) is None:
-            return observed
-        pods = (replace(pod, waiting=said) if pod is silent else pod for pod in observed.pods)
-        return replace(observed, pods=tuple(pods))
-
-    async def _complaint(self, namespace: str, kind: str, name: str) -> tuple[str, str] | None:
-        """What its events say is wrong with an object; None if they cannot be read: nothing is decided by them."""
-        try:
-            return await self._cluster.complaint(namespace, kind, name)
-        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            logger.warning("the events of %s %s cannot be read: %s", kind, name, error)
-            return None
 
     async def _apply(self, outcome: Outcome, waited: timedelta) -> str | None:
         """Apply all objects, the last of them last; returns the API server's words if it will not have one.
@@ -276,41 +249,11 @@ class Controller:
         for manifest in missing:
             await self._cluster.apply(manifest)
             what = f"{manifest['kind']} {manifest['metadata']['name']}"
-            await self._tell(subject, Event("Recreated", f"{what} was missing, and is made again", "Warning"))
+            await self._teller.tell(
+                subject, Event("Recreated", f"{what} was missing, and is made again", "Warning")
+            )
         return bool(missing)
 
     def _forget(self, key: Key) -> None:
-        self._echoes.pop(key, None)
         self._reports.forget(key)
         self._looks.forget(key)
-
-    async def _tell_once(self, key: Key, error: UnreadableStatusError) -> None:
-        """Say what cannot be read, but not again at everything that happens to the job meanwhile."""
-        words = str(error)
-        await self._show(error)
-        if self._unreadable.get(key) != words:
-            self._unreadable[key] = words
-            logger.error(words)
-            await self._tell(error.subject, Event(UNREADABLE, words, "Warning"))
-
-    async def _show(self, error: UnreadableStatusError) -> None:
-        """Have the conditions say so, for whoever looks at the job later."""
-        subject = error.subject
-        found = conditions.unreadable(str(error), generation=subject.generation, now=self._clock())
-        if any(
-            (told["reason"], told.get("message")) == (UNREADABLE, found[0].message) for told in error.told
-        ):
-            return
-        try:
-            await self._cluster.write_conditions(subject, found)
-        except (ApiError, aiohttp.ClientError, TimeoutError) as refused:
-            # There is the event, and the next turn tries again.
-            logger.warning("the conditions could not be written: %s", refused)
-
-    async def _tell(self, subject: Subject, event: Event) -> None:
-        logger.info(event.message, extra={"event": event.reason})
-        try:
-            await self._cluster.post(subject, event)
-        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            # The status has it all; an event more or less is no reason to do the turn again.
-            logger.warning("an event could not be posted: %s", error)

@@ -14,6 +14,7 @@ from finetune_operator import webhook
 from finetune_operator.api import in_cluster
 from finetune_operator.cluster import CHUNK_SIZE
 from finetune_operator.kinds import Key
+from finetune_operator.known import Known
 from finetune_operator.pod_changes import PodChanges
 from finetune_operator.queue import WorkQueue
 from finetune_operator.tenancy import Policy
@@ -27,11 +28,11 @@ def registry(
     queue: WorkQueue[Key],
     health: WatchHealth,
     policy: Callable[[], Policy],
-    is_echo: Callable[[Key, str], bool],
+    known: Known,
 ) -> kopf.OperatorRegistry:
     """The watches of FineTuneJobs, and of Jobs and pods that carry a FineTuneJob's label; and the webhook.
 
-    `is_echo` tells whether there is nothing to do about a version of a FineTuneJob, since it is the operator's own.
+    What they bring of FineTuneJobs, they ask `known` whether it matters.
     """
     handlers, changes = kopf.OperatorRegistry(), PodChanges()
 
@@ -41,9 +42,9 @@ def registry(
             return kopf.login_with_service_account(**arguments)
         return kopf.login_with_kubeconfig(**arguments)
 
-    def watch(watched: Watch, enqueue: Callable[[Key, str], None]) -> None:
+    def watch(watched: Watch, enqueue: Callable[[Key, kopf.RawEvent], None]) -> None:
         @kopf.on.event(*watched.kopf_selector, registry=handlers, id=watched.name)
-        async def changed(type: str | None, body: kopf.Body, **_: Any) -> None:
+        async def changed(type: str | None, body: kopf.Body, event: kopf.RawEvent, **_: Any) -> None:
             metadata = body["metadata"]
             namespace, name, version = metadata["namespace"], metadata["name"], metadata["resourceVersion"]
             if type == "DELETED":
@@ -55,13 +56,13 @@ def registry(
                     return
             job = name if watched is Watch.FINETUNEJOBS else metadata.get("labels", {}).get(names.LABEL_JOB)
             if job is not None:
-                enqueue(Key(namespace, job), version)
+                enqueue(Key(namespace, job), event)
 
-    def own(key: Key, version: str) -> None:
-        if not is_echo(key, version):
+    def own(key: Key, event: kopf.RawEvent) -> None:
+        if known.matters(key, event["object"], deleted=event["type"] == "DELETED"):
             queue.add(key)
 
-    def child(key: Key, version: str) -> None:
+    def child(key: Key, event: kopf.RawEvent) -> None:
         queue.add_after(key, COALESCE_SECONDS)
 
     watch(Watch.FINETUNEJOBS, own)

@@ -92,7 +92,7 @@ async def run(
         cleanup.push_async_callback(listener.close)
         # kopf, when it ends, also ends every task that was started after it: so it comes last and goes first,
         # but for the servers, whose connections are such tasks.
-        rounds = Patrol(cluster, health, queue, metrics, seconds=patrol_seconds)
+        rounds = Patrol(cluster, health, queue, metrics, controller.known, seconds=patrol_seconds)
         patrol = _start(cleanup, rounds.run(), "patrol")
         following = _start(cleanup, policy.follow(rounds.look_at_all), "policy")
         renewal = _start(cleanup, certificate.follow(), "certificate")
@@ -155,7 +155,7 @@ async def _watch(
 ) -> None:
     others = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
-        registry=handlers.registry(queue, health, policy.current, controller.is_echo),
+        registry=handlers.registry(queue, health, policy.current, controller.known),
         settings=handlers.settings(webhook.server(settings.tls_dir, certificate, settings.webhook_port)),
         standalone=True,
         clusterwide=not settings.namespaces,

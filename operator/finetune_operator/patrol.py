@@ -10,6 +10,7 @@ import aiohttp
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster
 from finetune_operator.kinds import Key, Resource
+from finetune_operator.known import Known
 from finetune_operator.metrics import Metrics
 from finetune_operator.queue import WorkQueue
 from finetune_operator.watch_health import Watch, WatchHealth
@@ -18,6 +19,11 @@ logger = logging.getLogger(__name__)
 
 PATROL_SECONDS = 30.0
 RESYNC_SECONDS = 600.0
+# When jobs are looked at again, it is no more of them than this in a second, on average: what comes meanwhile must not
+# wait for ten thousand that are over, should something have changed that concerns them all.
+RESYNC_LOOKS_PER_SECOND = 50
+# So many are put on the queue at once, before others of the event loop have their turn.
+_ENQUEUED_AT_ONCE = 500
 # Listing may take this part of the time at most: the more objects there are, the rarer the lists.
 MAX_LISTING_SHARE = 0.05
 
@@ -31,6 +37,7 @@ class Patrol:
         health: WatchHealth,
         queue: WorkQueue[Key],
         metrics: Metrics,
+        known: Known,
         *,
         seconds: float,
     ) -> None:
@@ -39,12 +46,14 @@ class Patrol:
         self._health = health
         self._queue = queue
         self._metrics = metrics
+        self._known = known
         self._seconds = seconds
         self._next_resync = time.monotonic() + RESYNC_SECONDS
+        self._all = False
 
     def look_at_all(self) -> None:
         """Have every job looked at with the next list: something has changed that concerns them all."""
-        self._next_resync = time.monotonic()
+        self._all = True
 
     async def run(self) -> None:
         """Patrol until cancelled."""
@@ -60,22 +69,29 @@ class Patrol:
 
     async def once(self) -> None:
         """List every watched kind once, and enqueue the jobs of namespaces where events are missing."""
-        jobs: set[Key] = set()
+        jobs: dict[Key, str] = {}
         behind: set[str] = set()
         for watch in Watch:
             listed = await self._cluster.versions(Resource(watch.group_version, watch.plural), watch.selector)
             missing = self._health.compare(watch, listed)
             behind |= {namespace for namespace, _ in missing}
             if watch is Watch.FINETUNEJOBS:
-                jobs = {Key(*name) for name in listed}
+                jobs = {Key(*name): version for name, version in listed.items()}
         self._metrics.last_list.set_to_current_time()
         for sentence in self._health.dead():
             logger.error(sentence)
         for job in jobs:
             if job.namespace in behind:
                 self._queue.add(job)
-        if time.monotonic() >= self._next_resync:
+        if self._all or time.monotonic() >= self._next_resync:
+            due = [
+                job for job, version in jobs.items() if self._all or not self._known.is_at_rest(job, version)
+            ]
+            spread = max(self._seconds, len(due) / RESYNC_LOOKS_PER_SECOND)
+            for number, job in enumerate(due, start=1):
+                self._queue.add_after(job, random.uniform(0, spread))
+                if number % _ENQUEUED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            self._all = False
             self._next_resync = time.monotonic() + RESYNC_SECONDS
             self._metrics.last_resync.set_to_current_time()
-            for job in jobs:
-                self._queue.add_after(job, random.uniform(0, self._seconds))

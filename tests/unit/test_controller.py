@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 
 import aiohttp
 import pytest
@@ -19,6 +20,7 @@ from finetune_operator.gang import LONG_WAIT
 from finetune_operator.kinds import Key
 from finetune_operator.metrics import Metrics
 from finetune_operator.observed import GangJob, Observed, Subject, Taken
+from finetune_operator.observing import is_at_rest
 from finetune_operator.outcome import Outcome
 from finetune_operator.pods import Manifest
 from finetune_operator.queue import TryAgainError
@@ -122,8 +124,10 @@ async def test_a_status_that_cannot_be_read_is_told_once_and_not_acted_upon() ->
 class Beginning(Cluster):
     """A cluster with a FineTuneJob that has just been made; what is done there is noted."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, obstacle: Exception | None = None) -> None:
+        """`obstacle` is what a first look at what is in the way meets."""
         self.done: list[str] = []
+        self.obstacle = obstacle
 
     async def subject(self, key: Key) -> Subject:
         self.done.append("read")
@@ -131,6 +135,9 @@ class Beginning(Cluster):
 
     async def belongings(self, subject: Subject) -> Observed:
         self.done.append("look")
+        if (obstacle := self.obstacle) is not None:
+            self.obstacle = None
+            raise obstacle
         return Observed()
 
     async def write_status(self, subject: Subject, status: FineTuneJobStatus) -> Manifest:
@@ -153,8 +160,51 @@ async def test_a_gang_begins_in_the_turn_that_accepts_its_job() -> None:
     controller = Controller(cluster, Reports(), lambda: INSTALLATION, Metrics())
     await controller.handle(Key("team", "demo"))
     made = ["ConfigMap", "Service", "NetworkPolicy", "Job"]
-    assert [done for done in cluster.done if done != "Accepted"] == ["read", "write", "look", *made]
+    done = [done for done in cluster.done if done != "Accepted"]
+    assert (done[0], sorted(done[1:3]), done[3:]) == ("read", ["look", "write"], made)
     assert "write" in cluster.done[: cluster.done.index("Accepted")]
+
+
+@pytest.mark.parametrize("obstacle", [ApiError(503, "overloaded"), TimeoutError()], ids=str)
+async def test_what_is_on_record_is_told_although_a_look_ahead_failed(obstacle: Exception) -> None:
+    cluster = Beginning(obstacle=obstacle)
+    controller = Controller(cluster, Reports(), lambda: INSTALLATION, Metrics())
+    await controller.handle(KEY)
+    assert "Accepted" in cluster.done
+    assert cluster.done.count("look") == 2
+    assert cluster.done[-1] in ("Job", "Accepted")
+
+
+def new() -> Manifest:
+    """A job that has just been made, as a watch brings it."""
+    return stored(FineTuneJobStatus(), dataset=INLINE)
+
+
+async def test_a_new_job_is_not_read() -> None:
+    cluster = Beginning()
+    controller = Controller(cluster, Reports(), lambda: INSTALLATION, Metrics())
+    assert controller.known.matters(KEY, new())
+    await controller.handle(KEY)
+    assert "read" not in cluster.done
+    assert "Job" in cluster.done
+
+
+async def test_a_new_job_that_is_new_no_more_is_read_after_all() -> None:
+    """Nothing is made by what a watch has brought too late."""
+
+    class Ahead(Beginning):
+        async def write_status(self, subject: Subject, status: FineTuneJobStatus) -> Manifest:
+            if "read" not in self.done:
+                raise ApiError(409, "written meanwhile")
+            return await super().write_status(subject, status)
+
+    cluster = Ahead()
+    controller = Controller(cluster, Reports(), lambda: INSTALLATION, Metrics())
+    assert controller.known.matters(KEY, new())
+    await controller.handle(KEY)
+    made = cluster.done.index("ConfigMap")
+    assert cluster.done.index("read") < made
+    assert cluster.done.index("write") < made
 
 
 class Deaf(Beginning):
@@ -225,6 +275,12 @@ def running(**spec: object) -> World:
     return world
 
 
+def event_of(version: str) -> Manifest:
+    """What a watch brings of a job that has begun."""
+    wire = stored(running().status)
+    return wire | {"metadata": wire["metadata"] | {"resourceVersion": version}}
+
+
 async def handled(cluster: Living, reports: Reports | None = None) -> Controller:
     """Who has had one turn."""
     reports = reports or Reports()
@@ -243,16 +299,14 @@ async def test_the_event_of_its_own_write_has_nothing_to_tell() -> None:
     assert living.world.status.progress is not None
     decided = living.world.decide()
     assert (decided.status, decided.delete, decided.apply) == (None, (), ())
-    assert controller.is_echo(KEY, str(living.version))
-    # Each is told once: what is heard again later may bring more.
-    assert not controller.is_echo(KEY, str(living.version))
+    assert not controller.known.matters(KEY, event_of(str(living.version)))
 
 
 async def test_a_version_of_somebody_else_is_no_echo() -> None:
     living = Living(running())
     living.world.post(report(step=3))
     controller = await handled(living)
-    assert not controller.is_echo(KEY, "another")
+    assert controller.known.matters(KEY, event_of("another"))
 
 
 async def test_a_write_after_which_there_is_something_to_do_is_looked_at() -> None:
@@ -261,13 +315,45 @@ async def test_a_write_after_which_there_is_something_to_do_is_looked_at() -> No
     controller = await handled(living)
     assert living.world.status.phase is Phase.SUCCEEDED
     assert living.world.decide().status is not None
-    assert not controller.is_echo(KEY, str(living.version))
+    assert controller.known.matters(KEY, event_of(str(living.version)))
 
 
 async def test_a_turn_that_goes_on_from_its_write_has_looked_at_it() -> None:
     controller = Controller(Beginning(), Reports(), lambda: INSTALLATION, Metrics())
     await controller.handle(KEY)
-    assert controller.is_echo(KEY, VERSION)
+    assert not controller.known.matters(KEY, event_of(VERSION))
+
+
+async def test_a_job_that_is_over_rests_until_something_changes() -> None:
+    living = Living(running())
+    living.world.succeed(report(sequence=9, step=36, stage=Stage.FINISHED, output=OUTPUT))
+    controller = await handled(living)
+    version = living.world.subject.resource_version
+    assert not controller.known.is_at_rest(KEY, version), "it has just come to its end"
+    await controller.handle(KEY)
+    assert controller.known.is_at_rest(KEY, version)
+
+
+async def test_a_job_whose_pods_are_about_to_go_is_not_at_rest() -> None:
+    class Cleaned(Living):
+        async def others(self, subject: Subject) -> tuple[()]:
+            return ()
+
+    cleaned = Cleaned(running(ttlSecondsAfterFinished=60))
+    cleaned.world.succeed(report(sequence=9, step=36, stage=Stage.FINISHED, output=OUTPUT))
+    await handled(cleaned)
+    cleaned.world.now += timedelta(seconds=60)
+    controller = await handled(cleaned)
+    assert cleaned.world.jobs["demo-1"].deleting
+    assert not controller.known.is_at_rest(KEY, cleaned.world.subject.resource_version)
+
+
+def test_a_job_is_not_at_rest_whose_result_is_to_be_uploaded() -> None:
+    world = running(**PUBLISH)
+    world.succeed(report(sequence=9, step=36, stage=Stage.FINISHED, output=OUTPUT))
+    world.turn()
+    assert world.status.phase is Phase.SUCCEEDED
+    assert not is_at_rest(world.subject)
 
 
 async def test_reports_of_a_job_that_failed_are_not_kept() -> None:

@@ -1,0 +1,50 @@
+"""What is known of versions of FineTuneJobs, so that nothing is read or looked at again for nothing."""
+
+from finetune_operator.kinds import Key
+from finetune_operator.reading import Wire
+
+
+class Known:
+    """Versions of FineTuneJobs that the operator has looked at, or need not ask for."""
+
+    def __init__(self) -> None:
+        self._echoes: dict[Key, str] = {}
+        self._at_rest: dict[Key, str] = {}
+        self._new: dict[Key, Wire] = {}
+
+    def written(self, key: Key, version: str) -> None:
+        """The operator has just written this version, and has looked at it already."""
+        self._echoes[key] = version
+
+    def rests(self, key: Key, version: str) -> None:
+        """In this version the job is over, and nothing is left to do about it."""
+        self._at_rest[key] = version
+
+    def is_at_rest(self, key: Key, version: str) -> bool:
+        """Whether this version of a job was found to be one about which there is nothing to do."""
+        return self._at_rest.get(key) == version
+
+    def matters(self, key: Key, wire: Wire, *, deleted: bool = False) -> bool:
+        """Whether there may be something to do about what a watch has brought.
+
+        There is nothing about the operator's own write. Each echo is told once: whoever asks has heard it.
+        """
+        if self._echoes.pop(key, None) == wire["metadata"]["resourceVersion"]:
+            return False
+        self._new.pop(key, None)
+        if not deleted and not (wire.get("status") or {}).get("startTime"):
+            self._new[key] = wire
+        return True
+
+    def take_new(self, key: Key) -> Wire | None:
+        """A job that has not begun, as a watch brought it.
+
+        All that is done about such a job is a write of its status, which the API server refuses if this is out of date.
+        So it need not be read first.
+        """
+        return self._new.pop(key, None)
+
+    def forget(self, key: Key) -> None:
+        """The job is gone."""
+        for known in (self._echoes, self._at_rest, self._new):
+            known.pop(key, None)

@@ -1,0 +1,83 @@
+"""The periodic list, and the look at every job."""
+
+import asyncio
+from typing import Any, cast
+
+from finetune_operator.cluster import Cluster
+from finetune_operator.kinds import Key, Resource
+from finetune_operator.known import Known
+from finetune_operator.metrics import Metrics
+from finetune_operator.patrol import RESYNC_LOOKS_PER_SECOND, Patrol
+from finetune_operator.queue import WorkQueue
+from finetune_operator.watch_health import Watch, WatchHealth
+
+SECONDS = 30.0
+
+
+class Many:
+    """A cluster with so many FineTuneJobs, and nothing else."""
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = {("team", f"job-{number}"): "1" for number in range(jobs)}
+
+    async def versions(self, resource: Resource, selector: str) -> dict[tuple[str, str], str]:
+        """As Cluster.versions."""
+        return self._jobs if resource.plural == Watch.FINETUNEJOBS.plural else {}
+
+
+class Delays:
+    """A queue that notes when keys are wanted."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[Key, float] = {}
+
+    def add(self, key: Key) -> None:
+        """As WorkQueue.add."""
+        self.seconds[key] = 0.0
+
+    def add_after(self, key: Key, seconds: float) -> None:
+        """As WorkQueue.add_after."""
+        self.seconds[key] = seconds
+
+
+def look_at_all(jobs: int) -> tuple[list[float], int]:
+    """After how many seconds each of so many jobs is looked at again, and how often others had their turn before."""
+    queue = Delays()
+    patrol = Patrol(
+        cast(Cluster, Many(jobs)),
+        WatchHealth(),
+        cast("WorkQueue[Any]", queue),
+        Metrics(),
+        Known(),
+        seconds=SECONDS,
+    )
+    patrol.look_at_all()
+
+    async def once() -> int:
+        turns, patrolling = 0, asyncio.create_task(patrol.once())
+        while not patrolling.done():
+            turns += 1
+            await asyncio.sleep(0)
+        patrolling.result()
+        return turns
+
+    turns = asyncio.run(once())
+    return sorted(queue.seconds.values()), turns
+
+
+def test_few_jobs_are_all_looked_at_before_the_next_list() -> None:
+    delays, _ = look_at_all(100)
+    assert len(delays) == 100
+    assert delays[-1] <= SECONDS
+
+
+def test_many_jobs_are_looked_at_one_after_the_other() -> None:
+    delays, turns = look_at_all(10_000)
+    assert len(delays) == 10_000
+    assert delays[-1] <= 10_000 / RESYNC_LOOKS_PER_SECOND
+    for second in range(0, int(delays[-1]), 10):
+        within = sum(second <= delay < second + 10 for delay in delays)
+        # They are drawn at random: within six standard deviations.
+        assert within < 10 * RESYNC_LOOKS_PER_SECOND * 1.3
+    # Others need not wait until all are on the queue.
+    assert turns > 10
