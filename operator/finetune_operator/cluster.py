@@ -250,7 +250,7 @@ class Cluster:
                 "action": "Reconcile",
                 "type": event.type,
                 "reason": event.reason,
-                "message": event.message.encode()[:MAX_EVENT_MESSAGE_BYTES].decode(errors="ignore"),
+                "message": _fitting(event.message),
                 "involvedObject": {
                     "apiVersion": names.API_VERSION,
                     "kind": names.KIND,
@@ -363,3 +363,13 @@ class Cluster:
             body=manifest,
             content_type=APPLY,
         )
+
+
+def _fitting(message: str) -> str:
+    """The message of an event, cut in its middle as those of the status are: what to do stands last."""
+    encoded = message.encode()
+    if len(encoded) <= MAX_EVENT_MESSAGE_BYTES:
+        return message
+    half = (MAX_EVENT_MESSAGE_BYTES - 5) // 2
+    first, last = (part.decode(errors="ignore") for part in (encoded[:half], encoded[-half:]))
+    return f"{first} ... {last}"
