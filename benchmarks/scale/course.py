@@ -9,14 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from benchmarks.operator.client import MERGE, Client
-from benchmarks.scale import jobs, reporting
-from benchmarks.scale.reporting import Told
+from benchmarks.scale import jobs
+from benchmarks.scale.reporting import Trainers
 from benchmarks.scale.sizes import Course, Size
 from benchmarks.scale.stand import JOBS, PODS, Stand, patiently
+from benchmarks.scale.trainers import Told
 from benchmarks.usage import forget_peak, machine_cpu_seconds
 from benchmarks.watching import Watch, Wire
 
 RECONCILE, WAIT = "finetune_reconcile_seconds", "finetune_queue_wait_seconds"
+LAG = "finetune_event_loop_lag_seconds"
+_STRATEGIC_MERGE = "application/strategic-merge-patch+json"
 _PATCHERS = 8
 # Between two probes of a storm.
 _PROBE_SECONDS = 0.5
@@ -50,6 +53,8 @@ class Storm:
     """How many changes were to be made,"""
     events: int
     """and how many that came to in all."""
+    annotations: bool = False
+    """Whether it is annotations that change, of which a look reads nothing, and not statuses, of which it reads all."""
     seconds: float = 0.0
     """How long it took to make them: longer than it should where the API server takes no more."""
     reconciles: float = 0.0
@@ -86,6 +91,8 @@ class Reporting:
     cpu_seconds: float
     status_writes: float
     peak_bytes: int
+    lag_seconds: float
+    """p99 of the time by which the operator's event loop came too late, by its metrics."""
 
 
 @dataclass
@@ -117,10 +124,14 @@ def perform(stand: Stand, course: Course, result: Result, say: Callable[[str], N
     say("reports of all running jobs")
     with result.spared():
         result.reporting = _reporting(stand, course)
-    for per_second in course.storms:
-        say(f"a storm of {per_second} pod events per second")
-        with result.spared():
-            result.storms.append(_storm(stand, per_second, course.storm_seconds))
+    for annotations in (True, False):
+        # Of annotations the largest will do.
+        for per_second in course.storms[-1:] if annotations else course.storms:
+            what = "annotations" if annotations else "statuses"
+            say(f"a storm of {per_second} pod events per second: {what} change")
+            with result.spared():
+                storm = Storm(per_second, round(per_second * course.storm_seconds), annotations)
+                result.storms.append(_performed(stand, storm))
 
 
 def _point(stand: Stand, size: Size, course: Course, say: Callable[[str], None], *, last: bool) -> Point:
@@ -131,7 +142,8 @@ def _point(stand: Stand, size: Size, course: Course, say: Callable[[str], None],
     say(f"{size.running:,} jobs are started")
     stand.run(size.running)
     point = Point(size)
-    point.report_interval_seconds = reporting.begin(stand, reporting.tokens(stand))
+    with Trainers(stand) as trainers:
+        point.report_interval_seconds = trainers.begin()
     stand.wait_for_running()
     say(f"restart with {size.jobs:,} jobs")
     operator.kill()
@@ -156,35 +168,51 @@ def _point(stand: Stand, size: Size, course: Course, say: Callable[[str], None],
 
 
 def _reporting(stand: Stand, course: Course) -> Reporting:
-    operator, known = stand.operator, reporting.tokens(stand)
-    # The first reports find out who is there, and how long to wait; what follows is steady.
-    first = reporting.report(stand, known, course.reporting_seconds / 3)
-    forget_peak([operator.pid])
-    before, numbers = operator.usage, operator.scrape()
-    began = time.monotonic()
-    told = reporting.report(stand, known, course.reporting_seconds)
-    seconds = time.monotonic() - began
+    operator = stand.operator
+    with Trainers(stand) as trainers:
+        # The first reports find out who is there, and how long to wait; what follows is steady.
+        first = trainers.report(course.reporting_seconds / 3)
+        forget_peak([operator.pid])
+        before, numbers = operator.usage, operator.scrape()
+        began = time.monotonic()
+        told = trainers.report(course.reporting_seconds)
+        seconds = time.monotonic() - began
     after, since = operator.usage, operator.scrape().since(numbers)
     if refused := first.refused + told.refused:
         raise RuntimeError(f"{len(refused)} reports were refused, such as: {refused[0]}")
     writes = since.total("finetune_api_requests_total", verb="patch", resource="finetunejobs")
     writes += since.total("finetune_api_requests_total", verb="put", resource="finetunejobs")
-    cpu_seconds = after.cpu_seconds - before.cpu_seconds
-    return Reporting(first, told, seconds, cpu_seconds, writes, after.peak_bytes)
+    return Reporting(
+        first,
+        told,
+        seconds,
+        cpu_seconds=after.cpu_seconds - before.cpu_seconds,
+        status_writes=writes,
+        peak_bytes=after.peak_bytes,
+        lag_seconds=since.quantile(LAG, 0.99),
+    )
 
 
-def _storm(stand: Stand, per_second: int, seconds: float) -> Storm:
+def _performed(stand: Stand, storm: Storm) -> Storm:
     pods = [pod["metadata"]["name"] for pod in stand.client.request("GET", PODS)["items"]]
-    operator, storm = stand.operator, Storm(per_second, events=round(per_second * seconds))
+    operator = stand.operator
     numbers, before, of_all = operator.scrape(), operator.usage, machine_cpu_seconds()
     began = time.monotonic()
 
     def patch(patcher: int) -> None:
         client = Client(stand.kubeconfig)
         for number in range(patcher, storm.events, _PATCHERS):
-            time.sleep(max(0.0, began + number / per_second - time.monotonic()))
-            body = {"metadata": {"annotations": {"benchmark/change": f"{per_second}-{number}"}}}
-            client.request("PATCH", f"{PODS}/{pods[number % len(pods)]}", body, MERGE)
+            time.sleep(max(0.0, began + number / storm.asked_per_second - time.monotonic()))
+            change, path = f"{storm.asked_per_second}-{number}", f"{PODS}/{pods[number % len(pods)]}"
+            if storm.annotations:
+                client.request(
+                    "PATCH", path, {"metadata": {"annotations": {"benchmark/change": change}}}, MERGE
+                )
+            else:
+                condition = {"type": "benchmark/change", "status": "True", "message": change}
+                client.request(
+                    "PATCH", f"{path}/status", {"status": {"conditions": [condition]}}, _STRATEGIC_MERGE
+                )
 
     with _probes(stand, storm) as probe, ThreadPoolExecutor(_PATCHERS) as patchers:
         work = [patchers.submit(patch, patcher) for patcher in range(_PATCHERS)]
@@ -213,7 +241,8 @@ def _probes(stand: Stand, storm: Storm) -> Iterator[Callable[[], None]]:
             seen.setdefault(wire["metadata"]["name"], when)
 
     def probe() -> None:
-        name = f"probe-{storm.asked_per_second}-{len(asked):04}"
+        what = "annotations" if storm.annotations else "statuses"
+        name = f"probe-{what}-{storm.asked_per_second}-{len(asked):04}"
         asked[name] = time.perf_counter()
         client.request("POST", JOBS, jobs.suspended(name))
 

@@ -92,6 +92,16 @@ def _reporting(result: Result) -> list[Figure]:
             1000 * percentile(reporting.first.seconds, 0.99),
             "p99 of a report while all tokens are new, ms",
         ),
+        Figure(
+            "report_late_client_p99_ms",
+            1000 * percentile(told.late, 0.99),
+            "by how much the trainers' own process was late during a report, p99, ms",
+        ),
+        Figure(
+            "loop_lag_p99_ms",
+            1000 * reporting.lag_seconds,
+            "by how much the operator's event loop was late meanwhile, p99 at most, ms",
+        ),
         Figure("report_p50_ms", 1000 * percentile(told.seconds, 0.5), "p50 of a report, ms"),
         Figure("reports_per_second", len(told.seconds) / seconds, "reports of all jobs, per second", 25),
         Figure("report_interval_seconds", percentile(told.intervals, 0.5), "asked for the next one after, s"),
@@ -109,9 +119,10 @@ def _reporting(result: Result) -> list[Figure]:
 
 def _storm(result: Result) -> list[Figure]:
     """Of the largest storm that the API server bore: of larger ones, nobody can know what came first."""
-    storm = next((storm for storm in reversed(result.storms) if storm.was_borne), None)
-    if storm is None:
+    borne = [storm for storm in result.storms if storm.was_borne and not storm.annotations]
+    if not borne:
         return []
+    storm = borne[-1]
     about = f"in a storm of {storm.asked_per_second} pod events per second"
     handled = percentile(storm.handled_seconds, 0.99)
     return [

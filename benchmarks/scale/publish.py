@@ -15,6 +15,7 @@ _MIB = 2**20
 
 
 _STORM = (
+    "What changes",
     "Asked for each s",
     "Came each s",
     "Handled p50 s",
@@ -93,6 +94,7 @@ def _row(point: Point) -> tuple[str, ...]:
 
 def _storm(storm: Storm) -> tuple[str, ...]:
     return (
+        "annotations" if storm.annotations else "statuses",
         f"{storm.asked_per_second}",
         f"{storm.events_per_second:.0f}",
         f"{percentile(storm.handled_seconds, 0.5):.2f}",

@@ -1,39 +1,19 @@
-"""Trainers that report: each with its pod's own token, over a connection of its own for every report, as they do."""
+"""Has the trainers of all running jobs report, from a process of their own (trainers.py)."""
 
-import asyncio
-import random
-import ssl
-import time
+import json
+import subprocess
+import sys
 from collections.abc import Callable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import IPv4Address
-
-import aiohttp
+from typing import IO, Self
 
 from benchmarks.operator.client import Client, at_once
-from benchmarks.scale import jobs
 from benchmarks.scale.stand import NAMESPACE, PODS, Stand, job_name
+from benchmarks.scale.trainers import Told
 from finetune_api import names
 
 _TOKENS = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default/token"
-_ADDRESSES = IPv4Address("127.1.0.1")
-# The first reports of all do not come at one moment, for gangs do not start at one.
-_SPREAD_SECONDS = 30.0
 _FIRST_PER_SECOND = 40
-
-
-@dataclass
-class Told:
-    """What the trainers have seen."""
-
-    seconds: list[float] = field(default_factory=list)
-    """How long each report took, from opening the connection to the whole answer."""
-    intervals: list[float] = field(default_factory=list)
-    """After how many seconds each was asked for the next one."""
-    refused: list[str] = field(default_factory=list)
-    """Reports that were not taken, and why."""
 
 
 def tokens(stand: Stand) -> dict[str, str]:
@@ -61,61 +41,66 @@ def tokens(stand: Stand) -> dict[str, str]:
     return found
 
 
-def begin(stand: Stand, known: dict[str, str]) -> float:
-    """Every running job reports once, within a moment that bears it: they are Running from then on.
+class Trainers:
+    """Those of all running jobs, while the context lasts."""
 
-    Returns the seconds after which a report was wanted again when all of them had been heard of.
-    """
-    told = Told()
-    asyncio.run(_all(stand, known, len(known) / _FIRST_PER_SECOND, told, once=True))
-    if told.refused:
-        raise RuntimeError(f"{len(told.refused)} first reports were refused, such as: {told.refused[0]}")
-    return max(told.intervals)
+    def __init__(self, stand: Stand) -> None:
+        """Their tokens are issued now, and valid for an hour."""
+        self._operator = stand.operator
+        self._tokens = tokens(stand)
 
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.scale.trainers"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._say(
+            {
+                "url": f"https://127.0.0.1:{self._operator.report_port}",
+                "authority": str(self._operator.directory / "tls" / "ca.crt"),
+                "namespace": NAMESPACE,
+                "tokens": self._tokens,
+            }
+        )
+        self._hear()
+        return self
 
-def report(stand: Stand, known: dict[str, str], seconds: float) -> Told:
-    """All running jobs report for so long, each as often as it is asked to."""
-    told = Told()
-    asyncio.run(_all(stand, known, seconds, told))
-    return told
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
 
+    def begin(self) -> float:
+        """Every running job reports once, within a moment that bears it: they are Running from then on.
 
-async def _all(
-    stand: Stand, known: dict[str, str], seconds: float, told: Told, *, once: bool = False
-) -> None:
-    tls = ssl.create_default_context(cafile=str(stand.operator.directory / "tls" / "ca.crt"))
-    until = time.monotonic() + seconds
-    async with AsyncExitStack() as stack:
-        trainers = []
-        for number, (job, token) in enumerate(known.items()):
-            # As pods have, each has an address of its own, by which the operator tells them apart.
-            address = str(_ADDRESSES + number)
-            connector = aiohttp.TCPConnector(ssl=tls, force_close=True, local_addr=(address, 0))
-            session = aiohttp.ClientSession(
-                f"https://127.0.0.1:{stand.operator.report_port}", connector=connector
-            )
-            await stack.enter_async_context(session)
-            trainers.append(_one(session, job, token, until, told, once=once))
-        await asyncio.gather(*trainers)
+        Returns the seconds after which a report was wanted again when all of them had been heard of.
+        """
+        told = self._perform(len(self._tokens) / _FIRST_PER_SECOND, once=True)
+        if told.refused:
+            raise RuntimeError(f"{len(told.refused)} first reports were refused, such as: {told.refused[0]}")
+        return max(told.intervals)
 
+    def report(self, seconds: float) -> Told:
+        """All running jobs report for so long, each as often as it is asked to."""
+        return self._perform(seconds, once=False)
 
-async def _one(
-    session: aiohttp.ClientSession, job: str, token: str, until: float, told: Told, *, once: bool
-) -> None:
-    spread = max(0.0, until - time.monotonic()) if once else _SPREAD_SECONDS
-    pause, sequence = random.uniform(0, spread), int(time.time())
-    while once or time.monotonic() + pause < until:
-        await asyncio.sleep(pause)
-        sequence += 1
-        body, headers = jobs.progress(sequence).to_json(), {"Authorization": f"Bearer {token}"}
-        began = time.perf_counter()
-        async with session.post(names.report_path(NAMESPACE, job), data=body, headers=headers) as answer:
-            text = await answer.text()
-            told.seconds.append(time.perf_counter() - began)
-            if answer.status != 200:
-                told.refused.append(f"{answer.status} {text[:200]}")
-                return
-            pause = (await answer.json())["nextReportSeconds"]
-            told.intervals.append(pause)
-        if once:
-            return
+    def _perform(self, seconds: float, *, once: bool) -> Told:
+        self._say({"seconds": seconds, "once": once})
+        return Told(**json.loads(self._hear()))
+
+    def _say(self, what: object) -> None:
+        pipe = self._pipe(self._process.stdin)
+        pipe.write(json.dumps(what) + "\n")
+        pipe.flush()
+
+    def _hear(self) -> str:
+        line = self._pipe(self._process.stdout).readline()
+        if not line:
+            raise RuntimeError(f"the process of the trainers has ended, with status {self._process.wait()}")
+        return line
+
+    @staticmethod
+    def _pipe(pipe: IO[str] | None) -> IO[str]:
+        assert pipe is not None, "Popen was asked for it"
+        return pipe

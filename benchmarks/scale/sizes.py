@@ -28,7 +28,7 @@ class Course:
     """At the last size, or longer until a periodic list was among it; at the others a third of it."""
     reporting_seconds: float
     storms: tuple[int, ...]
-    """How many changes of pods are asked for per second, storm by storm,"""
+    """Rising: how many changes of pods are asked for per second, storm by storm,"""
     storm_seconds: float
     """and for how long each time."""
 

@@ -1,16 +1,20 @@
 """How the benchmark of many jobs makes numbers of what it measured."""
 
+import asyncio
 import json
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.operator.figures import percentile
 from benchmarks.scale import jobs, scrape
-from benchmarks.scale.course import Point, Result, Storm
+from benchmarks.scale.course import Point, Reporting, Result, Storm
 from benchmarks.scale.figures import exponent, figures
 from benchmarks.scale.publish import markdown
 from benchmarks.scale.sizes import Size
+from benchmarks.scale.trainers import Heart, Told
 from finetune_api.status import FineTuneJobStatus, Phase
 
 TEXT = """
@@ -81,7 +85,43 @@ def test_the_target_is_for_the_largest_storm_that_was_borne() -> None:
     found = {figure.key: figure.value for figure in figures(Result(storms=storms))}
     assert found["storm_p99_seconds"] == 0.2
     text = markdown(Result(storms=storms), "machine", figures(Result(storms=storms)))
-    assert "| 40 | 20 | 9.00 | 9.00 |" in text
+    assert "| statuses | 40 | 20 | 9.00 | 9.00 |" in text
+
+
+def test_a_storm_of_what_no_look_reads_is_told_and_not_judged_by() -> None:
+    storms = [
+        Storm(10, events=100, seconds=10.1, handled_seconds=[0.3]),
+        Storm(40, events=400, annotations=True, seconds=10.1, handled_seconds=[0.1]),
+    ]
+    found = {figure.key: figure.value for figure in figures(Result(storms=storms))}
+    assert found["storm_p99_seconds"] == 0.3
+    assert "| annotations | 40 | 40 | 0.10 |" in markdown(Result(storms=storms), "machine", [])
+
+
+def test_how_late_the_trainers_were_themselves_is_told_beside_their_reports() -> None:
+    told = Told(seconds=[0.004] * 99 + [0.2], late=[0.001] * 99 + [0.19], intervals=[50.0] * 100)
+    reporting = Reporting(told, told, 10.0, cpu_seconds=1, status_writes=100, peak_bytes=1, lag_seconds=0.025)
+    found = {figure.key: figure.value for figure in figures(Result(reporting=reporting))}
+    assert found["report_late_client_p99_ms"] == pytest.approx(1000 * percentile(told.late, 0.99))
+    assert found["loop_lag_p99_ms"] == 25
+
+
+def test_a_heart_tells_how_late_it_was_during_a_report() -> None:
+    async def report() -> tuple[float, float]:
+        heart = Heart()
+        beating = asyncio.create_task(heart.beat())
+        await asyncio.sleep(0.01)
+        began = time.perf_counter()
+        time.sleep(0.2)  # noqa: ASYNC251 - that is what is to be seen
+        held = heart.worst(began)
+        await asyncio.sleep(0.02)
+        at_rest = heart.worst(time.perf_counter())
+        beating.cancel()
+        return held, at_rest
+
+    held, at_rest = asyncio.run(report())
+    assert held >= 0.19
+    assert at_rest < 0.19
 
 
 def test_of_storms_that_nobody_bore_nothing_is_said() -> None:
