@@ -120,7 +120,9 @@ class Kube:
         """A namespace with this name, or a random one, gone in the end."""
         name = name or f"test-{uuid.uuid4().hex[:8]}"
         self.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-        eventually(lambda: self.request("GET", f"/api/v1/namespaces/{name}/serviceaccounts/default"))
+        # Controllers whose API server was away look for it again the more rarely, the longer it was.
+        account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
+        eventually(lambda: self.request("GET", account), seconds=120)
         made = Namespace(self, name)
         yield made
         # First, for the namespace itself is long in going, and operators would work on.

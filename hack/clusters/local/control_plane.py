@@ -74,8 +74,10 @@ class ControlPlane:
         if self._supervisor is None:
             raise RuntimeError("the control plane has not been started")
         self._supervisor.stop(components, grace=0)
-        meanwhile()
-        self._run()
+        try:
+            meanwhile()
+        finally:
+            self._run()
 
     def compact(self) -> None:
         """Have etcd forget every version of every object but the newest one."""
