@@ -83,7 +83,7 @@ def wait_for(file: Path, gang: forked.Gang) -> None:
 
 @dataclass(frozen=True)
 class HeldUp:
-    """Has rank 0 stay for a long time where it prepares data or loads the model."""
+    """Has rank 0 stay for a long time where it prepares data or divides the model."""
 
     module: str
     function: str
@@ -92,7 +92,7 @@ class HeldUp:
     def __call__(self, rank: int) -> None:
         import importlib
 
-        def stay(*_: Any) -> None:
+        def stay(*_: Any, **named: Any) -> None:
             self.reached.touch()
             time.sleep(10 * PATIENCE)
 
@@ -104,7 +104,7 @@ class HeldUp:
 
 @pytest.mark.parametrize(
     ("module", "function"),
-    [("finetune_trainer.train", "prepare_all"), ("finetune_trainer.methods.sft", "load")],
+    [("finetune_trainer.train", "prepare_all"), ("finetune_trainer.methods.sft", "distribute")],
 )
 def test_before_training_all_leave_though_one_alone_is_asked(base: Path, module: str, function: str) -> None:
     """The others are where no signal reaches them: waiting for rank 0 at the store, or inside of a collective."""

@@ -87,10 +87,6 @@ class Gang:
         dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]
 
-    def agree(self, fine: bool) -> bool:
-        """Whether it is fine with every process."""
-        return all(self.collect(fine))
-
     def on_first(self, work: Callable[[], T]) -> T:
         """Have rank 0 do what may take long, and give its result (JSON) to all.
 

@@ -205,9 +205,10 @@ class Checkpoints:
         Raises InvalidDataError when it was trained on other data, InvalidConfigurationError when its steps had
         another number of samples.
         """
-        return Restorer(self._shelf, self._gang, self._data, self._effective_batch_size, self._tick).restore(
-            state
-        )
+        circle = self._writer.circle
+        return Restorer(
+            self._shelf, self._gang, circle, self._data, self._effective_batch_size, self._tick
+        ).restore(state)
 
     def _save_result(
         self, state: State, final: Path, step: int, epoch: float, more: Mapping[str, Any]

@@ -10,6 +10,7 @@ import torch.distributed.checkpoint as dcp
 from finetune_trainer import commit
 from finetune_trainer.checkpoints.shelf import Shelf, StateFacts
 from finetune_trainer.checkpoints.state import State
+from finetune_trainer.circle import Circle
 from finetune_trainer.distributed import Gang
 from finetune_trainer.ends.errors import InvalidConfigurationError, InvalidDataError
 
@@ -32,6 +33,7 @@ class Restorer:
 
     shelf: Shelf
     gang: Gang
+    circle: Circle
     data: str
     """Digest of the prepared data."""
     effective_batch_size: int
@@ -44,7 +46,7 @@ class Restorer:
         for name in names:
             if facts := self._intact(root / name):
                 self._expect(facts, state)
-                _read(root / name, facts, state)
+                _read(root / name, facts, state, self.circle)
                 return Restored(facts.step, facts.metrics_bytes)
             self.shelf.pass_over(root / name)
             _log.warning("%s is damaged: it is left alone, and an older state tried", root / name)
@@ -60,7 +62,11 @@ class Restorer:
         manifest = commit.read(directory, uid=self.shelf.storage.uid)
         files = sorted(manifest.files.items()) if manifest else []
         mine = dict(files[self.gang.rank :: self.gang.world_size])
-        if not self.gang.agree(manifest is not None and commit.intact(directory, mine, self.tick)):
+        # As patient as those who save: shares differ, and a large one on a slow volume takes a while.
+        everyone = self.circle.everyone(
+            lambda: manifest is not None and commit.intact(directory, mine, self.tick)
+        )
+        if not all(everyone):
             return None
         assert manifest is not None
         return StateFacts.model_validate(manifest.facts)
@@ -84,10 +90,10 @@ class Restorer:
             )
 
 
-def _read(directory: Path, facts: StateFacts, state: State) -> None:
+def _read(directory: Path, facts: StateFacts, state: State, circle: Circle) -> None:
     reader = dcp.FileSystemReader(directory)
     state.make_room(facts.step, set(reader.read_metadata().state_dict_metadata))
-    dcp.load(state.tensors(), storage_reader=reader)
+    dcp.load(state.tensors(), storage_reader=reader, process_group=circle.group)
     state.trained.push_forward()
     state.scheduler.load_state_dict(facts.scheduler)
     # The scheduler leaves its rates to the optimizer until the next step.

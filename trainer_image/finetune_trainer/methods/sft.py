@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from finetune_api.runconfig import RunConfig
 from finetune_trainer.distributed import Gang
@@ -31,5 +31,12 @@ def build(
     base: Path, config: PreTrainedConfig, gang: Gang, *, activation_checkpointing: bool
 ) -> TrainableModel:
     """The base model, divided among the gang. Rank 0 alone reads it; the others get their share from there."""
-    loaded = load(base) if gang.is_first else None
-    return distribute(loaded, config, gang, activation_checkpointing=activation_checkpointing)
+    loaded: list[PreTrainedModel] = []
+
+    def read() -> None:
+        loaded.append(load(base))
+
+    # The others wait at the store: a large model on a slow volume takes longer than a collective waits.
+    gang.on_first(read)
+    whole = loaded.pop() if loaded else None
+    return distribute(whole, config, gang, activation_checkpointing=activation_checkpointing)
