@@ -204,12 +204,21 @@ def at_rest(changes: Sequence[Change]) -> list[str]:
     for change in changes:
         if change.kind == "FineTuneJob":
             there[change.uid] = change
-    return [
-        f"at rest: {job.name} is at generation {job.metadata['generation']}, its status at "
-        f"{job.status.get('observedGeneration')}"
-        for job in there.values()
-        if job.type != "DELETED" and job.status.get("observedGeneration") != job.metadata["generation"]
-    ]
+    found: list[str] = []
+    for job in there.values():
+        if job.type == "DELETED":
+            continue
+        generation, conditions = job.metadata["generation"], job.status.get("conditions", [])
+        told = {"its status": job.status.get("observedGeneration")} | {
+            f"its condition {condition['type']}": condition.get("observedGeneration")
+            for condition in conditions
+        }
+        found += [
+            f"at rest: {job.name} is at generation {generation}, {what} at {observed}"
+            for what, observed in told.items()
+            if observed != generation
+        ]
+    return found
 
 
 def writes_stop(requests: Sequence[Request], since: float) -> list[str]:

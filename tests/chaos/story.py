@@ -116,6 +116,9 @@ class Story:
         self.settle()
         self.come_to(lambda: invariants.at_rest(self.history.changes))
         self.check()
+        metrics = {"the metrics": self._operator.get("/metrics")[1]}
+        if violated := list(invariants.no_secret_is_told((), metrics, self._secrets)):
+            raise ViolationError(violated)
 
     def settle(self) -> None:
         """Wait until nothing has happened for a while: no version of anything, and no write of the operator."""

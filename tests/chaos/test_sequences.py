@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from chaos import steps
 from chaos.finish import finish
-from chaos.story import Story, ViolationError
+from chaos.story import Story, ViolationError, hurried
 from cluster.kube import Kube
 from finetune_api.failure import ExitCode
 
@@ -47,12 +47,13 @@ class Sequences(RuleBasedStateMachine):
     """Rules do steps; the story looks at everything after each."""
 
     kube: Kube
+    mutation = staticmethod(hurried)
 
     def __init__(self) -> None:
         super().__init__()
         self._ending = ExitStack()
         directory = Path(self._ending.enter_context(tempfile.TemporaryDirectory()))
-        self._story = self._ending.enter_context(Story(self.kube, directory).telling())
+        self._story = self._ending.enter_context(Story(self.kube, directory, self.mutation).telling())
         self._failed = False
         self._do(steps.Apply("one"))
 
@@ -141,7 +142,7 @@ class Sequences(RuleBasedStateMachine):
             error.add_note(
                 f"It is told again by: python -m pytest tests/chaos/test_replayed.py -k {file.stem}"
             )
-            error.add_note(f"written to {file}")
+            error.add_note(f"It is written to: {file}")
             raise
 
 

@@ -30,7 +30,9 @@ def job(phase: str = "Running", step: int | None = None, **status: Any) -> Chang
     truths = {"Succeeded": ("True", "False", "False"), "Failed": ("False", "False", "True")}
     ready = truths.get(phase, ("Unknown", "True", "False"))
     types = ("Ready", "Reconciling", "Stalled")
-    conditions = [{"type": t, "status": s} for t, s in zip(types, ready, strict=True)]
+    conditions = [
+        {"type": t, "status": s, "observedGeneration": 1} for t, s in zip(types, ready, strict=True)
+    ]
     known = {"phase": phase, "startTime": "t", "conditions": conditions, "observedGeneration": 1}
     progress = {} if step is None else {"progress": {"step": step}}
     return told("FineTuneJob", "demo", "j", metadata={"generation": 1}, status=known | progress | status)
@@ -167,3 +169,6 @@ def test_a_write_at_rest_is_found() -> None:
 
 def test_an_outdated_status_is_found_at_rest() -> None:
     assert invariants.at_rest([job(observedGeneration=0)])
+    outdated = {"type": "Ready", "status": "Unknown", "observedGeneration": 0}
+    assert invariants.at_rest([job(conditions=[outdated])])
+    assert not invariants.at_rest([job(conditions=[outdated]), job()])
