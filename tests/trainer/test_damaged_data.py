@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -138,11 +139,11 @@ def test_of_a_damaged_list_or_table_nothing_else_is_raised(
 
 
 def read_apart(file: Path) -> tuple[int, str]:
-    """What a process says that reads rows of up to 16 MiB from a file, and the MiB that it took."""
+    """What a process says that reads rows of up to 16 MiB in groups of up to 64, and the MiB that it took."""
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from finetune_trainer.prepare import damage, read\n"
-        "damage.MAX_ROW_BYTES = 16 << 20\n"
+        "from finetune_trainer.prepare import damage, parquet_file, read\n"
+        "damage.MAX_ROW_BYTES, parquet_file._HARMLESS_BYTES = 16 << 20, 64 << 20\n"
         "said = 0\n"
         "try:\n    for row in read.rows(Path(sys.argv[1]), 'here'): said += 1\n"
         "except Exception as error: said = error\n"
@@ -193,6 +194,8 @@ def test_a_quotation_that_is_never_closed_swallows_no_table(
 
 MIB = "x" * (1 << 20)
 ONE = pa.array([MIB])
+EMPTY = pa.ListArray.from_arrays(pa.array(np.zeros(5_000_001, np.int32)), pa.array([], pa.int64()))
+NUMBERS = pa.array(np.zeros(30_000_000, np.int64))
 BOMBS: dict[str, tuple[pa.Array, dict[str, Any], str]] = {
     # A gigabyte and a half in a page after the other, all alike.
     "pages": (
@@ -215,7 +218,25 @@ BOMBS: dict[str, tuple[pa.Array, dict[str, Any], str]] = {
             pa.array([0, 1, 20_000_001], pa.int32()), pa.array([True] * 1000).take(pa.array([0] * 20_000_001))
         ),
         {},
-        "row 2 would take 153 MiB, and a row may take 16 MiB: split it",
+        "one of rows 1 to 2 would take 76 MiB or more, and a row may take 16 MiB: split it",
+    ),
+    "numbers without end": (
+        pa.ListArray.from_arrays(pa.array([0, len(NUMBERS)], pa.int32()), NUMBERS),
+        {},
+        "row 1 would take 229 MiB or more, and a row may take 16 MiB: split it",
+    ),
+    "numbers before others": (
+        pa.ListArray.from_arrays(pa.array([0, *[len(NUMBERS)] * 1000], pa.int32()), NUMBERS),
+        {},
+        "rows of it would become 229 MiB in memory, and the whole file has",
+    ),
+    "empty lists without end": (
+        pa.ListArray.from_arrays(
+            pa.array([0, *[len(EMPTY)] * 100], pa.int32()),
+            pa.ListArray.from_arrays(pa.array(np.arange(len(EMPTY) + 1, dtype=np.int32)), EMPTY),
+        ),
+        {},
+        "row 1 would take 76 MiB, and a row may take 16 MiB: split it",
     ),
 }
 

@@ -6,7 +6,7 @@ written out one by one where those of a batch would be too much together.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -59,20 +59,47 @@ def _batches(opened: IO[bytes]) -> Iterator[pa.RecordBatch]:
         page_checksum_verification=True,
     )
     size_of_file = os.fstat(opened.fileno()).st_size
+    lists = [number for number, column in enumerate(columns) if column.max_repetition_level]
+    before = 0
     for index in range(about.num_row_groups):
         group = about.row_group(index)
-        if group.total_byte_size > max(_HARMLESS_BYTES, _LARGEST_RATIO * size_of_file):
-            raise DamagedError(
-                f"rows of it would become {size(group.total_byte_size)} in memory, and the whole file has "
-                f"{size(size_of_file)}: no data that one learns from shrink so far"
-            )
-        # Where what is said of a column is damaged, to ask for that ends the process, but to read on is an error.
-        next(table.iter_batches(1, row_groups=[index], use_threads=False), None)
+        # Where what is said of a column is damaged, to ask for that ends the process, but to read on is an error. Even
+        # to read no rows is; a ParquetFile itself reads one at least, and that may be large.
+        next(table.reader.iter_batches(0, row_groups=[index], use_threads=False), None)
+        _check(group, lists, before, size_of_file)
+        before += group.num_rows
         values = sum(group.column(number).num_values for number in range(group.num_columns))
         written = max(group.total_byte_size, _REFERENCE_BYTES * values)
         of_each = max(1, written // max(1, group.num_rows))
         some = max(1, min(_ROWS_AT_A_TIME, _BYTES_AT_A_TIME // of_each))
         yield from table.iter_batches(some, row_groups=[index], use_threads=False)
+
+
+def _check(group: pq.RowGroupMetaData, lists: Iterable[int], before: int, size_of_file: int) -> None:
+    """Raise DamagedError for a group of rows that is too much by what is said of it, before anything of it is read.
+
+    A row is read whole, and what is in its lists may take nothing in the file. `lists` are the columns with any, and
+    `before` the group there are so many rows.
+    """
+    # What stands for an empty list is no item.
+    items: int = sum(max(0, group.column(number).num_values - group.num_rows) for number in lists)
+    in_lists = _REFERENCE_BYTES * items
+    if (least := in_lists // max(1, group.num_rows)) > damage.MAX_ROW_BYTES:
+        last = before + group.num_rows
+        place = f"row {last}" if group.num_rows == 1 else f"one of rows {before + 1} to {last}"
+        raise _too_large(place, f"{size(least)} or more")
+    in_memory = max(group.total_byte_size, in_lists)
+    if in_memory > max(_HARMLESS_BYTES, _LARGEST_RATIO * size_of_file):
+        raise DamagedError(
+            f"rows of it would become {size(in_memory)} in memory, and the whole file has {size(size_of_file)}: "
+            "no data that one learns from shrink so far"
+        )
+
+
+def _too_large(place: str, much: str) -> DamagedError:
+    return DamagedError(
+        f"{place} would take {much}, and a row may take {size(damage.MAX_ROW_BYTES)}: split it"
+    )
 
 
 def _written_out(batch: pa.RecordBatch, before: int) -> Iterator[dict[str, Any]]:
@@ -87,9 +114,7 @@ def _written_out(batch: pa.RecordBatch, before: int) -> Iterator[dict[str, Any]]
     for index in range(len(batch)):
         row, place = batch.slice(index, 1), f"row {before + index + 1}"
         if (large := _size(row)) > damage.MAX_ROW_BYTES:
-            raise DamagedError(
-                f"{place} would take {size(large)}, and a row may take {size(damage.MAX_ROW_BYTES)}: split it"
-            )
+            raise _too_large(place, size(large))
         try:
             yield from row.to_pylist()
         except (ValueError, OverflowError) as error:
@@ -104,7 +129,8 @@ def _size(found: pa.RecordBatch | pa.Array) -> int:
     if pa.types.is_struct(kind):
         return sum(map(_size, found.flatten()))
     if pa.types.is_nested(kind):
-        return _size(found.flatten())
+        # A list has its size, even if it is empty.
+        return _REFERENCE_BYTES * len(found) + _size(found.flatten())
     if pa.types.is_dictionary(kind) and not pa.types.is_primitive(kind.value_type):
         lengths = pc.binary_length(found.dictionary)
         return int(pc.sum(lengths.take(found.indices)).as_py() or 0) + _REFERENCE_BYTES * len(found)
