@@ -1,6 +1,7 @@
 """The plan of a run: exact before any GPU is there, and counted once."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.numpy import load_file
 from finetune_api.runconfig import RunConfig
 from finetune_api.status import DatasetStatus, Lengths, MicroBatches
 from finetune_api.units import GIB
-from finetune_trainer import planning
+from finetune_trainer import planning, precedents
 from finetune_trainer.batches import Schedule
 from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.packing import pack
@@ -213,6 +214,21 @@ def test_nobody_chooses_anew_where_the_first_choice_cannot_be_read(
     (base / "chosen.json").write_text(text)
     with pytest.raises(InvalidConfigurationError, match=r"chosen\.json tells what was chosen for this run"):
         planner(base, prepared, open_run(base, nodes=2)).plan()
+
+
+def test_a_flipped_bit_in_what_was_chosen_changes_no_number(base: Path, prepared: Prepared) -> None:
+    first = planner(base, prepared, open_run(base, nodes=2)).plan()
+    file, storage = base / "chosen.json", Storage(base, "run", "uid-of-run")
+    written, chosen = file.read_bytes(), precedents.read(storage).chosen
+    for place in range(len(written)):
+        file.write_bytes(written[:place] + bytes([written[place] ^ 1]) + written[place + 1 :])
+        with suppress(InvalidConfigurationError):
+            assert precedents.read(storage).chosen == chosen
+    # Files of old have no checksum.
+    found = json.loads(written)
+    assert found.pop("sha256")
+    file.write_text(json.dumps(found))
+    assert planner(base, prepared, open_run(base, nodes=2)).plan() == first
 
 
 def test_half_the_budget_is_planned_with_from_then_on(base: Path, prepared: Prepared) -> None:

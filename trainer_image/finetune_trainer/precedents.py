@@ -1,10 +1,12 @@
 """What earlier attempts of a run have settled, on its storage volume: see finetune_api.precedents."""
 
+import hashlib
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from finetune_api.model import ApiModel
 from finetune_api.precedents import BUDGET_FIELD, Precedents, TokenBudget
@@ -14,6 +16,31 @@ from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.storage import Storage
 
 _log = logging.getLogger(__name__)
+
+
+class _Chosen(ApiModel):
+    """What the guide chose, as it is kept: a flipped bit makes another number of a number."""
+
+    chosen: list[Choice]
+    sha256: str | None = None
+    """Of what was chosen; absent in files that are older than it."""
+
+    @classmethod
+    def of(cls, chosen: list[Choice]) -> Self:
+        """With its checksum."""
+        return cls(chosen=chosen, sha256=_digest(chosen))
+
+    @model_validator(mode="after")
+    def _as_it_was_written(self) -> Self:
+        if self.sha256 not in (None, _digest(self.chosen)):
+            raise ValueError("it is not as it was written: its checksum differs")
+        return self
+
+
+def _digest(chosen: list[Choice]) -> str:
+    # Without what is absent, so that files outlive fields that are added.
+    text = Precedents(chosen=chosen).model_dump_json(by_alias=True, exclude_none=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read(storage: Storage) -> Precedents:
@@ -41,7 +68,7 @@ def pin(storage: Storage, chosen: Iterable[Choice]) -> None:
     """
     if not storage.chosen.exists():
         lasting = [choice for choice in chosen if choice.field != BUDGET_FIELD]
-        keep(storage.chosen, Precedents(chosen=lasting))
+        keep(storage.chosen, _Chosen.of(lasting))
 
 
 def lower(storage: Storage, budget: TokenBudget) -> None:
@@ -56,7 +83,7 @@ def keep(file: Path, value: ApiModel) -> None:
 
 def _chosen(file: Path) -> list[Choice]:
     try:
-        return Precedents.model_validate_json(file.read_bytes()).chosen
+        return _Chosen.model_validate_json(file.read_bytes()).chosen
     except FileNotFoundError:
         return []
     except ValidationError as error:
