@@ -14,6 +14,7 @@ from clusters.images import full_reference
 from clusters.local.containerd import Containerd
 from clusters.local.images import chain_ids, unpacked
 from clusters.local.isolation import Isolation
+from clusters.local.layers import folders, take_over
 from clusters.oci import Blob, single_program_image, write_archive
 
 # Of the example in the OCI image specification's terms: a chain id is the digest of "parent child".
@@ -137,3 +138,31 @@ def test_half_an_archive_is_not_taken_for_the_whole(tmp_path: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         containerd.import_archive(write)
     assert not (tmp_path / "accepted").exists()
+
+
+def test_layers_are_found_where_buildah_has_unpacked_them_each_upon_the_one_before(tmp_path: Path) -> None:
+    known = [
+        {"id": "base", "diff-digest": A},
+        {"id": "elsewhere", "parent": "another", "diff-digest": B},
+        {"id": "second", "parent": "base", "diff-digest": B},
+        {"id": "same-again", "parent": "second", "diff-digest": B},
+    ]
+    found = [
+        place.relative_to(tmp_path / "overlay").parts[0] for place in folders(tmp_path, known, [A, B, B])
+    ]
+    assert found == ["base", "second", "same-again"]
+    assert folders(tmp_path, known, [B]) == []
+    assert len(folders(tmp_path, known, [A, C, B])) == 1
+
+
+def test_a_layer_is_taken_over_without_a_copy(tmp_path: Path) -> None:
+    layer, place = tmp_path / "layer", tmp_path / "place"
+    (layer / "folder").mkdir(parents=True)
+    (layer / "folder" / "file").write_text("content")
+    (layer / "link").symlink_to("folder/file")
+    layer.chmod(0o750)
+    place.mkdir()
+    take_over(layer, place)
+    assert (place / "folder" / "file").samefile(layer / "folder" / "file")
+    assert (place / "link").is_symlink()
+    assert place.stat().st_mode == layer.stat().st_mode

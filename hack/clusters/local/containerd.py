@@ -96,6 +96,26 @@ class Containerd:
         if digests:
             self.ctr("content", "delete", *digests)
 
+    def make_snapshot(self, chain_id: str, below: str | None, fill: Callable[[Path], None]) -> None:
+        """Make the unpacked layer of that name upon `below`, out of what `fill` puts into a folder.
+
+        It is kept until `release` has been called, whether or not an image needs it.
+        """
+        active = f"filling-{chain_id}"
+        subprocess.run(
+            self._ctr("snapshots", "remove", active), capture_output=True, check=False
+        )  # one cut short
+        [mount] = json.loads(
+            self.ctr("snapshots", "prepare", "--mounts", active, *([below] if below else []))
+        )
+        upper = [option for option in mount["Options"] if option.startswith("upperdir=")]
+        fill(Path(upper[0].removeprefix("upperdir=") if upper else mount["Source"]))
+        self.ctr("snapshots", "commit", chain_id, active)
+
+    def release(self, chain_id: str) -> None:
+        """Keep an unpacked layer only as long as an image needs it."""
+        self.ctr("snapshots", "label", chain_id, "containerd.io/gc.root=")
+
     def forget_containers(self) -> None:
         """Remove what is known of the containers of pods that have been killed, and their writable layers.
 

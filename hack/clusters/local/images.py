@@ -1,7 +1,8 @@
 """Images from buildah's or Docker's store into a local cluster's containerd.
 
 Of an image of several gigabytes mostly the last layer changes. Only layers that containerd has not unpacked yet are
-read and sent; once unpacked, their archives are thrown away, so that each layer is on the disk once.
+looked at. Those of buildah's store it takes over as they are; others are read and sent, and once they are unpacked,
+their archives are thrown away. So each layer is on the disk once.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ import json
 import platform
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from clusters.console import ClusterError, say, step
 from clusters.images import full_reference
 from clusters.local.containerd import PAUSE_IMAGE, Containerd
+from clusters.local.layers import take_over, unpacked_by_buildah
 from clusters.oci import Blob, single_program_image, write_archive
 from clusters.shell import output
 
+_BUILDAH = "containers-storage:"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -48,11 +52,14 @@ def load_image(containerd: Containerd, image: str) -> None:
     layers = json.loads(manifest)["layers"]
     present = unpacked(diff_ids, layers, snapshots)
     with step(f"{image}: {_total(layers[len(present) :])} of {_total(layers)}"):
+        taken = _take_over(containerd, diff_ids, layers, present) if source.startswith(_BUILDAH) else []
         shutil.rmtree(containerd.staging, ignore_errors=True)  # of a load that was killed
         try:
-            _copy(source, containerd.staging, present, containerd, reference)
+            _copy(source, containerd.staging, layers[: len(present) + len(taken)], containerd, reference)
         finally:
             shutil.rmtree(containerd.staging)
+        for chain_id in taken:
+            containerd.release(chain_id)
 
 
 def chain_ids(diff_ids: Sequence[str]) -> list[str]:
@@ -79,9 +86,28 @@ def unpacked(
     return present
 
 
+def _take_over(
+    containerd: Containerd,
+    diff_ids: Sequence[str],
+    layers: Sequence[dict[str, Any]],
+    present: Sequence[dict[str, Any]],
+) -> list[str]:
+    """Have containerd take the layers above those that are present from buildah; returns their names there."""
+    chain = chain_ids(diff_ids)
+    taken: list[str] = []
+    folders = unpacked_by_buildah(diff_ids)
+    for number in range(len(present), len(folders)):
+        if layers[number]["digest"] != diff_ids[number]:
+            break  # as in unpacked()
+        below = chain[number - 1] if number else None
+        containerd.make_snapshot(chain[number], below, partial(take_over, folders[number]))
+        taken.append(chain[number])
+    return taken
+
+
 def _find(image: str) -> str:
     """skopeo's name for the image in the store that has it; buildah puts short names under localhost/."""
-    names = [f"containers-storage:{image}", f"containers-storage:localhost/{image}", f"docker-daemon:{image}"]
+    names = [f"{_BUILDAH}{image}", f"{_BUILDAH}localhost/{image}", f"docker-daemon:{image}"]
     problems = []
     for name in names:
         try:
