@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from benchmarks.operator.figures import percentile
 from benchmarks.scale.course import Point, Result
-from finetune_operator.patrol import RESYNC_SECONDS
 
 _MIB = 2**20
 
@@ -56,11 +55,6 @@ def _at_rest(points: Sequence[Point]) -> list[Figure]:
         Figure("steady_cpu_percent", 100 * last.steady_share, "CPU at rest, nobody reports, % of one", 5),
         Figure("restart_seconds", last.restart_seconds, "from start until every job is known, s", 60),
         Figure("restart_cpu_seconds", last.restart_cpu_seconds, "CPU of that, s"),
-        Figure(
-            "resync_cpu_percent",
-            100 * last.restart_cpu_seconds / RESYNC_SECONDS,
-            "the look at all jobs each ten minutes, if it takes as much as a restart (computed), % of one",
-        ),
     ]
 
 

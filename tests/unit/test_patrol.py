@@ -81,3 +81,29 @@ def test_many_jobs_are_looked_at_one_after_the_other() -> None:
         assert within < 10 * RESYNC_LOOKS_PER_SECOND * 1.3
     # Others need not wait until all are on the queue.
     assert turns > 10
+
+
+def test_a_look_at_all_that_is_asked_for_meanwhile_is_made_with_the_next_list() -> None:
+    queue, metrics = Delays(), Metrics()
+    patrol = Patrol(
+        cast(Cluster, Many(1_000)),
+        WatchHealth(),
+        cast("WorkQueue[Any]", queue),
+        metrics,
+        Known(),
+        seconds=SECONDS,
+    )
+
+    async def asked_twice() -> None:
+        patrol.look_at_all()
+        patrolling = asyncio.create_task(patrol.once())
+        while not queue.seconds:  # noqa: ASYNC110 - turn by turn
+            await asyncio.sleep(0)
+        assert not patrolling.done()
+        patrol.look_at_all()
+        await patrolling
+        queue.seconds.clear()
+        await patrol.once()
+
+    asyncio.run(asked_twice())
+    assert len(queue.seconds) == 1_000
