@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from finetune_trainer.ends.errors import InvalidConfigurationError
+from finetune_trainer.checks import check_model
+from finetune_trainer.ends.errors import InvalidConfigurationError, TrainerError
 from finetune_trainer.model import load, load_config, skeleton
 from finetune_trainer.results import WholeModel
 from tiny import save_tiny_model, save_tokenizer
@@ -70,3 +71,12 @@ def test_it_is_used_as_the_base_model_is(tmp_path: Path) -> None:
     save_result(skeleton(load_config(base)).to_empty(device="cpu"), base, output)
     assert json.loads((output / "generation_config.json").read_text()) == use
     assert (output / "preprocessor_config.json").read_text() == "{}"
+
+
+def test_what_goes_into_a_result_is_tried_before_training(tmp_path: Path) -> None:
+    """Hours later it would cost the result."""
+    save_tiny_model(tmp_path)
+    check_model(tmp_path, "spec.model", weights=True)
+    (tmp_path / "generation_config.json").mkdir()
+    with pytest.raises(TrainerError, match=r"spec\.model cannot be read"):
+        check_model(tmp_path, "spec.model", weights=True)

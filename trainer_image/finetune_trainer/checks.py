@@ -19,7 +19,7 @@ from finetune_trainer.ends.errors import (
 )
 from finetune_trainer.sources import containment, record
 from finetune_trainer.sources import weights as weights_files
-from finetune_trainer.sources.model_files import of_directory
+from finetune_trainer.sources.model_files import USE, of_directory
 
 # Weights as pickle has them, by the names that libraries give them.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -123,7 +123,7 @@ def check_model(directory: Path, origin: str, *, weights: bool) -> None:
         check_listing(found, origin, weights=weights)
         # Saved by another user, safetensors are his alone; the library that reads them would say they do not exist.
         for name in sorted(found):
-            if name in ("config.json", *names.TOKENIZER_FILES) or name.endswith(".safetensors"):
+            if name in ("config.json", *names.TOKENIZER_FILES, *USE) or name.endswith(".safetensors"):
                 (directory / name).open("rb").close()
     except OSError as error:
         raise of_system(error, f"{origin} cannot be read") from None

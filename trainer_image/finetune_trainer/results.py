@@ -10,15 +10,13 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
-from transformers.utils import GENERATION_CONFIG_NAME
 
 from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.model import load_config
+from finetune_trainer.sources.model_files import USE
 
 # An upload that is cut goes on with the file that it was at.
 LARGEST_FILE = "5GB"
-# How a model is used: the tokens that end a text and how others are drawn, and what makes inputs of images.
-_USE = (GENERATION_CONFIG_NAME, "preprocessor_config.json", "processor_config.json")
 
 Format = Literal["model", "adapter"]
 Describe = Callable[[Path, Format, int], None]
@@ -84,7 +82,7 @@ class WholeModel:
         config = self._hf.config.to_dict() | {"dtype": str(self._dtype).removeprefix("torch.")}
         type(self._hf.config).from_dict(config).save_pretrained(into)
         # What transformers has written of the model's use is made up, where it was made of its configuration alone.
-        for name in _USE:
+        for name in USE:
             if (self._base / name).exists():
                 shutil.copyfile(self._base / name, into / name)
         copy_tokenizer(self._base, into)

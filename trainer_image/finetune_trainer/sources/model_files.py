@@ -5,6 +5,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 WEIGHTS = "*.safetensors"
+# How a model is used: the tokens that end a text and how others are drawn, and what makes inputs of images.
+USE = ("generation_config.json", "preprocessor_config.json", "processor_config.json")
 # Configuration, tokenizer and its templates. Nothing that can run code when it is read: no pickles, no Python.
 _OTHERS = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "vocab.bpe")
 # The model card of what is trained says what the base model allows.
