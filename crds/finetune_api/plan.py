@@ -15,6 +15,7 @@ from finetune_api.checkpoint_sizes import checkpoint_sizes
 from finetune_api.facts import DataFacts, Finding, ModelFacts, Severity
 from finetune_api.guide.hardware import memory_exceeded
 from finetune_api.guide.layers import is_name
+from finetune_api.guide.lora import model_splitting_too_far
 from finetune_api.hyperparameters import MAX_TOKENS_PER_GPU
 from finetune_api.memory import Mode, estimated, fastest, largest_token_budget, leanest, memory, merge_memory
 from finetune_api.model import SpecModel
@@ -67,11 +68,14 @@ def review(
     planned = _counted(settled, mode, chosen, model, data)
     helpful = _remedies(settled, model, planned)
     findings = guide.advise(recipe, planned, model, data, remedies=[str(remedy) for remedy in helpful])
-    if _cannot_fit(recipe, model, planned):
-        findings = [
-            replace(finding, severity=Severity.ERROR) if finding.rule == memory_exceeded.id else finding
-            for finding in findings
-        ]
+    # What the guide warns of, and what is certain to end a run.
+    fatal = {model_splitting_too_far.id} | (
+        {memory_exceeded.id} if _cannot_fit(recipe, model, planned) else set()
+    )
+    findings = [
+        replace(finding, severity=Severity.ERROR) if finding.rule in fatal else finding
+        for finding in findings
+    ]
     warnings = [
         Advice(rule=finding.rule, field=finding.field, message=finding.message)
         for finding in findings

@@ -6,8 +6,9 @@ import pytest
 
 from advice import HUGE, LARGE, MIDDLE, SMALL, data, gpus, model, named, recipe, told
 from finetune_api import guide
-from finetune_api.facts import ModelFacts
+from finetune_api.facts import ModelFacts, Severity
 from finetune_api.guide.choices import directions
+from finetune_api.plan import review
 
 PROJECTIONS = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
 
@@ -247,3 +248,24 @@ def test_a_model_that_does_not_fit_one_gpu_must_be_split() -> None:
     assert rule not in told("lora", HUGE, resources=gpus("80Gi", per_node=4), lora={"loadIn4Bit": True})
     # Two GPUs of 24 GiB do not hold it either: what would is for the remedies to say.
     assert rule not in told("lora", HUGE, resources=gpus("24Gi", per_node=2))
+
+
+def test_a_model_is_split_over_no_more_gpus_than_it_has_blocks() -> None:
+    rule = "model-splitting-too-far"
+    blocks = SMALL.architecture.layers
+    split = {"enableModelSplitting": True}
+    assert told("lora", SMALL, resources=gpus("80Gi", per_node=blocks + 1), lora=split)[rule] == (
+        f"the {blocks} blocks of the model cannot be split over {blocks + 1} GPUs: set {blocks} at most"
+    )
+    assert rule not in told("lora", SMALL, resources=gpus("80Gi", per_node=blocks), lora=split)
+    assert rule not in told("lora", SMALL, resources=gpus("80Gi", per_node=blocks + 1))
+    [found] = [
+        finding
+        for finding in review(
+            recipe("lora", resources=gpus("80Gi", per_node=64), lora=split), SMALL, None
+        ).findings
+        if finding.rule == rule
+    ]
+    assert found.severity is Severity.ERROR
+    # Of a name alone nobody knows how many blocks there are.
+    assert rule not in told("lora", named("some-1b"), resources=gpus("80Gi", per_node=64), lora=split)

@@ -182,6 +182,18 @@ def model_splitting_needed(case: Case) -> str | None:
     )
 
 
+@guideline(_MULTI_GPU, Severity.WARNING, "spec.resources.gpusPerNode")
+def model_splitting_too_far(case: Case) -> str | None:
+    """No block of a model is divided, so it cannot be split over more GPUs than it has blocks."""
+    # What is guessed of a model is its size, not how many blocks it has.
+    if case.model is None or case.model.is_guess:
+        return None
+    gpus, blocks = case.recipe.split_over, case.model.architecture.layers
+    if gpus <= blocks:
+        return None
+    return f"the {blocks} blocks of the model cannot be split over {gpus} GPUs: set {blocks} at most"
+
+
 RULES = (
     lora_r_raised,
     lora_r_high,
@@ -193,4 +205,5 @@ RULES = (
     quantization_of_large_models,
     model_splitting_needless,
     model_splitting_needed,
+    model_splitting_too_far,
 )
