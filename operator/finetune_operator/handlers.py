@@ -4,7 +4,8 @@ kopf's `on.event` handlers need neither annotation nor finalizer, and their fail
 nothing that can fail.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import kopf
@@ -86,6 +87,8 @@ def settings(webhook_server: kopf.WebhookServer) -> kopf.OperatorSettings:
     reduced.networking.connect_timeout = 10
     reduced.networking.request_timeout = 30
     reduced.networking.enforce_retry_after = True
+    # kopf's own end after 54 s, and the process with them, while an API server away may answer 503 for minutes.
+    reduced.networking.error_backoffs = Backoffs()
     # The three kinds are known; namespaces and CRDs need not be listed.
     reduced.scanning.disabled = True
     reduced.posting.enabled = False
@@ -94,6 +97,14 @@ def settings(webhook_server: kopf.WebhookServer) -> kopf.OperatorSettings:
     reduced.persistence.diffbase_storage = _NoDiffBase()
     reduced.persistence.progress_storage = _NoProgress()
     return reduced
+
+
+class Backoffs:
+    """The seconds between tries for lists and watches, without end, and never so many that a watch is called dead."""
+
+    def __iter__(self) -> Iterator[float]:
+        yield from (1, 1, 2, 3, 5, 8, 13)
+        yield from itertools.repeat(20)
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):

@@ -118,7 +118,8 @@ def test_who_is_told_to_come_later_comes_later(namespace: Namespace, make_operat
 def test_jobs_outlive_an_outage(
     namespace: Namespace, make_operator: MakeOperator, fault: Fault, moment: str
 ) -> None:
-    operator = make_operator()
+    # Watches are open again only some time after a long outage, as long as it takes kopf to try again.
+    operator = make_operator(tolerance_seconds=max(5.0, OUTAGE_SECONDS))
     operator.start()
 
     def outage() -> None:
