@@ -20,7 +20,7 @@ from world import INLINE, manifest
 # Nothing may happen for so long; the operator gathers what it hears of for 0.3 s.
 QUIET_SECONDS = 0.7
 # How long everything may take that has to come: long, for the machine may be busy.
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 180.0
 # Seldom enough to cost nothing, and often enough that two of them pass before a story is over.
 PATROL_SECONDS = 1.0
 # How long pods live on that are to go.
@@ -126,7 +126,9 @@ class Story:
         last, since = (-1, -1), time.monotonic()
         while time.monotonic() - since < QUIET_SECONDS:
             if time.monotonic() > deadline:
-                raise ViolationError([f"at rest: still busy after {PATIENCE_SECONDS} s"])
+                jobs = self.namespace.all(FINETUNEJOBS)
+                phases = {job["metadata"]["name"]: job.get("status", {}).get("phase") for job in jobs}
+                raise ViolationError([f"at rest: still busy after {PATIENCE_SECONDS} s: {phases}"])
             self._start_again()
             now = (self.history.length, sum(len(p.writes) for o in self._operators for p in o.proxies))
             if self.kubelet.reap() or now != last or self._waits():
