@@ -1,13 +1,15 @@
 """The periodic list, and the look at every job."""
 
 import asyncio
+import time
 from typing import Any, cast
+from unittest.mock import patch
 
 from finetune_operator.cluster import Cluster
 from finetune_operator.kinds import Key, Resource
 from finetune_operator.known import Known
 from finetune_operator.metrics import Metrics
-from finetune_operator.patrol import RESYNC_LOOKS_PER_SECOND, Patrol
+from finetune_operator.patrol import RESYNC_LOOKS_PER_SECOND, RESYNC_SECONDS, Patrol
 from finetune_operator.queue import WorkQueue
 from finetune_operator.watch_health import Watch, WatchHealth
 
@@ -84,14 +86,12 @@ def test_many_jobs_are_looked_at_one_after_the_other() -> None:
 
 
 def test_a_look_at_all_that_is_asked_for_meanwhile_is_made_with_the_next_list() -> None:
-    queue, metrics = Delays(), Metrics()
+    queue, health = Delays(), WatchHealth()
+    # Else the second list would find that events are missing.
+    for number in range(1_000):
+        health.seen(Watch.FINETUNEJOBS, "team", f"job-{number}", "1")
     patrol = Patrol(
-        cast(Cluster, Many(1_000)),
-        WatchHealth(),
-        cast("WorkQueue[Any]", queue),
-        metrics,
-        Known(),
-        seconds=SECONDS,
+        cast(Cluster, Many(1_000)), health, cast("WorkQueue[Any]", queue), Metrics(), Known(), seconds=SECONDS
     )
 
     async def asked_twice() -> None:
@@ -107,3 +107,52 @@ def test_a_look_at_all_that_is_asked_for_meanwhile_is_made_with_the_next_list() 
 
     asyncio.run(asked_twice())
     assert len(queue.seconds) == 1_000
+
+
+class Two(Many):
+    """A cluster with a job that runs, and one that is over."""
+
+    RUNNING, OVER = Key("team", "running"), Key("team", "over")
+
+    def __init__(self) -> None:
+        self._jobs = {(key.namespace, key.name): "3" for key in (self.RUNNING, self.OVER)}
+
+
+def rounds(known: Known) -> tuple[Patrol, Delays]:
+    """Of a cluster with two jobs, whose events have all been heard."""
+    health, queue = WatchHealth(), Delays()
+    for key in (Two.RUNNING, Two.OVER):
+        health.seen(Watch.FINETUNEJOBS, key.namespace, key.name, "3")
+    patrol = Patrol(
+        cast(Cluster, Two()), health, cast("WorkQueue[Any]", queue), Metrics(), known, seconds=SECONDS
+    )
+    return patrol, queue
+
+
+async def test_what_is_at_rest_is_not_looked_at_again() -> None:
+    """Of thousands of jobs, most are over: to read them all again and again would be most of the work at rest."""
+    known = Known()
+    known.rests(Two.OVER, "3")
+    patrol, queue = rounds(known)
+    await patrol.once()
+    assert not queue.seconds, "not yet"
+    later = time.monotonic() + RESYNC_SECONDS
+    with patch("time.monotonic", lambda: later):
+        await patrol.once()
+    assert set(queue.seconds) == {Two.RUNNING}
+    known.rests(Two.OVER, "2")
+    with patch("time.monotonic", lambda: later + RESYNC_SECONDS):
+        await patrol.once()
+    assert set(queue.seconds) == {Two.RUNNING, Two.OVER}, "it has changed"
+
+
+async def test_a_change_that_concerns_all_has_all_looked_at_once() -> None:
+    known = Known()
+    known.rests(Two.OVER, "3")
+    patrol, queue = rounds(known)
+    patrol.look_at_all()
+    await patrol.once()
+    assert set(queue.seconds) == {Two.RUNNING, Two.OVER}
+    queue.seconds.clear()
+    await patrol.once()
+    assert not queue.seconds
