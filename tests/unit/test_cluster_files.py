@@ -1,14 +1,15 @@
 """Where the development cluster keeps things, and under which names."""
 
 import os
-import random
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from clusters import kind, paths
+from clusters import kind, paths, ports
 from clusters.console import ClusterError
 from clusters.ports import free_ports
 from clusters.volumes import parse_claim, volume_objects
@@ -62,18 +63,52 @@ def test_a_file_with_the_right_content_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_ports_are_different_and_free() -> None:
-    ports = free_ports(20)
-    assert len(set(ports)) == 20
-    for port in ports:
+    found = free_ports(20)
+    assert len(set(found)) == 20
+    for port in found:
         socket.create_server(("127.0.0.1", port)).close()
 
 
 def test_a_port_that_is_taken_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
-        monkeypatch.setattr(random.SystemRandom, "sample", lambda *_: [taken, taken])
+        monkeypatch.setattr(ports, "_share", lambda: (range(taken, taken + 1), None))
+        monkeypatch.setattr(ports, "_given", {taken: None})
         with pytest.raises(ClusterError, match="free ports"):
             free_ports(1)
+
+
+def test_a_port_comes_again_as_late_as_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was given it may be about to start, or to start again."""
+    share = range(free_ports(1)[0], 30000)[:5]
+    monkeypatch.setattr(ports, "_share", lambda: (share, None))
+    monkeypatch.setattr(ports, "_given", {})
+    monkeypatch.setattr(ports, "_is_free", lambda port: True)
+    first, second = free_ports(3), free_ports(2)
+    assert set(first) | set(second) == set(share)
+    assert free_ports(5) == [*first, *second]
+
+
+def test_no_other_process_is_given_the_same_ports() -> None:
+    """Servers listen some time after their port was found free, and tests run side by side."""
+    ours = set(free_ports(50))
+    script = "from clusters.ports import free_ports; print(*free_ports(400)); input()"
+    others = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        for _ in range(2)
+    ]
+    theirs = [set(map(int, other.stdout.readline().split())) for other in others if other.stdout]
+    for other in others:
+        other.communicate("\n", timeout=60)
+    assert [len(found) for found in theirs] == [400, 400]
+    assert not theirs[0] & theirs[1]
+    assert not ours & (theirs[0] | theirs[1])
 
 
 def test_claims() -> None:
