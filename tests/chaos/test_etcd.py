@@ -88,7 +88,8 @@ def test_jobs_go_on(
     operator = make_operator(request_timeout_seconds=2.0)
     operator.start()
     namespace.submit(dataset=INLINE)
-    first = namespace.pods()
+    # The controller manager may not have come back yet from the disaster before.
+    first = eventually(namespace.pods, seconds=PATIENCE)
     namespace.in_phase("Starting")
     meanwhile = asked_in_vain(operator)
     for pod in first:
