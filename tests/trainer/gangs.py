@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from clusters.ports import free_ports
 from finetune_api import names
 from finetune_api.report import MAX_TERMINATION_BYTES, Metrics, Report, StepRecord
 from finetune_api.runconfig import Locations, RunConfig, run_config
@@ -222,8 +222,6 @@ def _children(pid: int) -> list[int]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    """A port that nobody listens on, and that no connection of others is given meanwhile."""
+    [port] = free_ports(1)
     return port

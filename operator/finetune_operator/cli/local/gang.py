@@ -2,10 +2,12 @@
 
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,6 +20,8 @@ from finetune_operator.pods import Manifest
 
 LOOPBACK = "127.0.0.1"
 PR_SET_PDEATHSIG = 1
+# Below those from which Linux takes the ports of outgoing connections.
+_PORTS = range(20000, 30000)
 INDEX_FIELD = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 
 
@@ -231,7 +235,11 @@ def _end_with_parent() -> None:
 
 
 def _free_port() -> int:
+    """A port on which nothing listens, and which no connection is given before the first process listens on it."""
     with socket.socket() as free:
+        for port in random.SystemRandom().sample(_PORTS, 20):
+            with suppress(OSError):
+                free.bind((LOOPBACK, port))
+                return port
         free.bind((LOOPBACK, 0))
-        port: int = free.getsockname()[1]
-        return port
+        return int(free.getsockname()[1])
