@@ -13,7 +13,7 @@ from finetune_operator.conditions import Standing
 from finetune_operator.heard import final_report
 from finetune_operator.launch import about_to_create
 from finetune_operator.observed import Pod
-from finetune_operator.outcome import Outcome, Situation, write
+from finetune_operator.outcome import Outcome, Situation, time_left, write
 from finetune_operator.transitions import STUCK
 
 # The first pod to be seen failing is often a victim of the one that fails a moment later for a reason of its own.
@@ -123,13 +123,7 @@ def concluded(situation: Situation, status: FineTuneJobStatus, verdict: Verdict)
 
 def to_come(since: datetime, now: datetime) -> float | None:
     """Seconds for which the end of what finished at that time is waited for, so that one write tells both, or None."""
-    return _rest(ENDING_TIME, since, now)
-
-
-def _rest(time: timedelta, since: datetime, now: datetime) -> float | None:
-    # The node's clock is not ours: an end in the future is no reason to wait.
-    age = now - since
-    return (time - age).total_seconds() if timedelta(0) <= age < time else None
+    return time_left(ENDING_TIME, since, now)
 
 
 def given_up(situation: Situation, verdict: Verdict, faults: Sequence[str] = ()) -> Outcome:
@@ -191,4 +185,4 @@ def _unsettled(verdict: Verdict, pods: Sequence[Pod], now: datetime) -> float | 
     first = min((pod.finished for pod in over if pod.finished is not None), default=None)
     if first is None:
         return None
-    return _rest(SETTLING_TIME, first, now)
+    return time_left(SETTLING_TIME, first, now)

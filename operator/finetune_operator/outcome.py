@@ -96,9 +96,8 @@ def write(
     )
     if new == old:
         return Outcome()
-    rest = _throttled(old, new, now)
-    if rest is not None:
-        return Outcome(requeue_after=rest)
+    if (wait := _throttled(old, new, now)) is not None:
+        return Outcome(requeue_after=wait)
     return Outcome(status=new, events=events(old, new))
 
 
@@ -106,6 +105,13 @@ def is_mere_progress(old: FineTuneJobStatus, new: FineTuneJobStatus) -> bool:
     """Whether nothing is new but numbers that change with every step."""
     mere = {"progress": new.progress, "subspaces": new.subspaces, "curve": new.curve}
     return old.model_copy(update=mere) == new
+
+
+def time_left(time: timedelta, since: datetime, now: datetime) -> float | None:
+    """Seconds until so much time has passed since then; None if it has."""
+    # A time to come was told by another clock, or by one that was set right since: that is no reason to wait.
+    age = now - since
+    return (time - age).total_seconds() if timedelta(0) <= age < time else None
 
 
 def _throttled(old: FineTuneJobStatus, new: FineTuneJobStatus, now: datetime) -> float | None:
@@ -117,9 +123,7 @@ def _throttled(old: FineTuneJobStatus, new: FineTuneJobStatus, now: datetime) ->
         new = new.model_copy(update={"conditions": old.conditions})
     if not is_mere_progress(old, new):
         return None
-    age = now - old.progress.last_report_time
-    # A clock that was set right makes it a time to come: that is no reason to wait for hours.
-    return (PROGRESS_INTERVAL - age).total_seconds() if timedelta(0) <= age < PROGRESS_INTERVAL else None
+    return time_left(PROGRESS_INTERVAL, old.progress.last_report_time, now)
 
 
 def _reasons(status: FineTuneJobStatus) -> list[tuple[str, str, str]]:

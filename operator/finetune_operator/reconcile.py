@@ -37,7 +37,7 @@ say) cannot write. Succeeded and Failed are never left; only a job that was reje
 """
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 from finetune_api import names
@@ -64,7 +64,7 @@ from finetune_operator.gang import follow
 from finetune_operator.healing import keep_up
 from finetune_operator.launch import about_to_create, is_to_come, launch
 from finetune_operator.observed import GangJob, Observed, Subject
-from finetune_operator.outcome import Outcome, Situation, write
+from finetune_operator.outcome import Outcome, Situation, time_left, write
 from finetune_operator.transitions import REJECTED
 from finetune_operator.workload import Installation
 
@@ -241,10 +241,10 @@ def _restart(situation: Situation, ended: Attempt) -> Outcome:
         return suspension.give_back(situation)
     if situation.observed.jobs or situation.observed.pods:
         return departure.wait(situation, suspension.last_words(situation), *_why_again(status, ended))
-    pause, age = budget.pause(status), situation.now - ended.start_time
-    # Who was suspended is not kept waiting. Nor is anybody for hours, because the clock was set right.
-    if status.phase is Phase.RESTARTING and timedelta(0) <= age < pause:
-        return Outcome(requeue_after=(pause - age).total_seconds())
+    wait = time_left(budget.pause(status), ended.start_time, situation.now)
+    # Who was suspended is not kept waiting.
+    if status.phase is Phase.RESTARTING and wait is not None:
+        return Outcome(requeue_after=wait)
     return _begin_attempt(situation, status, ended.number + 1)
 
 
