@@ -7,6 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +27,8 @@ class Watch:
     """A watch of one kind of objects, in a thread, while the context lasts.
 
     Times are those of time.perf_counter, in microseconds or better, and taken before an event is parsed. What is there
-    already when the watch begins is not told.
+    already when the watch begins is not told. An API server closes a watch that does not keep up for a moment; it is
+    taken up from the last event then.
 
         with Watch(plane.kubeconfig, "/api/v1/pods", heard) as watch:
             ...
@@ -44,17 +46,8 @@ class Watch:
         self._thread = threading.Thread(target=self._follow, name=f"watch of {path}", daemon=True)
 
     def __enter__(self) -> Self:
-        version = self._server.get(f"{self._path}?{urlencode(self._query | {'limit': '1'})}")["metadata"]
-        query = {
-            "watch": "true",
-            "resourceVersion": version["resourceVersion"],
-            "timeoutSeconds": str(_WATCH_SECONDS),
-        }
-        self._connection = self._server.connect()
-        self._connection.request("GET", f"{self._path}?{urlencode(self._query | query)}")
-        self._answer = self._connection.getresponse()
-        if self._answer.status != 200:
-            raise RuntimeError(f"watch of {self._path}: {self._answer.status} {self._answer.read().decode()}")
+        listed = self._server.get(f"{self._path}?{urlencode(self._query | {'limit': '1'})}")
+        self._connect(listed["metadata"]["resourceVersion"])
         self._thread.start()
         return self
 
@@ -62,23 +55,42 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ends = True
-        self._server.cut(self._connection)
-        self._thread.join()
+        while self._thread.is_alive():
+            # Not once: it may be taking the watch up again.
+            self._server.cut(self._connection)
+            self._thread.join(timeout=0.1)
+        self._answer.close()
+        self._connection.close()
 
     def check(self) -> None:
         """Raise what ended the watch, if something has: from then on nothing was told any more."""
         if self._failure is not None:
             raise RuntimeError(f"the watch of {self._path} has ended: {self._failure!r}") from self._failure
 
+    def _connect(self, version: str) -> None:
+        query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(_WATCH_SECONDS)}
+        self._version = version
+        self._connection = self._server.connect()
+        self._connection.request("GET", f"{self._path}?{urlencode(self._query | query)}")
+        self._answer = self._connection.getresponse()
+        if self._answer.status != 200:
+            raise RuntimeError(f"watch of {self._path}: {self._answer.status} {self._answer.read().decode()}")
+
     def _follow(self) -> None:
         try:
-            for line in self._answer:
-                when = time.perf_counter()
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    raise RuntimeError(event["object"].get("message", "ERROR"))
-                self._heard(event["type"], event["object"], when)
-            raise RuntimeError("the API server closed it")
+            while not self._ends:
+                for line in self._answer:
+                    when = time.perf_counter()
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise RuntimeError(event["object"].get("message", "ERROR"))
+                    self._heard(event["type"], event["object"], when)
+                    self._version = event["object"]["metadata"]["resourceVersion"]
+                if not self._ends:
+                    print(
+                        f"the API server closed the watch of {self._path}; it is taken up again", flush=True
+                    )
+                    self._connect(self._version)
         except Exception as error:  # noqa: BLE001 - told by check(), in the thread that measures
             if not self._ends:
                 self._failure = error
@@ -136,6 +148,7 @@ class Server:
 
     @staticmethod
     def cut(connection: http.client.HTTPSConnection) -> None:
-        """End a connection on which another thread is reading."""
+        """End a connection on which another thread is reading, if the other side has not done so already."""
         if connection.sock is not None:
-            connection.sock.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
