@@ -308,8 +308,7 @@ if "finetune_trainer.worker" in sys.orig_argv and os.environ["RANK"] == "1" and 
     from trainer.test_out_of_memory import Shortage
     Shortage(nth=8, rank=1)(1)
 """)
-    for directory in (Path(__file__).parent.parent, tmp_path):
-        monkeypatch.setenv("PYTHONPATH", str(directory), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     # Two micro-batches to a step: it is in the middle of the fourth.
     stated = HYPERPARAMETERS | {"effectiveBatchSize": 16, "maxTokensPerGpu": 320}
     both = config(base, name="both", nodes=2, numEpochs=2, maxSteps=6, **stated)

@@ -3,8 +3,10 @@
 import errno
 import itertools
 import json
+import os
 import re
 import resource
+import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -307,8 +309,7 @@ if "RANK" in os.environ and not pathlib.Path({str(budget_file)!r}).exists():
     sys.meta_path.insert(0, Disturb())
 """
     )
-    here = Path(__file__).parent.parent
-    ends = gangs.run(config, inside=["env", f"PYTHONPATH={tmp_path}:{here}"])
+    ends = gangs.run(config, inside=["env", f"PYTHONPATH={os.pathsep.join([str(tmp_path), *sys.path])}"])
     assert [end.exit_code for end in ends] == [0, 0], ends[0].output + ends[1].output
     said = report(config)
     assert (said.attempt, said.resumed_from_step) == (1, 3)

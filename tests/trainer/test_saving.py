@@ -338,10 +338,9 @@ def test_a_full_volume_keeps_what_was_complete_and_gives_the_rest_back(tmp_path:
         "if __name__ == '__main__': print(together(2, fill, pathlib.Path(sys.argv[1])))"
     )
     (tmp_path / "script.py").write_text(script)
-    tests = Path(__file__).parents[1]
     output = subprocess.run(
         [*inside, sys.executable, str(tmp_path / "script.py"), str(tmp_path / "volume")],
-        env=os.environ | {"PYTHONPATH": str(tests)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
