@@ -1,6 +1,6 @@
 """Pure: what became of the objects of a namespace, version by version."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,3 +68,13 @@ class Change:
 def in_order(changes: Iterable[Change]) -> list[Change]:
     """As they happened, whatever the order in which the watches told them."""
     return sorted(changes, key=lambda change: change.revision)
+
+
+def table(changes: Sequence[Change]) -> str:
+    """A line for each, for people: when, what, whose, and how it stands."""
+    return "\n".join(
+        f"{change.revision:>7} {change.type:<8} {change.kind:<13} {change.name} {change.uid[:8]}"
+        f" of {str(change.controller['uid'])[:8] if change.controller else '-'} {change.status.get('phase', '')}"
+        for change in changes
+        if change.kind != "Event"
+    )

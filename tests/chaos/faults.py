@@ -72,6 +72,13 @@ class Hang:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """It reaches the API server when this is true, and not before."""
+
+    until: Callable[[], bool]
+
+
+@dataclass(frozen=True)
 class Answer:
     """An answer that is not the API server's, which never sees the request."""
 
@@ -85,7 +92,7 @@ class Answer:
         return cls(429, headers={"Retry-After": str(seconds)})
 
 
-Fault = Crash | Cut | Hang | Answer
+Fault = Crash | Cut | Hang | Hold | Answer
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def violations(changes: Sequence[Change], requests: Sequence[Request], namespace
 def one_gang_at_a_time(changes: Sequence[Change]) -> Iterator[str]:
     """Pods that can run are of one batch/v1 Job for each FineTuneJob, deleted namesakes included."""
     alive: dict[str, Change] = {}
-    for change in changes:
+    for change in _in_time(changes):
         if not _follow(alive, change):
             continue
         for other in alive.values():
@@ -128,7 +128,7 @@ def suspended_holds_nothing(changes: Sequence[Change]) -> Iterator[str]:
     """As long as a job that began is said to be suspended, no pod of it can run."""
     suspended: set[str] = set()
     alive: dict[str, Change] = {}
-    for change in changes:
+    for change in _in_time(changes):
         if change.kind == "FineTuneJob":
             rests = change.status.get("phase") == "Suspended" and "startTime" in change.status
             if rests and change.type != "DELETED":
@@ -230,6 +230,24 @@ def writes_stop(requests: Sequence[Request], since: float) -> list[str]:
     ]
 
 
+def _in_time(changes: Sequence[Change]) -> Iterator[Change]:
+    """All but the pods of Jobs that were made for a FineTuneJob when it had gone.
+
+    Between what an operator sees and what it makes, others may delete the FineTuneJob and the garbage collector the gang
+    that another operator had made. The API server makes a Job all the same, and the garbage collector removes that too.
+    """
+    gone: set[str] = set()
+    late: set[str] = set()
+    for change in changes:
+        owner = _controller(change)
+        if change.kind == "FineTuneJob" and change.type == "DELETED":
+            gone.add(change.uid)
+        if change.kind == "Job" and change.type == "ADDED" and owner in gone:
+            late.add(change.uid)
+        if change.kind != "Pod" or owner not in late:
+            yield change
+
+
 def _follow(alive: dict[str, Change], change: Change) -> bool:
     """Keep the pods that can run, by uid; says whether this one can."""
     if change.kind != "Pod" or change.job is None:
@@ -255,5 +273,5 @@ def _newest(status: Wire) -> tuple[int | None, int | None]:
     return attempts[-1].get("number"), (status.get("progress") or {}).get("step")
 
 
-def _controller(pod: Change) -> str | None:
-    return pod.controller["uid"] if pod.controller else None
+def _controller(change: Change) -> str | None:
+    return str(change.controller["uid"]) if change.controller else None

@@ -15,7 +15,7 @@ import yaml
 from aiohttp import web
 from kubernetes.client import Configuration
 
-from chaos.faults import Answer, Asked, Crash, Cut, Fault, Hang, Rule, Wire, anything, chosen
+from chaos.faults import Answer, Asked, Crash, Cut, Fault, Hang, Hold, Rule, Wire, anything, chosen
 from cluster.kube import Kube
 
 T = TypeVar("T")
@@ -209,6 +209,9 @@ class FaultProxy:
                 return _cut(request)
             case Crash(after=False):
                 return self._crash(request)
+            case Hold():
+                while not fault.until():
+                    await asyncio.sleep(0.01)
         if asked.is_watch:
             return await self._watch(request, record)
         if asked.is_write:

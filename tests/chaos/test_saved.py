@@ -33,7 +33,9 @@ def test_a_story_that_goes_wrong_is_told_again(kube: Kube, tmp_path: Path) -> No
     machine = type("Machine", (Broken,), {"kube": kube})()
     with pytest.raises(ViolationError) as caught:
         machine.live()
-    command, written = (note.split(": ", 1)[1] for note in caught.value.__notes__)
+    *notes, happened = caught.value.__notes__
+    command, written = (note.split(": ", 1)[1] for note in notes)
+    assert " ADDED    FineTuneJob   one " in happened
     file = Path(written)
     try:
         assert steps.from_json(file.read_text())[0] == steps.Apply("one")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from chaos import steps
+from chaos.changes import table
 from chaos.finish import finish
 from chaos.story import Story, ViolationError, hurried
 from cluster.kube import Kube
@@ -29,6 +30,8 @@ PARTS = 6
 # One takes about a second. Stories are not shrunk, which would take hours: the file can be cut down by hand.
 STEPS = 10
 JOBS = st.sampled_from(["one", "two"])
+# How many changes are told of a story that goes wrong.
+NOTED = 80
 CODES = st.sampled_from([0, 0, 0, *(int(code) for code in ExitCode)])
 EDITS = st.sampled_from(
     [
@@ -144,6 +147,7 @@ class Sequences(RuleBasedStateMachine):
                 f"It is told again by: python -m pytest tests/chaos/test_replayed.py -k {file.stem}"
             )
             error.add_note(f"It is written to: {file}")
+            error.add_note(f"What happened last:\n{table(self._story.history.changes[-NOTED:])}")
             raise
 
 

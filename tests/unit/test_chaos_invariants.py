@@ -53,6 +53,10 @@ def gang(uid: str, type_: str = "MODIFIED") -> Change:
     return told("Job", f"demo-{uid}", uid, type_, **owner("FineTuneJob", "demo", "j"))
 
 
+def deleted() -> Change:
+    return told("FineTuneJob", "demo", "j", "DELETED", metadata={"generation": 1})
+
+
 def pod(
     uid: str,
     of: str,
@@ -107,6 +111,10 @@ def test_a_sound_life_has_no_violation() -> None:
     ("name", "more"),
     [
         ("one gang at a time", [gang("g1"), gang("g2"), pod("p1", "g1"), pod("p2", "g2")]),
+        (
+            "one gang at a time",
+            [gang("g1", "ADDED"), pod("p1", "g1"), gang("g2", "ADDED"), deleted(), pod("p2", "g2")],
+        ),
         ("restricted", [gang("g1"), pod("p1", "g1", runAsNonRoot=False)]),
         ("restricted", [gang("g1"), pod("p1", "g1", capabilities={})]),
         ("restricted", [gang("g1"), pod("p1", "g1", spec={"hostNetwork": True})]),
@@ -134,6 +142,12 @@ def test_a_violation_is_found(name: str, more: list[Change]) -> None:
     life = [job("Pending"), *copy.deepcopy(more)]
     found = invariants.violations(life, [], "team")
     assert {one.split(":")[0] for one in found} == {name}, found
+
+
+def test_what_is_made_for_a_job_that_is_gone_is_no_gang_of_it() -> None:
+    late = [gang("g2", "ADDED"), pod("p2", "g2"), pod("p1", "g1", type_="DELETED")]
+    life = [job("Pending"), gang("g1", "ADDED"), pod("p1", "g1"), deleted(), *late]
+    assert invariants.violations(life, [], "team") == []
 
 
 @pytest.mark.parametrize(
