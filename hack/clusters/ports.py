@@ -9,7 +9,6 @@ import random
 import socket
 import tempfile
 from pathlib import Path
-from typing import IO
 
 from clusters.console import ClusterError
 
@@ -40,7 +39,7 @@ def free_ports(count: int) -> list[int]:
                 _given.pop(taken, None)
                 _given[taken] = None
             return found
-    share, _ = _share()
+    share = _share()
     raise ClusterError(f"no {count} free ports between {share.start} and {share.stop}")
 
 
@@ -49,27 +48,27 @@ def _fresh() -> list[int]:
 
     Not by the generator that hypothesis seeds, or all its tests would get the same.
     """
-    share, _ = _share()
+    share = _share()
     fresh = [port for port in share if port not in _given]
     random.SystemRandom().shuffle(fresh)
     return fresh
 
 
 @functools.cache
-def _share() -> tuple[range, IO[str] | None]:
-    """The ports that no other process draws from while this one lives, and the file whose lock says so."""
+def _share() -> range:
+    """The ports that no other process draws from while this one lives, which keeps the lock of a file that says so."""
     locks = Path(tempfile.gettempdir()) / f"finetune-operator-ports-{os.getuid()}"
     locks.mkdir(exist_ok=True)
     for start in _RANGE[::_SHARE]:
-        file = (locks / str(start)).open("w")
+        file = os.open(locks / str(start), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.close()
+            os.close(file)
         else:
-            return range(start, start + _SHARE), file
+            return range(start, start + _SHARE)
     # So many at once there hardly are: they share all there is.
-    return _RANGE, None
+    return _RANGE
 
 
 def _is_free(port: int) -> bool:
