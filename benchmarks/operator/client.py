@@ -35,16 +35,7 @@ class Client:
             RuntimeError: the API server refused it; the message has its words.
         """
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        headers = {"Content-Type": content_type, "User-Agent": USER_AGENT}
-        try:
-            self._connection.request(method, path, data, headers)
-            answer = self._connection.getresponse()
-        except (http.client.HTTPException, OSError):
-            # It had been idle for too long.
-            self._connection.close()
-            self._connection = self._server.connect()
-            self._connection.request(method, path, data, headers)
-            answer = self._connection.getresponse()
+        answer = self._answer(method, path, data, {"Content-Type": content_type})
         text = answer.read()
         if not 200 <= answer.status < 300:
             raise RuntimeError(f"{method} {path}: {answer.status} {text.decode(errors='replace')[:500]}")
@@ -53,8 +44,21 @@ class Client:
 
     def text(self, path: str) -> str:
         """What is at a path, as it is."""
-        self._connection.request("GET", path, headers={"User-Agent": USER_AGENT})
-        return self._connection.getresponse().read().decode()
+        return self._answer("GET", path, None, {}).read().decode()
+
+    def _answer(
+        self, method: str, path: str, data: bytes | None, headers: dict[str, str]
+    ) -> http.client.HTTPResponse:
+        headers["User-Agent"] = USER_AGENT
+        try:
+            self._connection.request(method, path, data, headers)
+            return self._connection.getresponse()
+        except (http.client.HTTPException, OSError):
+            # It had been idle for too long.
+            self._connection.close()
+            self._connection = self._server.connect()
+            self._connection.request(method, path, data, headers)
+            return self._connection.getresponse()
 
 
 def at_once(kubeconfig: Path, tasks: Sequence[Callable[[Client], None]]) -> None:
