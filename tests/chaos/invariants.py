@@ -233,8 +233,8 @@ def writes_stop(requests: Sequence[Request], since: float) -> list[str]:
 def _in_time(changes: Sequence[Change]) -> Iterator[Change]:
     """All but the pods of Jobs that were made for a FineTuneJob when it had gone.
 
-    Between what an operator sees and what it makes, others may delete the FineTuneJob and the garbage collector the gang
-    that another operator had made. The API server makes a Job all the same, and the garbage collector removes that too.
+    Between what an operator sees and what it makes, somebody may delete the FineTuneJob, and the garbage collector the
+    gang that another operator had made. The API server makes a Job all the same, and the garbage collector removes it.
     """
     gone: set[str] = set()
     late: set[str] = set()

@@ -210,7 +210,7 @@ class FaultProxy:
             case Crash(after=False):
                 return self._crash(request)
             case Hold():
-                while not fault.until():
+                while not fault.until():  # noqa: ASYNC110 - another thread makes it so
                     await asyncio.sleep(0.01)
         if asked.is_watch:
             return await self._watch(request, record)
