@@ -10,6 +10,9 @@ TIERS ?= unit trainer cluster e2e
 # Tiers that must not be skipped; CI names them all.
 REQUIRE ?=
 
+# Hundreds of processes import torch: where bytecode is not to be written, each would compile all of it anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 UV := hack/uv
 RUN := $(UV) run --frozen --all-extras
 
