@@ -72,7 +72,7 @@ def test_ports_are_different_and_free() -> None:
 def test_a_port_that_is_taken_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
-        monkeypatch.setattr(ports, "_share", lambda: (range(taken, taken + 1), None))
+        monkeypatch.setattr(ports, "_share", lambda: range(taken, taken + 1))
         monkeypatch.setattr(ports, "_given", {taken: None})
         with pytest.raises(ClusterError, match="free ports"):
             free_ports(1)
@@ -81,7 +81,7 @@ def test_a_port_that_is_taken_is_not_given(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_port_comes_again_as_late_as_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever was given it may be about to start, or to start again."""
     share = range(free_ports(1)[0], 30000)[:5]
-    monkeypatch.setattr(ports, "_share", lambda: (share, None))
+    monkeypatch.setattr(ports, "_share", lambda: share)
     monkeypatch.setattr(ports, "_given", {})
     monkeypatch.setattr(ports, "_is_free", lambda port: True)
     first, second = free_ports(3), free_ports(2)
