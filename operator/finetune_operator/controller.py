@@ -91,11 +91,35 @@ class Controller:
         self._looks = Looks()
         self.known = Known()
 
+    def settles(self, key: Key, wire: Wire) -> bool:
+        """Whether a job that a watch has brought is over, and nothing is left to do about it: it need not be read.
+
+        So it is with most of them when the operator starts. Only of a job that was not looked at before: a look that
+        has begun may know more. If this is out of date, what is newer comes, too.
+        """
+        if self._metrics.jobs.knows(key.namespace, key.name):
+            return False
+        try:
+            subject = reading.subject(wire)
+        except UnreadableStatusError:
+            # Who looks says so.
+            return False
+        if not is_at_rest(subject):
+            return False
+        subject = tenancy.under(self._policy(), subject)
+        if reconcile(subject, Observed(), self._clock(), self._installation()) != Outcome():
+            return False
+        self._metrics.jobs.see(subject, subject.status)
+        self.known.rests(key, subject.resource_version, for_good=True)
+        return True
+
     async def handle(self, key: Key) -> float | None:
         """Reconcile one FineTuneJob; returns the seconds after which to do it again, or None.
 
         Raises TryAgainError for what passes by itself: a conflict, an API server that is overloaded or away.
         """
+        if self.known.is_settled(key):
+            return None
         logs.about(key.namespace, key.name)
         started = time.perf_counter()
         result = "error"
@@ -197,10 +221,13 @@ class Controller:
             outcome = outcome.within(GOING_SECONDS)
         acted = bool(outcome.delete or outcome.remove or outcome.apply or mended)
         step = _Step(outcome.requeue_after, acted or outcome.status is not None, written, ahead)
-        if is_at_rest(subject):
+        rests = is_at_rest(subject)
+        if rests:
             self._forget(key)
-            if not step.changed:
-                self.known.rests(key, subject.resource_version)
+        if rests and not step.changed:
+            self.known.rests(key, subject.resource_version, for_good=step.again is None)
+        else:
+            self.known.stirs(key)
         if outcome.status is None or acted or outcome.requeue_after == 0:
             return step
         then = reconcile(replace(subject, status=outcome.status), observed, now, installation)

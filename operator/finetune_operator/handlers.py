@@ -18,6 +18,7 @@ from finetune_operator.kinds import Key
 from finetune_operator.known import Known
 from finetune_operator.pod_changes import PodChanges
 from finetune_operator.queue import WorkQueue
+from finetune_operator.reading import Wire
 from finetune_operator.tenancy import Policy
 from finetune_operator.watch_health import Watch, WatchHealth
 
@@ -30,10 +31,11 @@ def registry(
     health: WatchHealth,
     policy: Callable[[], Policy],
     known: Known,
+    settles: Callable[[Key, Wire], bool],
 ) -> kopf.OperatorRegistry:
     """The watches of FineTuneJobs, and of Jobs and pods that carry a FineTuneJob's label; and the webhook.
 
-    What they bring of FineTuneJobs, they ask `known` whether it matters.
+    What they bring of FineTuneJobs, they ask `known` whether it matters, and `settles` whether all is done already.
     """
     handlers, changes = kopf.OperatorRegistry(), PodChanges()
 
@@ -60,7 +62,10 @@ def registry(
                 enqueue(Key(namespace, job), event)
 
     def own(key: Key, event: kopf.RawEvent) -> None:
-        if known.matters(key, event["object"], deleted=event["type"] == "DELETED"):
+        deleted = event["type"] == "DELETED"
+        if known.matters(key, event["object"], deleted=deleted) and (
+            deleted or not settles(key, event["object"])
+        ):
             queue.add(key)
 
     def child(key: Key, event: kopf.RawEvent) -> None:

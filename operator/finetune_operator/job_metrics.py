@@ -67,6 +67,10 @@ class JobMetrics(Collector):
             self._of_interest[name] = new
         self._count(subject.namespace, old, new)
 
+    def knows(self, namespace: str, name: str) -> bool:
+        """Whether a job was seen, and has not gone."""
+        return (namespace, name) in self._jobs
+
     def forget(self, namespace: str, name: str) -> None:
         """The job is gone."""
         self._drop((namespace, name))

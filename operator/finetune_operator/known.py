@@ -10,19 +10,31 @@ class Known:
     def __init__(self) -> None:
         self._echoes: dict[Key, str] = {}
         self._at_rest: dict[Key, str] = {}
+        self._settled: set[Key] = set()
         self._new: dict[Key, Wire] = {}
 
     def written(self, key: Key, version: str) -> None:
         """The operator has just written this version, and has looked at it already."""
         self._echoes[key] = version
 
-    def rests(self, key: Key, version: str) -> None:
-        """In this version the job is over, and nothing is left to do about it."""
+    def rests(self, key: Key, version: str, *, for_good: bool = False) -> None:
+        """In this version the job is over, and nothing is left to do about it, or nothing ever (`for_good`)."""
         self._at_rest[key] = version
+        if for_good:
+            self._settled.add(key)
+
+    def stirs(self, key: Key) -> None:
+        """There is something to do about the job, or may be."""
+        self._at_rest.pop(key, None)
+        self._settled.discard(key)
 
     def is_at_rest(self, key: Key, version: str) -> bool:
         """Whether this version of a job was found to be one about which there is nothing to do."""
         return self._at_rest.get(key) == version
+
+    def is_settled(self, key: Key) -> bool:
+        """Whether nothing that its pods tell can matter any more, until somebody changes the job itself."""
+        return key in self._settled
 
     def matters(self, key: Key, wire: Wire, *, deleted: bool = False) -> bool:
         """Whether there may be something to do about what a watch has brought.
@@ -32,6 +44,7 @@ class Known:
         if self._echoes.pop(key, None) == wire["metadata"]["resourceVersion"]:
             return False
         self._new.pop(key, None)
+        self._settled.discard(key)
         if not deleted and not (wire.get("status") or {}).get("startTime"):
             self._new[key] = wire
         return True
@@ -48,3 +61,4 @@ class Known:
         """The job is gone."""
         for known in (self._echoes, self._at_rest, self._new):
             known.pop(key, None)
+        self._settled.discard(key)

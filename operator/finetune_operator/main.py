@@ -155,7 +155,7 @@ async def _watch(
 ) -> None:
     others = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
-        registry=handlers.registry(queue, health, policy.current, controller.known),
+        registry=handlers.registry(queue, health, policy.current, controller.known, controller.settles),
         settings=handlers.settings(webhook.server(settings.tls_dir, certificate, settings.webhook_port)),
         standalone=True,
         clusterwide=not settings.namespaces,

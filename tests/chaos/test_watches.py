@@ -8,7 +8,7 @@ import pytest
 from chaos.conftest import MakeOperator
 from chaos.faults import GONE, Answer, Asked, Rule, Wire, asks, error_event, watches
 from chaos.operators import ChaosOperator
-from cluster.kube import FINETUNEJOBS, JOBS, Namespace, eventually
+from cluster.kube import FINETUNEJOBS, JOBS, PODS, Namespace, eventually
 from world import INLINE
 
 WATCHES = 3
@@ -91,6 +91,25 @@ def test_what_watches_do_not_tell_the_patrol_finds(
         eventually(lambda: operator.get("/healthz")[0] == 503, seconds=PATIENCE)
         # Once all lists have come: /healthz is asked between two of them, too.
         eventually(lambda: "has stopped" in operator.log.read_text(), seconds=PATIENCE)
+
+
+def test_who_is_over_is_not_read_when_the_operator_starts_and_is_heard_when_changed(
+    namespace: Namespace, make_operator: MakeOperator
+) -> None:
+    operator = make_operator(patrol_seconds=RARELY)
+    operator.start()
+    pods = trains(namespace)
+    goes_on(namespace, pods)
+    operator.stop()
+    operator.start()
+    known = 'finetune_jobs{phase="Succeeded"} 1.0'
+    eventually(lambda: known in operator.get("/metrics")[1], seconds=PATIENCE)
+    # Nor do its pods matter any more, until somebody changes the job.
+    namespace.delete(PODS, pods[0])
+    time.sleep(1)
+    assert not [r for r in operator.proxy.requests if asks("GET", "finetunejobs")(r.asked) and r.asked.name]
+    namespace.patch(FINETUNEJOBS, "demo", {"spec": {"ttlSecondsAfterFinished": 0}})
+    eventually(lambda: not namespace.belongings(), seconds=PATIENCE)
 
 
 def test_what_goes_between_two_lists_is_forgotten(namespace: Namespace, make_operator: MakeOperator) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import aiohttp
 import pytest
@@ -332,6 +333,62 @@ async def test_a_job_that_is_over_rests_until_something_changes() -> None:
     assert not controller.known.is_at_rest(KEY, version), "it has just come to its end"
     await controller.handle(KEY)
     assert controller.known.is_at_rest(KEY, version)
+
+
+def over(**spec: Any) -> FineTuneJobStatus:
+    """The status of a job that has succeeded."""
+    world = running(**spec)
+    world.succeed(report(sequence=9, step=36, stage=Stage.FINISHED, output=OUTPUT))
+    world.settle()
+    return world.status
+
+
+def test_a_job_that_is_over_need_not_be_read_to_know_that() -> None:
+    controller = Controller(Refusing(AssertionError()), Reports(), lambda: INSTALLATION, Metrics())
+    wire = stored(over(), dataset=INLINE)
+    assert controller.settles(KEY, wire)
+    assert controller.known.is_at_rest(KEY, VERSION)
+    assert controller.known.is_settled(KEY)
+    assert controller._metrics.jobs.knows("team", "demo")
+    assert not controller.settles(KEY, wire), "who was looked at is looked at again"
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        stored(running().status, dataset=INLINE),
+        stored(over(), dataset=INLINE, ttlSecondsAfterFinished=60),
+        stored(over(**PUBLISH), dataset=INLINE, **PUBLISH),
+        stored(over(), dataset=INLINE, generation=2),
+        stored(over(), dataset=INLINE) | {"status": {"phase": "Succeeded", "mood": 1}},
+    ],
+    ids=["running", "its pods are to go", "to be uploaded", "changed", "unreadable"],
+)
+def test_a_job_that_something_is_left_to_do_about_has_to_be_read(wire: Manifest) -> None:
+    controller = Controller(Refusing(AssertionError()), Reports(), lambda: INSTALLATION, Metrics())
+    assert not controller.settles(KEY, wire)
+    assert not controller.known.is_settled(KEY)
+    assert not controller._metrics.jobs.knows("team", "demo")
+
+
+async def test_who_is_over_for_good_is_not_read_for_what_its_pods_tell() -> None:
+    class Counted(Living):
+        reads = 0
+
+        async def subject(self, key: Key) -> Subject:
+            self.reads += 1
+            return await super().subject(key)
+
+    counted = Counted(running())
+    controller = Controller(counted, Reports(), lambda: INSTALLATION, Metrics(), lambda: counted.world.now)
+    assert controller.settles(KEY, stored(over(), dataset=INLINE))
+    assert await controller.handle(KEY) is None
+    assert counted.reads == 0
+    # Another one has its name, say, and nobody has told.
+    controller.known.stirs(KEY)
+    await controller.handle(KEY)
+    await controller.handle(KEY)
+    assert counted.reads == 2
 
 
 async def test_a_job_whose_pods_are_about_to_go_is_not_at_rest() -> None:

@@ -55,13 +55,35 @@ def test_rest_is_of_one_version() -> None:
     assert not known.is_at_rest(Key("team", "other"), "7")
 
 
+def test_who_rests_for_good_does_so_until_somebody_changes_the_job() -> None:
+    known = Known()
+    known.rests(KEY, "7")
+    assert not known.is_settled(KEY)
+    known.rests(KEY, "7", for_good=True)
+    assert known.is_settled(KEY)
+    known.written(KEY, "8")
+    assert not known.matters(KEY, job("8", BEGUN))
+    assert known.is_settled(KEY)
+    assert known.matters(KEY, job("9", BEGUN))
+    assert not known.is_settled(KEY)
+
+
+def test_who_stirs_does_not_rest() -> None:
+    known = Known()
+    known.rests(KEY, "7", for_good=True)
+    known.stirs(KEY)
+    assert not known.is_at_rest(KEY, "7")
+    assert not known.is_settled(KEY)
+
+
 def test_nothing_is_known_of_a_job_that_is_gone() -> None:
     known = Known()
     known.written(KEY, "7")
-    known.rests(KEY, "7")
     assert known.matters(KEY, job("6"))
+    known.rests(KEY, "7", for_good=True)
     known.written(KEY, "7")
     known.forget(KEY)
     assert not known.is_at_rest(KEY, "7")
+    assert not known.is_settled(KEY)
     assert known.take_new(KEY) is None
     assert known.matters(KEY, job("7", BEGUN))

@@ -140,10 +140,11 @@ async def test_what_is_at_rest_is_not_looked_at_again() -> None:
     with patch("time.monotonic", lambda: later):
         await patrol.once()
     assert set(queue.seconds) == {Two.RUNNING}
-    known.rests(Two.OVER, "2")
+    known.rests(Two.OVER, "2", for_good=True)
     with patch("time.monotonic", lambda: later + RESYNC_SECONDS):
         await patrol.once()
     assert set(queue.seconds) == {Two.RUNNING, Two.OVER}, "it has changed"
+    assert not known.is_settled(Two.OVER)
 
 
 async def test_a_change_that_concerns_all_has_all_looked_at_once() -> None:
