@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import aiohttp
 
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator import logs, reading, tenancy, volumes
+from finetune_operator import cleanup, logs, reading, tenancy, volumes
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster, UnknownKindError
 from finetune_operator.gang import LONG_WAIT
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 GOING_SECONDS = 5.0
 # What the API server says, with HTTP 500, of a webhook that it has to ask and that does not answer.
 WEBHOOK_FAILS = "failed calling webhook"
+# And, with HTTP 403, of whatever would be made in a namespace that somebody has deleted.
+NAMESPACE_GOES = "because it is being terminated"
 
 
 def utc_now() -> datetime:
@@ -126,7 +128,7 @@ class Controller:
         try:
             result, again = await self._turn(key)
         except ApiError as error:
-            if error.status == 404:
+            if error.status == 404 or NAMESPACE_GOES in str(error):
                 # The FineTuneJob, or its namespace, went while we looked at it; its own event says so too.
                 result = "gone"
                 return None
@@ -221,10 +223,11 @@ class Controller:
             outcome = outcome.within(GOING_SECONDS)
         acted = bool(outcome.delete or outcome.remove or outcome.apply or mended)
         step = _Step(outcome.requeue_after, acted or outcome.status is not None, written, ahead)
-        rests = is_at_rest(subject)
-        if rests:
+        over = is_at_rest(subject)
+        if over:
             self._forget(key)
-        if rests and not step.changed:
+        # While what belongs to it goes, events tell how far that is.
+        if over and not step.changed and not cleanup.is_due(subject, now):
             self.known.rests(key, subject.resource_version, for_good=step.again is None)
         else:
             self.known.stirs(key)

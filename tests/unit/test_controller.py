@@ -47,6 +47,7 @@ class Refusing(Cluster):
     ("error", "result", "raised"),
     [
         (ApiError(404, "gone"), "gone", None),
+        (ApiError(403, "in namespace team because it is being terminated"), "gone", None),
         (ApiError(409, "written meanwhile"), "conflict", TryAgainError),
         (ApiError(429, "too many", retry_after=7), "unavailable", TryAgainError),
         (ApiError(503, "starting"), "unavailable", TryAgainError),
@@ -403,6 +404,9 @@ async def test_a_job_whose_pods_are_about_to_go_is_not_at_rest() -> None:
     controller = await handled(cleaned)
     assert cleaned.world.jobs["demo-1"].deleting
     assert not controller.known.is_at_rest(KEY, cleaned.world.subject.resource_version)
+    # It waits for them, and hears of them by their events alone.
+    assert await controller.handle(KEY) is None
+    assert not controller.known.is_settled(KEY)
 
 
 def test_a_job_is_not_at_rest_whose_result_is_to_be_uploaded() -> None:
