@@ -5,6 +5,7 @@ batch.
 """
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,9 +157,14 @@ def by_hand(base: Path, weights_of: Callable[[nn.Module], Weights] = Dense, **st
 
 def prepared(run: RunConfig) -> list[tuple[Tensor, Tensor]]:
     """Token ids and labels of every sample, as any run leaves them beside its directory."""
-    if not Path(run.locations.prepared).exists():
-        trained(Path(run.locations.storage).parent, "first", maxSteps=1)
-    [directory] = Path(run.locations.prepared).iterdir()
+    base = Path(run.locations.storage).parent
+    # Apart from runs of the same module that are about other data.
+    apart = base / "apart"
+    if not apart.exists():
+        shutil.copytree(base / "model", apart / "model")
+        shutil.copy(base / "train.jsonl", apart)
+        trained(apart, "first", maxSteps=1)
+    [directory] = Path(config(apart, name="first").locations.prepared).iterdir()
     return [
         (torch.tensor(row["input_ids"]), torch.tensor(row["labels"]))
         for row in load_from_disk(str(directory))
