@@ -59,8 +59,7 @@ class Watch:
             # Not once: it may be taking the watch up again.
             self._server.cut(self._connection)
             self._thread.join(timeout=0.1)
-        self._answer.close()
-        self._connection.close()
+        self._close()
 
     def check(self) -> None:
         """Raise what ended the watch, if something has: from then on nothing was told any more."""
@@ -76,6 +75,10 @@ class Watch:
         if self._answer.status != 200:
             raise RuntimeError(f"watch of {self._path}: {self._answer.status} {self._answer.read().decode()}")
 
+    def _close(self) -> None:
+        self._answer.close()
+        self._connection.close()
+
     def _follow(self) -> None:
         try:
             while not self._ends:
@@ -90,6 +93,7 @@ class Watch:
                     print(
                         f"the API server closed the watch of {self._path}; it is taken up again", flush=True
                     )
+                    self._close()
                     self._connect(self._version)
         except Exception as error:  # noqa: BLE001 - told by check(), in the thread that measures
             if not self._ends:
