@@ -121,6 +121,8 @@ class Controller:
         Raises TryAgainError for what passes by itself: a conflict, an API server that is overloaded or away.
         """
         if self.known.is_settled(key):
+            # Whatever a pod still told is on record.
+            self._forget(key)
             return None
         logs.about(key.namespace, key.name)
         started = time.perf_counter()

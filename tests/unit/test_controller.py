@@ -380,11 +380,15 @@ async def test_who_is_over_for_good_is_not_read_for_what_its_pods_tell() -> None
             self.reads += 1
             return await super().subject(key)
 
-    counted = Counted(running())
-    controller = Controller(counted, Reports(), lambda: INSTALLATION, Metrics(), lambda: counted.world.now)
+    counted, reports = Counted(running()), Reports()
+    controller = Controller(counted, reports, lambda: INSTALLATION, Metrics(), lambda: counted.world.now)
     assert controller.settles(KEY, stored(over(), dataset=INLINE))
+    counted.world.post(report(step=3))
+    assert counted.world.posted is not None
+    reports.put(KEY, counted.world.posted)
     assert await controller.handle(KEY) is None
     assert counted.reads == 0
+    assert reports.newest(KEY, counted.world.posted.job_uid) is None
     # Another one has its name, say, and nobody has told.
     controller.known.stirs(KEY)
     await controller.handle(KEY)
