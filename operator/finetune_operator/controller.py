@@ -101,6 +101,9 @@ class Controller:
         """
         if self._metrics.jobs.knows(key.namespace, key.name):
             return False
+        if not (wire.get("status") or {}).get("completionTime"):
+            # Most of the others; a look reads them anyhow.
+            return False
         try:
             subject = reading.subject(wire)
         except UnreadableStatusError:
@@ -112,6 +115,7 @@ class Controller:
         if reconcile(subject, Observed(), self._clock(), self._installation()) != Outcome():
             return False
         self._metrics.jobs.see(subject, subject.status)
+        self.known.looks(key)
         self.known.rests(key, subject.resource_version, for_good=True)
         return True
 
@@ -124,6 +128,7 @@ class Controller:
             # Whatever a pod still told is on record.
             self._forget(key)
             return None
+        self.known.looks(key)
         logs.about(key.namespace, key.name)
         started = time.perf_counter()
         result = "error"

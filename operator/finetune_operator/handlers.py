@@ -62,10 +62,10 @@ def registry(
                 enqueue(Key(namespace, job), event)
 
     def own(key: Key, event: kopf.RawEvent) -> None:
-        deleted = event["type"] == "DELETED"
-        if known.matters(key, event["object"], deleted=deleted) and (
-            deleted or not settles(key, event["object"])
-        ):
+        wire, deleted = event["object"], event["type"] == "DELETED"
+        if not known.matters(key, wire, deleted=deleted):
+            return
+        if deleted or not settles(key, wire):
             queue.add(key)
 
     def child(key: Key, event: kopf.RawEvent) -> None:

@@ -11,6 +11,7 @@ class Known:
         self._echoes: dict[Key, str] = {}
         self._at_rest: dict[Key, str] = {}
         self._settled: set[Key] = set()
+        self._called: set[Key] = set()
         self._new: dict[Key, Wire] = {}
 
     def written(self, key: Key, version: str) -> None:
@@ -24,8 +25,17 @@ class Known:
             self._settled.add(key)
 
     def stirs(self, key: Key) -> None:
-        """There is something to do about the job, or may be."""
+        """A look has found something to do about the job."""
         self._at_rest.pop(key, None)
+        self._settled.discard(key)
+
+    def calls(self, key: Key) -> None:
+        """The job has to be looked at, whatever is known of it: also if a look has begun, which may not see why."""
+        self._called.add(key)
+
+    def looks(self, key: Key) -> None:
+        """A look begins, which sees whatever has called for one so far. What it comes to is known when it is over."""
+        self._called.discard(key)
         self._settled.discard(key)
 
     def is_at_rest(self, key: Key, version: str) -> bool:
@@ -34,7 +44,7 @@ class Known:
 
     def is_settled(self, key: Key) -> bool:
         """Whether nothing that its pods tell can matter any more, until somebody changes the job itself."""
-        return key in self._settled
+        return key in self._settled and key not in self._called
 
     def matters(self, key: Key, wire: Wire, *, deleted: bool = False) -> bool:
         """Whether there may be something to do about what a watch has brought.
@@ -44,7 +54,7 @@ class Known:
         if self._echoes.pop(key, None) == wire["metadata"]["resourceVersion"]:
             return False
         self._new.pop(key, None)
-        self._settled.discard(key)
+        self.calls(key)
         if not deleted and not (wire.get("status") or {}).get("startTime"):
             self._new[key] = wire
         return True
@@ -62,3 +72,4 @@ class Known:
         for known in (self._echoes, self._at_rest, self._new):
             known.pop(key, None)
         self._settled.discard(key)
+        self._called.discard(key)

@@ -82,14 +82,14 @@ class Patrol:
             logger.error(sentence)
         for job in jobs:
             if job.namespace in behind:
-                self._known.stirs(job)
+                self._known.calls(job)
                 self._queue.add(job)
         if self._all or time.monotonic() >= self._next_resync:
             every, self._all = self._all, False
             due = [job for job, version in jobs.items() if every or not self._known.is_at_rest(job, version)]
             spread = max(self._seconds, len(due) / RESYNC_LOOKS_PER_SECOND)
             for number, job in enumerate(due, start=1):
-                self._known.stirs(job)
+                self._known.calls(job)
                 self._queue.add_after(job, random.uniform(0, spread))
                 if number % _ENQUEUED_AT_ONCE == 0:
                     await asyncio.sleep(0)

@@ -3,11 +3,12 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 from chaos.changes import Change
 from chaos.conftest import MakeOperator
 from chaos.faults import Hold, Rule, asks
-from chaos.history import History, recorded
+from chaos.history import recorded
 from chaos.invariants import violations
 from chaos.kubelet import Kubelet
 from chaos.operators import ChaosOperator
@@ -25,9 +26,9 @@ def at_rest(operators: list[ChaosOperator]) -> bool:
     return written == [len(operator.proxy.writes) for operator in operators]
 
 
-def made(history: History) -> list[Change]:
+def made(changes: Sequence[Change]) -> list[Change]:
     """The Jobs that were made, oldest first."""
-    return [change for change in history.changes if (change.kind, change.type) == ("Job", "ADDED")]
+    return [change for change in changes if (change.kind, change.type) == ("Job", "ADDED")]
 
 
 def test_they_do_not_get_in_each_others_way(namespace: Namespace, make_operator: MakeOperator) -> None:
@@ -61,7 +62,7 @@ def test_they_do_not_get_in_each_others_way(namespace: Namespace, make_operator:
         changes = history.changes
     requests = [request for operator in two for request in operator.requests]
     assert violations(changes, requests, namespace.name) == []
-    gangs = Counter(change.name for change in changes if (change.kind, change.type) == ("Job", "ADDED"))
+    gangs = Counter(change.name for change in made(changes))
     steps = ("prepare", "1", "2", "3")
     assert gangs == {f"{name}-{step}": 1 for name in NAMES for step in steps}
     for operator in two:
@@ -90,12 +91,12 @@ def test_what_the_late_one_makes_of_a_job_that_is_gone_does_not_stay(
         namespace.delete(FINETUNEJOBS, "demo")
         eventually(lambda: not namespace.all(JOBS))
         gone.set()
-        eventually(lambda: len(made(history)) == 2)
+        eventually(lambda: len(made(history.changes)) == 2)
         while kubelet.reap():
             time.sleep(0.05)
         eventually(lambda: not namespace.all(PODS) and not namespace.all(JOBS))
-        changes, jobs = history.changes, made(history)
+        changes = history.changes
     [end] = [change for change in changes if (change.kind, change.type) == ("FineTuneJob", "DELETED")]
-    assert end.revision < jobs[1].revision
+    assert end.revision < made(changes)[1].revision
     requests = [request for operator in (first, late) for request in operator.requests]
     assert violations(changes, requests, namespace.name) == []

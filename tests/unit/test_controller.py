@@ -390,10 +390,33 @@ async def test_who_is_over_for_good_is_not_read_for_what_its_pods_tell() -> None
     assert counted.reads == 0
     assert reports.newest(KEY, counted.world.posted.job_uid) is None
     # Another one has its name, say, and nobody has told.
-    controller.known.stirs(KEY)
+    controller.known.calls(KEY)
     await controller.handle(KEY)
     await controller.handle(KEY)
     assert counted.reads == 2
+
+
+async def test_a_change_that_comes_while_a_job_is_found_to_be_over_is_looked_at() -> None:
+    class Changing(Living):
+        reads = 0
+
+        async def subject(self, key: Key) -> Subject:
+            self.reads += 1
+            found = await super().subject(key)
+            if self.reads == 1:
+                # Its event comes when this look has read what was before.
+                self.world.edit(ttlSecondsAfterFinished=60)
+                assert controller.known.matters(KEY, event_of("8"))
+            return found
+
+    world = running()
+    world.succeed(report(sequence=9, step=36, stage=Stage.FINISHED, output=OUTPUT))
+    world.settle()
+    changing = Changing(world)
+    controller = Controller(changing, Reports(), lambda: INSTALLATION, Metrics(), lambda: world.now)
+    assert await controller.handle(KEY) is None
+    assert await controller.handle(KEY) == 60
+    assert changing.reads == 2
 
 
 async def test_a_job_whose_pods_are_about_to_go_is_not_at_rest() -> None:

@@ -68,6 +68,15 @@ def test_who_rests_for_good_does_so_until_somebody_changes_the_job() -> None:
     assert not known.is_settled(KEY)
 
 
+def test_a_look_that_came_to_nothing_leaves_nobody_settled() -> None:
+    known = Known()
+    known.rests(KEY, "7", for_good=True)
+    known.calls(KEY)
+    known.looks(KEY)
+    # The API server was away, say: it is tried again.
+    assert not known.is_settled(KEY)
+
+
 def test_who_stirs_does_not_rest() -> None:
     known = Known()
     known.rests(KEY, "7", for_good=True)
