@@ -67,6 +67,15 @@ def test_the_last_step_is_told_even_if_no_report_of_it_was_kept(storage: Storage
     assert history.last_report(storage, 1).initial_loss == 1
 
 
+def test_the_states_that_are_there_are_told_even_if_no_report_of_them_was_kept(storage: Storage) -> None:
+    save_state(storage, 4)
+    history.keep(storage, REPORT.model_copy(update={"checkpoints": history.checkpoints(storage)}))
+    # What saves makes room for a new state at once; the Report that tells so may find the volume full.
+    save_state(storage, 8)
+    commit.remove(storage.state_after(4))
+    assert [checkpoint.step for checkpoint in history.last_report(storage, 1).checkpoints] == [8]
+
+
 def test_an_attempt_that_made_no_step_does_not_claim_those_of_the_one_before(storage: Storage) -> None:
     train(storage, 5)
     history.keep(storage, REPORT.model_copy(update={"attempt": 2, "metrics": metrics(3)}))

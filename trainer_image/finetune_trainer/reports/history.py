@@ -127,7 +127,10 @@ def last_report(storage: Storage, attempt: int) -> Report:
     # The file of Reports may be a second behind.
     if newest is not None and newest.attempt == attempt and newest.step > step:
         kept = kept.model_copy(update={"metrics": newest.metrics, "curve": curve(storage)})
-    return kept.model_copy(update={"sequence": kept.sequence + 1, "failure": None})
+        step = newest.step
+    # A state may have been completed since, and an older one removed for its sake.
+    found = checkpoints(storage, up_to=step)
+    return kept.model_copy(update={"sequence": kept.sequence + 1, "checkpoints": found, "failure": None})
 
 
 def first_report(storage: Storage, attempt: int) -> Report:
