@@ -88,7 +88,7 @@ class Controller:
         self._metrics = metrics
         self._policy = policy
         self._clock = clock
-        self._observer = Observer(cluster, reports, clock())
+        self._observer = Observer(cluster, reports)
         self._teller = Teller(cluster, clock)
         self._looks = Looks()
         self.known = Known()

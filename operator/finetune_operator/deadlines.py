@@ -1,7 +1,8 @@
 """Pure: until when a job, an attempt or a single pod has to show something, and what it means that it did not.
 
 A deadline passes without any event: whoever waits for one has to look again by himself when it is due. None is ever
-missed only because the operator was away: what it could not hear is given the time again from its own start on.
+missed only because the operator was away, or heard nobody (see hearing.py): what it could not hear is given the time
+again from its start on, or from when the silence ended.
 """
 
 from collections.abc import Sequence
@@ -147,15 +148,15 @@ def _starts(situation: Situation, pods: Sequence[Pod]) -> list[datetime]:
 
 
 def _last_sign(situation: Situation, begun: datetime, received: Received | None) -> datetime:
-    if received is None:
-        return _listening(situation, begun)
-    return max(begun, received.time + timedelta(seconds=received.interval))
+    if received is not None:
+        begun = max(begun, received.time + timedelta(seconds=received.interval))
+    return _listening(situation, begun)
 
 
 def _listening(situation: Situation, begun: datetime) -> datetime:
-    """When, of what began at that time, a first Report could have come to this operator."""
+    """When, of what began or was last heard at that time, a next Report could have come to this operator."""
     since = situation.observed.watching_since
     if since is None or since < begun:
         return begun
-    # The operator that was before this one may have asked for the next Report only then.
+    # The operator that was before this one, or its last answer that arrived, may have asked for it only then.
     return since + timedelta(seconds=MAX_REPORT_INTERVAL_SECONDS)

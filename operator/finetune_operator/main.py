@@ -68,7 +68,7 @@ async def run(
         api = await Api.connect(metrics)
         cleanup.push_async_callback(api.close)
         cluster = Cluster(api, instance=socket.gethostname(), namespaces=settings.namespaces)
-        reports = Reports()
+        reports = Reports(clock())
         certificate = Certificate(settings.tls_dir, settings.report_host)
         controller = Controller(
             cluster, reports, lambda: _installation(settings, certificate), metrics, clock, policy.current
@@ -81,6 +81,7 @@ async def run(
         metrics.queue_depth.set_function(lambda: queue.depth)
         metrics.queue_in_flight.set_function(lambda: queue.in_flight)
         metrics.reporting_gangs.set_function(lambda: reports.active(clock()))
+        metrics.unheard_gangs.set_function(lambda: reports.hearing.unheard(clock()))
         metrics.watches(health.ages, health.alive)
         metrics.certificate_expiry.set_function(lambda: certificate.expiry)
 

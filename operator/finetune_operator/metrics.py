@@ -74,6 +74,11 @@ class Metrics:
             "Gangs that were heard of within the last two minutes",
             registry=self.registry,
         )
+        self.unheard_gangs = Gauge(
+            "finetune_unheard_gangs",
+            "Gangs of which none is heard, in the cluster or in a namespace: none of them is taken for hung meanwhile",
+            registry=self.registry,
+        )
         self.queue_depth = Gauge(
             "finetune_queue_depth", "FineTuneJobs that wait for a worker", registry=self.registry
         )

@@ -168,7 +168,7 @@ class Observed:
     wait: tuple[str, str] | None = None
     """Why the newest Job waits in its queue, as a word and a sentence."""
     watching_since: datetime | None = None
-    """When this operator began to listen for Reports; None if that was before the job began."""
+    """From when on this operator could hear Reports (see hearing.py); None if that was before the job began."""
 
     @property
     def newest(self) -> GangJob | None:

@@ -34,11 +34,9 @@ def is_at_rest(subject: Subject) -> bool:
 class Observer:
     """Looks at what belongs to FineTuneJobs."""
 
-    def __init__(self, cluster: Cluster, reports: Reports, since: datetime) -> None:
-        """`since` is when this operator began to listen for Reports."""
+    def __init__(self, cluster: Cluster, reports: Reports) -> None:
         self._cluster = cluster
         self._reports = reports
-        self._since = since
 
     async def observe(self, key: Key, subject: Subject, now: datetime) -> Observed:
         """All that a decision about a job rests on."""
@@ -53,16 +51,22 @@ class Observer:
         if subject.status.phase is Phase.FAILED:
             # Whatever they told is on record, and it may lie there for months.
             self._reports.forget(key)
-        observed = replace(await self._cluster.belongings(subject), watching_since=self._since)
+        observed = await self._cluster.belongings(subject)
         newest = observed.newest
+        hearing = self._reports.hearing
+        own = observed.pods_of(newest) if newest is not None else []
+        wanted = subject.job.spec.resources.nodes if subject.job and newest and newest.attempt > 0 else 1
+        if sum(pod.running and pod.finished is None and not pod.is_going for pod in own) >= wanted:
+            hearing.runs(key, now)
+        else:
+            hearing.rests(key)
+        observed = replace(observed, watching_since=hearing.since(key, now))
         if newest is None:
             return observed
         observed = replace(observed, report=self._reports.newest(key, newest.uid))
         if newest.waits and newest.queue is not None:
             workload = await self._cluster.workload(subject.namespace, newest.uid)
             return replace(observed, wait=kueue.wait(workload, newest.queue, newest.priority))
-        own = observed.pods_of(newest)
-        wanted = subject.job.spec.resources.nodes if subject.job is not None and newest.attempt > 0 else 1
         if lacks_pods(newest, own, wanted, now):
             said = await self._complaint(subject.namespace, "Job", newest.name)
             jobs = (replace(job, hindered=said) if job is newest else job for job in observed.jobs)
@@ -92,7 +96,8 @@ class Observer:
         except (ApiError, aiohttp.ClientError, TimeoutError):
             # Who follows looks for himself, and meets what is wrong.
             return None
-        return replace(belongings, taken=taken, watching_since=self._since)
+        since = self._reports.hearing.since(Key(subject.namespace, subject.name), now)
+        return replace(belongings, taken=taken, watching_since=since)
 
     async def _complaint(self, namespace: str, kind: str, name: str) -> tuple[str, str] | None:
         """What its events say is wrong with an object; None if they cannot be read: nothing is decided by them."""

@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+from finetune_operator.hearing import Hearing
 from finetune_operator.kinds import Key
 from finetune_operator.observed import Received
 
@@ -14,7 +15,9 @@ MAX_GANGS = 2
 class Reports:
     """Reports that came by POST, by FineTuneJob and by the batch/v1 Job whose pod sent them."""
 
-    def __init__(self) -> None:
+    def __init__(self, since: datetime | None = None) -> None:
+        """`since` is when this operator began to listen; None if that was before any job began."""
+        self.hearing = Hearing(since)
         self._newest: dict[Key, dict[str, Received]] = {}
         # When gangs were last heard of, those first that have been silent for longest.
         self._heard: dict[tuple[Key, str], datetime] = {}
@@ -24,6 +27,7 @@ class Reports:
 
         Of a gang only rank 0 reports. A Job that starts its pod again has the sequence begin anew.
         """
+        self.hearing.heard(key, received.time)
         jobs = self._newest.setdefault(key, {})
         known = jobs.get(received.job_uid)
         if (
@@ -44,7 +48,8 @@ class Reports:
         return self._newest.get(key, {}).get(job_uid)
 
     def forget(self, key: Key) -> None:
-        """Drop what is known of a FineTuneJob."""
+        """Drop what is known of a FineTuneJob, of which nothing more need be heard."""
+        self.hearing.rests(key)
         for job_uid in self._newest.pop(key, {}):
             self._heard.pop((key, job_uid), None)
 

@@ -27,7 +27,7 @@ from finetune_operator.pods import Manifest
 from finetune_operator.queue import TryAgainError
 from finetune_operator.reports import Reports
 from finetune_operator.transitions import Event
-from world import INLINE, INSTALLATION, OUTPUT, PUBLISH, World, manifest, report, stored, submitted
+from world import INLINE, INSTALLATION, OUTPUT, PUBLISH, START, World, manifest, report, stored, submitted
 
 KEY = Key("team", "demo")
 VERSION = "7"
@@ -455,6 +455,31 @@ async def test_reports_of_a_job_that_failed_are_not_kept() -> None:
     assert living.world.status.phase is Phase.FAILED
     assert living.world.status.progress is not None
     assert reports.newest(KEY, job.uid) is None
+
+
+@pytest.mark.parametrize(("others", "hung"), [(1, True), (2, False)])
+async def test_a_gang_is_not_taken_for_hung_while_none_of_many_is_heard(others: int, hung: bool) -> None:
+    living, reports = Living(running()), Reports(START)
+    living.world.post(report(step=3))
+    controller = await handled(living, reports)
+    for number in range(others):
+        reports.hearing.runs(Key(KEY.namespace, f"{number}"), living.world.now)
+    living.world.now += timedelta(hours=9)
+    await controller.handle(KEY)
+    [attempt] = living.world.status.attempts
+    assert attempt.reason == ("Hung" if hung else None)
+
+
+async def test_of_a_gang_that_is_over_nothing_need_be_heard() -> None:
+    living, reports = Living(running()), Reports(START)
+    for number in range(2):
+        reports.hearing.runs(Key(KEY.namespace, f"{number}"), living.world.now)
+    controller = await handled(living, reports)
+    living.world.now += timedelta(minutes=6)
+    assert reports.hearing.unheard(living.world.now) == 3
+    living.world.succeed(report(sequence=9, step=36, stage=Stage.FINISHED, output=OUTPUT))
+    await controller.handle(KEY)
+    assert reports.hearing.unheard(living.world.now) == 0
 
 
 async def test_what_is_to_go_is_asked_to_go_again() -> None:

@@ -219,6 +219,18 @@ def test_no_gang_hangs_because_the_operator_did_not_listen(away: float) -> None:
     assert world.status.attempts[0].reason == "Hung"
 
 
+def test_no_gang_hangs_because_nobody_was_heard() -> None:
+    world = running()
+    world.now += timedelta(hours=9)
+    world.watching_since = world.now
+    assert not world.decide().events
+    world.now += timedelta(seconds=399)
+    assert not world.decide().events
+    world.now += timedelta(seconds=1)
+    world.turn()
+    assert world.status.attempts[0].reason == "Hung"
+
+
 def test_how_a_pod_ended_tells_more_than_that_time_is_up() -> None:
     world = running()
     world.now += timedelta(seconds=500)
