@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import aiohttp
@@ -18,6 +19,9 @@ from finetune_operator.rates import Rates
 # A pod that has gone is believed for so much longer, but only about its own Job. Where a thousand gangs train, each
 # reports once in fifty seconds: a shorter time would have nearly every Report reviewed.
 CACHE_SECONDS = 300.0
+# In so much of that as is left in the end a Report has its token reviewed anew, and does not wait for it: the API server
+# may be busy with a list just then. A thousand gangs report once in fifty seconds, two thousand in a hundred.
+RENEWAL_SECONDS = 100.0
 EXPIRY_MARGIN_SECONDS = 5
 MAX_MEMBERS = 20_000
 # A token that was refused is not reviewed again at once. Strangers can make up as many as they like, so these have no
@@ -97,7 +101,12 @@ class Identities:
         """
         claims = _plausible(token, namespace)
         digest = hashlib.sha256(token.encode()).digest()
-        answer = self._known(digest) or await self._reviewed(digest, token, claims, address)
+        if (answer := self._known(digest)) is None:
+            answer = await self._reviewed(digest, token, claims, address)
+        elif self._is_to_be_renewed(digest, claims):
+            # Who could not be asked about now will be with the next Report.
+            with suppress(BusyError, TooManyRefusedError):
+                self._begin(digest, token, claims, address)
         if isinstance(answer, Exception):
             # A new one each time: a cached exception would gather the tracebacks of all that raised it.
             raise type(answer)(*answer.args)
@@ -107,23 +116,36 @@ class Identities:
         until, answer = self._members.get(digest) or self._refusals.get(digest) or (0.0, None)
         return answer if until > self._clock() else None
 
+    def _is_to_be_renewed(self, digest: bytes, claims: Claims) -> bool:
+        """Whether a good token will be reviewed again soon, and may be believed for longer then."""
+        if digest not in self._members or digest in self._reviews:
+            return False
+        until, now = self._members[digest][0], self._clock()
+        return until - now < RENEWAL_SECONDS and until < _believed_until(claims, now)
+
     async def _reviewed(self, digest: bytes, token: str, claims: Claims, address: str) -> Answer:
         """The API server's answer. Who asks about the same token meanwhile waits for the same one."""
         review = self._reviews.get(digest)
         if review is None:
-            if len(self._reviews) >= MAX_REVIEWS:
-                raise BusyError("too many tokens wait to be reviewed")
-            # Until it turns out to be good.
-            if seconds := self._refused.take(address, self._clock()):
-                raise TooManyRefusedError(seconds)
-            review = asyncio.create_task(self._review(digest, token, claims, address), name="token review")
-            self._reviews[digest] = review
-            review.add_done_callback(lambda _: self._reviews.pop(digest))
+            review = self._begin(digest, token, claims, address)
         # It goes on when one that asked is gone.
         answer = await asyncio.shield(review)
         if isinstance(answer, Unavailable):
             raise answer
         return answer
+
+    def _begin(
+        self, digest: bytes, token: str, claims: Claims, address: str
+    ) -> asyncio.Task[Answer | Unavailable]:
+        if len(self._reviews) >= MAX_REVIEWS:
+            raise BusyError("too many tokens wait to be reviewed")
+        # Until it turns out to be good.
+        if seconds := self._refused.take(address, self._clock()):
+            raise TooManyRefusedError(seconds)
+        review = asyncio.create_task(self._review(digest, token, claims, address), name="token review")
+        self._reviews[digest] = review
+        review.add_done_callback(lambda _: self._reviews.pop(digest))
+        return review
 
     async def _review(self, digest: bytes, token: str, claims: Claims, address: str) -> Answer | Unavailable:
         try:
@@ -135,9 +157,9 @@ class Identities:
         now = self._clock()
         if isinstance(answer, GangMember):
             self._refused.give_back(address)
-            until = min(now + CACHE_SECONDS, claims.expiry - EXPIRY_MARGIN_SECONDS)
-            _remember(self._members, digest, (until, answer), most=MAX_MEMBERS)
+            _remember(self._members, digest, (_believed_until(claims, now), answer), most=MAX_MEMBERS)
         else:
+            self._members.pop(digest, None)
             _remember(self._refusals, digest, (now + REFUSAL_CACHE_SECONDS, answer), most=MAX_REFUSALS)
         return answer
 
@@ -162,6 +184,10 @@ class Identities:
         if not job or attempt is None or owner.get("kind") != "Job":
             return NotAMemberError(f"pod {name} belongs to no FineTuneJob")
         return GangMember(namespace, name, job, attempt, owner["uid"])
+
+
+def _believed_until(claims: Claims, now: float) -> float:
+    return min(now + CACHE_SECONDS, claims.expiry - EXPIRY_MARGIN_SECONDS)
 
 
 def _plausible(token: str, namespace: str) -> Claims:

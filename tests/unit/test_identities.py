@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 
 from finetune_api import names
-from finetune_operator import identity
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster
 from finetune_operator.identity import (
+    CACHE_SECONDS,
     MAX_CONCURRENT_REVIEWS,
     MAX_REFUSALS,
     MAX_REVIEWS,
     POD_NAME,
     POD_UID,
     REFUSALS_BURST,
+    RENEWAL_SECONDS,
     BusyError,
     GangMember,
     Identities,
@@ -113,9 +114,79 @@ async def test_a_good_token_is_reviewed_once_in_a_while(made: Make, clock: Clock
     identities = made(cluster := Reviewing(token()))
     for _ in range(3):
         assert await identities.member(token(), "team", "a") == MEMBER
-    clock.now += identity.CACHE_SECONDS + 1
+    clock.now += CACHE_SECONDS + 1
     await identities.member(token(), "team", "a")
     assert len(cluster.asked) == 2
+
+
+async def test_who_reports_often_does_not_wait_for_the_next_review(made: Make, clock: Clock) -> None:
+    identities = made(cluster := Reviewing(token()))
+    await identities.member(token(), "team", "a")
+    clock.now += CACHE_SECONDS - RENEWAL_SECONDS
+    await identities.member(token(), "team", "a")
+    await settle()
+    assert len(cluster.asked) == 1, "it is still early"
+    clock.now += 1
+    cluster.go.clear()
+    for _ in range(3):
+        assert await identities.member(token(), "team", "a") == MEMBER
+    await settle()
+    assert len(cluster.asked) == 2
+    cluster.go.set()
+    await settle()
+    clock.now += RENEWAL_SECONDS
+    assert await identities.member(token(), "team", "a") == MEMBER
+    assert len(cluster.asked) == 2
+
+
+async def test_who_is_found_to_be_gone_meanwhile_is_not_believed_any_more(made: Make, clock: Clock) -> None:
+    identities = made(cluster := Reviewing(token()))
+    await identities.member(token(), "team", "a")
+    clock.now += CACHE_SECONDS - 1
+    cluster.good.clear()
+    assert await identities.member(token(), "team", "a") == MEMBER
+    await settle()
+    with refused():
+        await identities.member(token(), "team", "a")
+
+
+async def test_a_review_that_fails_meanwhile_takes_nothing_back(made: Make, clock: Clock) -> None:
+    identities = made(cluster := Reviewing(token()))
+    await identities.member(token(), "team", "a")
+    clock.now += CACHE_SECONDS - 1
+    cluster.fails = True
+    for _ in range(2 * REFUSALS_BURST):
+        assert await identities.member(token(), "team", "a") == MEMBER
+        await settle()
+    clock.now += 2
+    with pytest.raises(ApiError):
+        await identities.member(token(), "team", "a")
+
+
+async def test_a_token_that_runs_out_is_not_reviewed_in_vain(made: Make, clock: Clock) -> None:
+    short = token(exp=int(NOW) + 60)
+    identities = made(cluster := Reviewing(short))
+    for _ in range(3):
+        assert await identities.member(short, "team", "a") == MEMBER
+        await settle()
+        clock.now += 10
+    assert len(cluster.asked) == 1
+
+
+async def test_no_review_is_begun_beside_many_for_who_need_not_wait(made: Make, clock: Clock) -> None:
+    identities = made(cluster := Reviewing(token()))
+    await identities.member(token(), "team", "a")
+    clock.now += CACHE_SECONDS - 1
+    cluster.go.clear()
+    asking = [
+        asyncio.create_task(identities.member(token(number), "team", f"{number}"))
+        for number in range(1, MAX_REVIEWS + 1)
+    ]
+    await settle()
+    assert await identities.member(token(), "team", "a") == MEMBER
+    cluster.go.set()
+    await asyncio.gather(*asking, return_exceptions=True)
+    assert cluster.asked.count(token()) == 1
 
 
 async def test_a_token_is_not_believed_for_longer_than_it_is_valid(made: Make, clock: Clock) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+import pytest
+
 from finetune_operator import lag
 
 
@@ -18,5 +20,8 @@ def test_who_holds_the_loop_is_seen_by_how_late_it_comes() -> None:
 
     asyncio.run(hold())
     assert late[0] >= 0.2
+    # What would have come a tenth of a second later had to wait, too.
+    assert late[1] == pytest.approx(late[0] - lag.BEAT_SECONDS)
+    assert late[2] < lag.BEAT_SECONDS
     assert all(seconds >= 0 for seconds in late)
-    assert len(late) >= 2
+    assert len(late) >= 4
