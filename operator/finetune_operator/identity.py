@@ -19,8 +19,8 @@ from finetune_operator.rates import Rates
 # A pod that has gone is believed for so much longer, but only about its own Job. Where a thousand gangs train, each
 # reports once in fifty seconds: a shorter time would have nearly every Report reviewed.
 CACHE_SECONDS = 300.0
-# In so much of that as is left in the end a Report has its token reviewed anew, and does not wait for it: the API server
-# may be busy with a list just then. A thousand gangs report once in fifty seconds, two thousand in a hundred.
+# In so much of that as is left in the end a Report has its token reviewed anew, and does not wait for it: the API
+# server may be busy with a list just then. A thousand gangs report once in fifty seconds, two thousand in a hundred.
 RENEWAL_SECONDS = 100.0
 EXPIRY_MARGIN_SECONDS = 5
 MAX_MEMBERS = 20_000

@@ -9,8 +9,8 @@ BEAT_SECONDS = 0.1
 async def beat(late: Callable[[float], None]) -> None:
     """Tell `late`, ten times a second until cancelled, by how many seconds the loop came too late.
 
-    The beats that fell into the time for which it was held up are told, too, each by how late it would have come: else one
-    second in which nothing had its turn would count as a single beat of ten.
+    The beats that fell into the time for which it was held up are told, too, each by how late it would have come: else
+    one second in which nothing had its turn would count as a single beat of ten.
     """
     loop = asyncio.get_running_loop()
     while True:
