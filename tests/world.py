@@ -19,15 +19,15 @@ from finetune_api.status import (
     Plan,
     Subspaces,
 )
-from finetune_operator import cleanup
 from finetune_operator.kueue import QUEUE_LABEL
-from finetune_operator.observed import GangJob, Observed, Owned, Pod, Received, Subject
-from finetune_operator.outcome import Outcome
-from finetune_operator.pods import Manifest
-from finetune_operator.reading import subject
-from finetune_operator.reconcile import reconcile
-from finetune_operator.transitions import Event
-from finetune_operator.workload import Installation
+from finetune_operator.lifecycle import cleanup
+from finetune_operator.lifecycle.outcome import Outcome
+from finetune_operator.lifecycle.reconcile import reconcile
+from finetune_operator.objects.pods import Manifest
+from finetune_operator.objects.workload import Installation
+from finetune_operator.observation.observed import GangJob, Observed, Owned, Pod, Received, Subject
+from finetune_operator.observation.reading import subject
+from finetune_operator.status.transitions import Event
 
 # What single pods do.
 ALONE = (names.PREPARATION, names.MERGING, names.PUBLISHING)

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.operator.client import APPLY, Client
 from cluster.operators import Operator
 from clusters.addons.kubeflow import Kubeflow
-from finetune_operator import workload
+from finetune_operator.objects import workload
 from world import INLINE, INSTALLATION, manifest, submitted
 
 Wire = dict[str, Any]

@@ -7,7 +7,7 @@ from finetune_api.plan import study
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import validation
-from finetune_operator.reading import Wire
+from finetune_operator.observation.reading import Wire
 from finetune_operator.tenancy import NO_POLICY, Administered, Policy, administered
 
 

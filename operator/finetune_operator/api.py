@@ -12,7 +12,7 @@ from urllib.request import getproxies, proxy_bypass
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import load_incluster_config, load_kube_config
 
-from finetune_operator.metrics import NO_ANSWER, Metrics
+from finetune_operator.monitoring.metrics import NO_ANSWER, Metrics
 
 FIELD_MANAGER = "finetune-operator"
 REQUEST_TIMEOUT_SECONDS = 30.0

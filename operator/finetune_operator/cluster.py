@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.status import Condition, FineTuneJobStatus
-from finetune_operator import kueue, pod_groups, reading
+from finetune_operator import kueue
 from finetune_operator.api import APPLY, FIELD_MANAGER, JSON, METADATA_LIST, Api, ApiError
 from finetune_operator.kinds import (
     APPLIED,
@@ -22,10 +22,12 @@ from finetune_operator.kinds import (
     Resource,
     resource_of,
 )
-from finetune_operator.observed import GangJob, Observed, Owned, Subject, Taken
-from finetune_operator.pods import Manifest
-from finetune_operator.reading import Wire
-from finetune_operator.transitions import Event
+from finetune_operator.objects import pod_groups
+from finetune_operator.objects.pods import Manifest
+from finetune_operator.observation import reading
+from finetune_operator.observation.observed import GangJob, Observed, Owned, Subject, Taken
+from finetune_operator.observation.reading import Wire
+from finetune_operator.status.transitions import Event
 
 MAX_EVENT_MESSAGE_BYTES = 1024
 # A list of every object of a kind comes in pieces of this many. There may be some ten kilobytes of each, and parsing a

@@ -10,25 +10,29 @@ from datetime import UTC, datetime, timedelta
 import aiohttp
 
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator import cleanup, logs, reading, tenancy, volumes
+from finetune_operator import tenancy
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster, UnknownKindError
-from finetune_operator.gang import LONG_WAIT
-from finetune_operator.healing import Looks
+from finetune_operator.endpoint.reports import Reports
 from finetune_operator.kinds import Key
 from finetune_operator.known import Known
-from finetune_operator.metrics import Metrics
-from finetune_operator.observed import Observed, Subject
+from finetune_operator.lifecycle import cleanup
+from finetune_operator.lifecycle.gang import LONG_WAIT
+from finetune_operator.lifecycle.healing import Looks
+from finetune_operator.lifecycle.outcome import Outcome
+from finetune_operator.lifecycle.reconcile import reconcile
+from finetune_operator.monitoring import logs
+from finetune_operator.monitoring.metrics import Metrics
+from finetune_operator.objects import volumes
+from finetune_operator.objects.workload import Installation
+from finetune_operator.observation import reading
+from finetune_operator.observation.observed import Observed, Subject
+from finetune_operator.observation.reading import UnreadableStatusError, Wire
 from finetune_operator.observing import Observer, is_at_rest
-from finetune_operator.outcome import Outcome
 from finetune_operator.queue import LAST_RETRY_SECONDS, TryAgainError
-from finetune_operator.reading import UnreadableStatusError, Wire
-from finetune_operator.reconcile import reconcile
-from finetune_operator.reports import Reports
+from finetune_operator.status.transitions import Event
 from finetune_operator.telling import Teller
 from finetune_operator.tenancy import Policy
-from finetune_operator.transitions import Event
-from finetune_operator.workload import Installation
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from finetune_operator.api import in_cluster
 from finetune_operator.cluster import CHUNK_SIZE
 from finetune_operator.kinds import Key
 from finetune_operator.known import Known
-from finetune_operator.pod_changes import PodChanges
+from finetune_operator.monitoring.watch_health import Watch, WatchHealth
+from finetune_operator.observation.pod_changes import PodChanges
+from finetune_operator.observation.reading import Wire
 from finetune_operator.queue import WorkQueue
-from finetune_operator.reading import Wire
 from finetune_operator.tenancy import Policy
-from finetune_operator.watch_health import Watch, WatchHealth
 
 # Pods of a gang change one after the other: one look at all of them is enough.
 COALESCE_SECONDS = 0.3

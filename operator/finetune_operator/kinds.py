@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from finetune_api import names
-from finetune_operator import kueue, pod_groups
+from finetune_operator import kueue
+from finetune_operator.objects import pod_groups
 
 
 class Key(NamedTuple):

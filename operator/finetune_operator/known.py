@@ -1,7 +1,7 @@
 """What is known of versions of FineTuneJobs, so that nothing is read or looked at again for nothing."""
 
 from finetune_operator.kinds import Key
-from finetune_operator.reading import Wire
+from finetune_operator.observation.reading import Wire
 
 
 class Known:

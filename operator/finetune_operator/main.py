@@ -19,26 +19,27 @@ from aiohttp import web
 from kubernetes.aio.config.config_exception import ConfigException
 
 from finetune_api import names
-from finetune_operator import handlers, lag, logs, webhook
+from finetune_operator import handlers, webhook
 from finetune_operator.api import Api, ApiError
 from finetune_operator.certificate import Certificate
 from finetune_operator.cluster import Cluster
 from finetune_operator.controller import Controller, utc_now
-from finetune_operator.health import health_application
-from finetune_operator.identity import Identities
+from finetune_operator.endpoint.identity import Identities
+from finetune_operator.endpoint.listener import Listener
+from finetune_operator.endpoint.receiver import Receiver
+from finetune_operator.endpoint.reports import Reports
 from finetune_operator.kinds import Key, Resource
-from finetune_operator.listener import Listener
-from finetune_operator.metrics import Metrics
+from finetune_operator.monitoring import lag, logs
+from finetune_operator.monitoring.health import health_application
+from finetune_operator.monitoring.metrics import Metrics
+from finetune_operator.monitoring.watch_health import TOLERANCE_SECONDS, Watch, WatchHealth
+from finetune_operator.objects.workload import Installation
 from finetune_operator.page.server import HOST as PAGE_HOST
 from finetune_operator.page.server import page_application
 from finetune_operator.patrol import PATROL_SECONDS, Patrol
 from finetune_operator.policy_file import PolicyError, PolicyFile
 from finetune_operator.queue import WorkQueue
-from finetune_operator.receiver import Receiver
-from finetune_operator.reports import Reports
 from finetune_operator.settings import Settings, SettingsError
-from finetune_operator.watch_health import TOLERANCE_SECONDS, Watch, WatchHealth
-from finetune_operator.workload import Installation
 
 logger = logging.getLogger(__name__)
 

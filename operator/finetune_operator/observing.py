@@ -8,16 +8,17 @@ from datetime import datetime
 import aiohttp
 
 from finetune_api.status import Phase
-from finetune_operator import cleanup, kueue, publishing
+from finetune_operator import kueue
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster
-from finetune_operator.gang import lacks_pods, unexplained
+from finetune_operator.endpoint.reports import Reports
 from finetune_operator.kinds import Key
-from finetune_operator.observed import Observed, Subject
-from finetune_operator.outcome import Outcome
-from finetune_operator.reconcile import reconcile
-from finetune_operator.reports import Reports
-from finetune_operator.workload import Installation
+from finetune_operator.lifecycle import cleanup, publishing
+from finetune_operator.lifecycle.gang import lacks_pods, unexplained
+from finetune_operator.lifecycle.outcome import Outcome
+from finetune_operator.lifecycle.reconcile import reconcile
+from finetune_operator.objects.workload import Installation
+from finetune_operator.observation.observed import Observed, Subject
 
 logger = logging.getLogger(__name__)
 

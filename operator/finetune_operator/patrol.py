@@ -11,9 +11,9 @@ from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster
 from finetune_operator.kinds import Key, Resource
 from finetune_operator.known import Known
-from finetune_operator.metrics import Metrics
+from finetune_operator.monitoring.metrics import Metrics
+from finetune_operator.monitoring.watch_health import Watch, WatchHealth
 from finetune_operator.queue import WorkQueue
-from finetune_operator.watch_health import Watch, WatchHealth
 
 logger = logging.getLogger(__name__)
 

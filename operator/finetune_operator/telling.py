@@ -6,14 +6,14 @@ from datetime import datetime
 
 import aiohttp
 
-from finetune_operator import conditions
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster
-from finetune_operator.conditions import UNREADABLE
 from finetune_operator.kinds import Key
-from finetune_operator.observed import Subject
-from finetune_operator.reading import UnreadableStatusError
-from finetune_operator.transitions import Event
+from finetune_operator.observation.observed import Subject
+from finetune_operator.observation.reading import UnreadableStatusError
+from finetune_operator.status import conditions
+from finetune_operator.status.conditions import UNREADABLE
+from finetune_operator.status.transitions import Event
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from finetune_api.scalars import DNS_LABEL
 from finetune_api.scheduling import Scheduling, Toleration
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus, Phase
-from finetune_operator.observed import Subject
+from finetune_operator.observation.observed import Subject
 
 # The namespace of all that have no entry of their own.
 OTHERS = "*"

@@ -13,8 +13,8 @@ import kopf
 
 from finetune_operator.admission import review
 from finetune_operator.certificate import CERTIFICATE_FILE, KEY_FILE, Certificate
+from finetune_operator.monitoring.watch_health import Watch
 from finetune_operator.tenancy import Policy
-from finetune_operator.watch_health import Watch
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ def attempts_have_random_names() -> None:
     """Two operators that see at the same moment that a Job is missing each make another one."""
     import secrets
 
-    from finetune_operator import workload
+    from finetune_operator.objects import workload
 
     hurried()
     job = vars(workload)["_job"]
@@ -30,7 +30,7 @@ def attempts_have_random_names() -> None:
 def pods_that_go_are_overlooked() -> None:
     """A pod that was asked to go counts as gone, though it may work until the end of its grace period."""
     from finetune_operator.cluster import Cluster
-    from finetune_operator.observed import Observed, Subject
+    from finetune_operator.observation.observed import Observed, Subject
 
     hurried()
     belongings = Cluster.belongings
@@ -85,7 +85,7 @@ def status_is_written_for_nothing() -> None:
 
 def pods_may_do_more() -> None:
     """Containers have every capability that the runtime gives by itself."""
-    from finetune_operator import workload
+    from finetune_operator.objects import workload
 
     hurried()
     job = vars(workload)["_job"]

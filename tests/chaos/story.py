@@ -43,8 +43,8 @@ class ViolationError(AssertionError):
 
 def hurried() -> None:
     """Have the operator wait for seconds where it would wait for minutes; no rule is changed."""
-    from finetune_operator import budget
-    from finetune_operator import ends as verdicts
+    from finetune_operator.lifecycle import budget
+    from finetune_operator.lifecycle import ends as verdicts
 
     second = timedelta(seconds=1)
     vars(budget).update(FIRST_PAUSE=second, LAST_PAUSE=second)

@@ -14,7 +14,8 @@ NAMES = ("a", "b", "c")
 
 def impatient() -> None:
     """Have the operator notice within seconds what takes it minutes."""
-    from finetune_operator import deadlines, hearing
+    from finetune_operator.endpoint import hearing
+    from finetune_operator.lifecycle import deadlines
 
     vars(hearing).update(LONGEST_SILENCE=timedelta(seconds=DEADLINE_SECONDS / 2))
     vars(deadlines).update(MAX_REPORT_INTERVAL_SECONDS=DEADLINE_SECONDS / 2)

@@ -10,10 +10,10 @@ import yaml
 
 from cluster.chart import CHART, IMAGES, RELEASE, Manifest, manifests, one, parsed
 from cluster.helm import NAMESPACE, Tools, pod_spec, succeeded
-from finetune_operator.health import health_application
-from finetune_operator.metrics import Metrics
+from finetune_operator.monitoring.health import health_application
+from finetune_operator.monitoring.metrics import Metrics
+from finetune_operator.monitoring.watch_health import WatchHealth
 from finetune_operator.settings import LOG_LEVELS, Settings
-from finetune_operator.watch_health import WatchHealth
 
 
 def variables(container: Manifest) -> dict[str, str]:

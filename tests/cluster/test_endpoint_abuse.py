@@ -22,10 +22,10 @@ from cluster.kube import Namespace, eventually
 from cluster.operators import Operator
 from finetune_api import names
 from finetune_api.report import MAX_REPORT_BYTES
-from finetune_operator.callers import MAX_CONNECTIONS
-from finetune_operator.identity import REFUSALS_BURST
-from finetune_operator.listener import CONNECTION_BYTES, CONNECTION_SECONDS
-from finetune_operator.receiver import MAX_ERROR_LENGTH, REPORTS_BURST
+from finetune_operator.endpoint.callers import MAX_CONNECTIONS
+from finetune_operator.endpoint.identity import REFUSALS_BURST
+from finetune_operator.endpoint.listener import CONNECTION_BYTES, CONNECTION_SECONDS
+from finetune_operator.endpoint.receiver import MAX_ERROR_LENGTH, REPORTS_BURST
 from world import INLINE, checkpoint, report
 
 # Those who behave are at 127.0.0.1.

@@ -30,7 +30,7 @@ from schemathesis.specs.openapi.checks import (
 from cluster.kube import FINETUNEJOBS, Kube, Namespace, Wire, eventually
 from cluster.operators import Operator
 from finetune_api.report import MAX_REPORT_BYTES, Report
-from finetune_operator import reading
+from finetune_operator.observation import reading
 from oddities import reports
 from report_cases import CASES, POST, body_of
 from world import INLINE, World, checkpoint, report

@@ -11,8 +11,8 @@ from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator.api import Api, ApiError
 from finetune_operator.cluster import Cluster
 from finetune_operator.kinds import Key
-from finetune_operator.metrics import Metrics
-from finetune_operator.observed import GangJob
+from finetune_operator.monitoring.metrics import Metrics
+from finetune_operator.observation.observed import GangJob
 from world import found, report
 
 

@@ -13,8 +13,8 @@ from finetune_api.report import Stage
 from finetune_operator.api import Api
 from finetune_operator.cluster import Cluster
 from finetune_operator.kinds import Key
-from finetune_operator.metrics import Metrics
-from finetune_operator.transitions import Event
+from finetune_operator.monitoring.metrics import Metrics
+from finetune_operator.status.transitions import Event
 from world import INLINE, OUTPUT, checkpoint, report
 
 # More than a dozen: so few, kubectl's sort would leave in the order in which they come, which is that of their names.

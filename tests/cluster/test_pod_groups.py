@@ -4,7 +4,7 @@ from typing import Any
 
 from cluster.kube import FINETUNEJOBS, JOBS, PODS, Kube, Namespace, RefusedError, eventually
 from cluster.operators import Operator
-from finetune_operator import pod_groups
+from finetune_operator.objects import pod_groups
 from world import INLINE
 
 SCHEDULING = {"schedulerName": "gang-scheduler", "podGroup": "Coscheduling"}

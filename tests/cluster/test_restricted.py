@@ -15,8 +15,10 @@ from cluster.chart import IMAGES, rendered
 from cluster.kube import PODS, Kube, Namespace, RefusedError
 from cluster.test_spec_agreement import SETTINGS
 from clusters.local import ControlPlane
-from finetune_operator import steps, validation, workload
-from finetune_operator.pods import Manifest
+from finetune_operator import validation
+from finetune_operator.lifecycle import steps
+from finetune_operator.objects import workload
+from finetune_operator.objects.pods import Manifest
 from generated import Wire, jobs
 from world import INSTALLATION, MERGES, PUBLISH, manifest
 

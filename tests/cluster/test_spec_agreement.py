@@ -16,10 +16,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from cluster.answers import Answer, ApiServer
 from cluster.kube import FINETUNEJOBS, Namespace
 from finetune_api.plan import study
-from finetune_operator import conditions, pod_groups, validation, workload
-from finetune_operator.observed import Observed
-from finetune_operator.reading import subject
-from finetune_operator.reconcile import reconcile
+from finetune_operator import validation
+from finetune_operator.lifecycle.reconcile import reconcile
+from finetune_operator.objects import pod_groups, workload
+from finetune_operator.observation.observed import Observed
+from finetune_operator.observation.reading import subject
+from finetune_operator.status import conditions
 from generated import DATA, FIELDS, RULE_BREAKERS, SCHEMA, Wire, families, jobs, one_field_at_a_time, replaced
 from world import INSTALLATION, START, manifest
 

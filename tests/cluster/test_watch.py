@@ -11,7 +11,7 @@ import pytest
 
 from cluster.kube import FINETUNEJOBS, MERGE, Kube, Namespace
 from clusters.local import ControlPlane
-from finetune_operator.publishing import MAX_TRIES
+from finetune_operator.lifecycle.publishing import MAX_TRIES
 from world import INLINE, OUTPUT, PUBLISH, World, checkpoint, published, report
 
 FINETUNE = str(Path(sys.executable).with_name("finetune"))

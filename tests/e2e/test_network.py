@@ -14,7 +14,7 @@ from e2e.jobs import manifest, poll
 from e2e.namespace import Namespace
 from finetune_api import names
 from finetune_api.spec import FineTuneJob
-from finetune_operator import workload
+from finetune_operator.objects import workload
 from world import INSTALLATION
 
 # torch's collectives listen on ports that the system picks, beside that of the rendezvous.

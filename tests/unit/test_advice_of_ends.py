@@ -7,7 +7,7 @@ import pytest
 from finetune_api.failure import PodEnd, judge
 from finetune_api.status import Attempt, FineTuneJobStatus, MemoryEstimate, MemoryParts, Plan, Progress
 from finetune_api.units import GIB
-from finetune_operator import advice
+from finetune_operator.lifecycle import advice
 from world import PLAN, START, submitted
 
 PARTS = MemoryParts(weights=1, gradients=1, optimizer=1, activations=1, logits=1, framework=1)

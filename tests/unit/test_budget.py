@@ -8,7 +8,7 @@ import pytest
 from finetune_api.failure import Recovery, Verdict
 from finetune_api.spec import FailurePolicy
 from finetune_api.status import Attempt, FineTuneJobStatus, SinceCheckpoint
-from finetune_operator.budget import charge, pause
+from finetune_operator.lifecycle.budget import charge, pause
 from world import START, checkpoint
 
 POLICY = FailurePolicy(max_restarts=2, max_disruptions=3)

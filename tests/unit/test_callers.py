@@ -1,6 +1,6 @@
 """Who may connect to the report endpoint, and how often."""
 
-from finetune_operator.callers import (
+from finetune_operator.endpoint.callers import (
     BURST_SECONDS,
     CONNECTIONS_PER_SECOND,
     MAX_CONNECTIONS,

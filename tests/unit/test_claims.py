@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.claims import MAX_TOKEN_LENGTH, Claims
+from finetune_operator.endpoint.claims import MAX_TOKEN_LENGTH, Claims
 
 PAYLOAD = {
     "aud": ["finetune.dev"],

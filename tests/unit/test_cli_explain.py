@@ -12,7 +12,7 @@ from finetune_api.reasons import REASONS, Outlook
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.cli.explaining.explanation import Explanation, explain
 from finetune_operator.cli.explaining.sight import Queue, Quota, Sight
-from finetune_operator.observed import Subject
+from finetune_operator.observation.observed import Subject
 from terminal import finetune
 from world import INLINE, MERGES, OUTPUT, PUBLISH, World, merged, report, submitted
 

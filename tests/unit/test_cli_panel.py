@@ -18,7 +18,7 @@ from finetune_operator.cli.display import Display
 from finetune_operator.cli.watching.panel import Panel
 from finetune_operator.cli.watching.pods import Gang, gang
 from finetune_operator.cli.watching.sparkline import sparkline
-from finetune_operator.observed import Pod
+from finetune_operator.observation.observed import Pod
 from world import START, checkpoint
 
 NOW = datetime(2026, 1, 1, 15, tzinfo=UTC)

@@ -3,8 +3,8 @@
 import pytest
 
 from finetune_api.spec import FineTuneJob
-from finetune_operator import workload
 from finetune_operator.cli.local.retries import given_up
+from finetune_operator.objects import workload
 from world import INSTALLATION, manifest
 
 LIMIT = "Job has reached the specified backoff limit"

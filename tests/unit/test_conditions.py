@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from finetune_api.status import Condition
-from finetune_operator import conditions as of_a_job
-from finetune_operator.conditions import Standing, conditions, find, is_true
+from finetune_operator.status import conditions as of_a_job
+from finetune_operator.status.conditions import Standing, conditions, find, is_true
 from world import DATASET
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

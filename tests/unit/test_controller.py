@@ -15,18 +15,18 @@ from finetune_api.report import Stage
 from finetune_api.status import Condition, FineTuneJobStatus, Phase
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster
-from finetune_operator.conditions import PROGRESSING, STALLED, find
 from finetune_operator.controller import GOING_SECONDS, Controller
-from finetune_operator.gang import LONG_WAIT
+from finetune_operator.endpoint.reports import Reports
 from finetune_operator.kinds import Key
-from finetune_operator.metrics import Metrics
-from finetune_operator.observed import GangJob, Observed, Subject, Taken
+from finetune_operator.lifecycle.gang import LONG_WAIT
+from finetune_operator.lifecycle.outcome import Outcome
+from finetune_operator.monitoring.metrics import Metrics
+from finetune_operator.objects.pods import Manifest
+from finetune_operator.observation.observed import GangJob, Observed, Subject, Taken
 from finetune_operator.observing import is_at_rest
-from finetune_operator.outcome import Outcome
-from finetune_operator.pods import Manifest
 from finetune_operator.queue import TryAgainError
-from finetune_operator.reports import Reports
-from finetune_operator.transitions import Event
+from finetune_operator.status.conditions import PROGRESSING, STALLED, find
+from finetune_operator.status.transitions import Event
 from world import INLINE, INSTALLATION, OUTPUT, PUBLISH, START, World, manifest, report, stored, submitted
 
 KEY = Key("team", "demo")

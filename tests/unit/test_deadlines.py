@@ -7,9 +7,10 @@ import pytest
 
 from finetune_api.report import Stage
 from finetune_api.status import Attempt, Phase
-from finetune_operator import conditions, deadlines
-from finetune_operator.observed import Pod
-from finetune_operator.outcome import Outcome, Situation
+from finetune_operator.lifecycle import deadlines
+from finetune_operator.lifecycle.outcome import Outcome, Situation
+from finetune_operator.observation.observed import Pod
+from finetune_operator.status import conditions
 from world import INLINE, OUTPUT, START, World, checkpoint, found, report
 
 SHORT = {"startupDeadlineSeconds": 70, "progressDeadlineSeconds": 100, "maxRestarts": 1}

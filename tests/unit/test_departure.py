@@ -6,7 +6,7 @@ from datetime import timedelta
 from finetune_api.failure import PodEnd
 from finetune_api.report import Stage
 from finetune_api.status import Phase
-from finetune_operator import conditions
+from finetune_operator.status import conditions
 from world import INLINE, World, report
 
 

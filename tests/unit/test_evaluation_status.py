@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from finetune_api.report import Metrics, Report, Stage
 from finetune_api.scores import Evaluated, EvaluationStatus, SetScore, with_changes
 from finetune_api.status import FineTuneJobStatus, Plan
-from finetune_operator.evaluation import outcome, with_evaluation
-from finetune_operator.progress import with_report
-from finetune_operator.transitions import events
+from finetune_operator.status.evaluation import outcome, with_evaluation
+from finetune_operator.status.progress import with_report
+from finetune_operator.status.transitions import events
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -6,7 +6,7 @@ import pytest
 
 from finetune_operator.api import Api
 from finetune_operator.cluster import MAX_EVENT_MESSAGE_BYTES, Cluster
-from finetune_operator.transitions import Event
+from finetune_operator.status.transitions import Event
 from world import submitted
 
 

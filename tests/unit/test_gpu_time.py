@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from finetune_api.queueing import Queueing
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase
-from finetune_operator.gpu_time import gpu_time
+from finetune_operator.monitoring.gpu_time import gpu_time
 from world import START
 
 

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from finetune_api.status import Phase
-from finetune_operator.healing import Looks
+from finetune_operator.lifecycle.healing import Looks
 from world import INLINE, START, World, report
 
 

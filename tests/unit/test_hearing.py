@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from finetune_operator.hearing import LONGEST_SILENCE, WITNESSES, Hearing
+from finetune_operator.endpoint.hearing import LONGEST_SILENCE, WITNESSES, Hearing
 from finetune_operator.kinds import Key
 from world import START
 

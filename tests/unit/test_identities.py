@@ -12,7 +12,7 @@ import pytest
 from finetune_api import names
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster
-from finetune_operator.identity import (
+from finetune_operator.endpoint.identity import (
     CACHE_SECONDS,
     MAX_CONCURRENT_REVIEWS,
     MAX_REFUSALS,

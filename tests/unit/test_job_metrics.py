@@ -10,10 +10,10 @@ from prometheus_client import CollectorRegistry
 
 from finetune_api.queueing import Queueing
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase, Progress
-from finetune_operator import job_facts
-from finetune_operator.job_metrics import JobMetrics
-from finetune_operator.metrics import Metrics
-from finetune_operator.observed import Subject
+from finetune_operator.monitoring import job_facts
+from finetune_operator.monitoring.job_metrics import JobMetrics
+from finetune_operator.monitoring.metrics import Metrics
+from finetune_operator.observation.observed import Subject
 from world import START, submitted
 
 GPUS: dict[str, Any] = {"resources": {"nodes": 2, "gpusPerNode": 4}}

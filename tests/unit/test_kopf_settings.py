@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from unittest.mock import Mock
 
 from finetune_operator.handlers import settings
-from finetune_operator.watch_health import TOLERANCE_SECONDS
+from finetune_operator.monitoring.watch_health import TOLERANCE_SECONDS
 
 
 def test_watches_are_tried_for_without_end_and_never_rarely() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from finetune_api.status import Phase
-from finetune_operator import conditions, kueue
+from finetune_operator import kueue
+from finetune_operator.status import conditions
 from world import DATASET, INLINE, START, World, checkpoint, report
 
 QUEUE = {"scheduling": {"queueName": "team"}}

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from finetune_operator import lag
+from finetune_operator.monitoring import lag
 
 
 def test_who_holds_the_loop_is_seen_by_how_late_it_comes() -> None:

@@ -7,7 +7,7 @@ from contextvars import copy_context
 
 import pytest
 
-from finetune_operator import logs
+from finetune_operator.monitoring import logs
 
 
 def line(message: str = "a word", **record: object) -> dict[str, object]:

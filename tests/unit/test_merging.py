@@ -9,10 +9,10 @@ import pytest
 from finetune_api import names
 from finetune_api.report import Failure, Report, Stage
 from finetune_api.status import Condition, Phase
-from finetune_operator import conditions
-from finetune_operator.ends import ENDING_TIME
-from finetune_operator.observed import Received, Taken
-from finetune_operator.reconcile import reconcile
+from finetune_operator.lifecycle.ends import ENDING_TIME
+from finetune_operator.lifecycle.reconcile import reconcile
+from finetune_operator.observation.observed import Received, Taken
+from finetune_operator.status import conditions
 from world import ADAPTER, INLINE, INSTALLATION, MERGED, MERGES, START, World, merged, merging, report
 
 ADAPTER_STAYS = (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from finetune_operator.logs import FIELDS
-from finetune_operator.metrics import Metrics
+from finetune_operator.monitoring.logs import FIELDS
+from finetune_operator.monitoring.metrics import Metrics
 from world import START
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from finetune_api.status import FineTuneJobStatus
 from finetune_operator.page.job import MAX_EVENTS, job
 from finetune_operator.page.overview import MAX_ROWS, Row, overview, row
 from finetune_operator.page.shared import SECONDS, SHARE, Shared
-from finetune_operator.progress import with_report
+from finetune_operator.status.progress import with_report
 from world import DATASET, PLAN, START, checkpoint, manifest, report
 
 CURVE = Curve(steps=[1, 2], loss=[3.0, None], learning_rate=[1e-6, 2e-6], tokens_per_second=[None, None])

@@ -12,9 +12,9 @@ from clusters.ports import free_ports
 from finetune_operator.api import Api
 from finetune_operator.cluster import Cluster
 from finetune_operator.kinds import Key
-from finetune_operator.metrics import Metrics
+from finetune_operator.monitoring.metrics import Metrics
+from finetune_operator.observation.reading import Wire
 from finetune_operator.page.server import FILES, page_application
-from finetune_operator.reading import Wire
 from world import manifest
 
 Client = TestClient[web.Request, web.Application]

@@ -8,10 +8,10 @@ from unittest.mock import patch
 from finetune_operator.cluster import Cluster
 from finetune_operator.kinds import Key, Resource
 from finetune_operator.known import Known
-from finetune_operator.metrics import Metrics
+from finetune_operator.monitoring.metrics import Metrics
+from finetune_operator.monitoring.watch_health import Watch, WatchHealth
 from finetune_operator.patrol import RESYNC_LOOKS_PER_SECOND, RESYNC_SECONDS, Patrol
 from finetune_operator.queue import WorkQueue
-from finetune_operator.watch_health import Watch, WatchHealth
 
 SECONDS = 30.0
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from finetune_api.report import Stage
-from finetune_operator.pod_changes import PodChanges, digest
-from finetune_operator.reading import pod
+from finetune_operator.observation.pod_changes import PodChanges, digest
+from finetune_operator.observation.reading import pod
 from world import report
 
 JOB = {"kind": "Job", "name": "demo-1", "uid": "job-uid", "controller": True}

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from finetune_api.crd import structural_schema
 from finetune_api.status import FineTuneJobStatus, Phase
-from finetune_operator import reading
-from finetune_operator.observed import Observed
+from finetune_operator.lifecycle.reconcile import reconcile
+from finetune_operator.observation import reading
+from finetune_operator.observation.observed import Observed
 from finetune_operator.page import overview
 from finetune_operator.page.job import job as page
-from finetune_operator.reconcile import reconcile
 from oddities import allowed
 from world import INSTALLATION, MERGES, PUBLISH, START, manifest
 

@@ -10,10 +10,10 @@ from finetune_api.inputs import Input
 from finetune_api.report import Failure, Preparation, Report, Stage, Transfer
 from finetune_api.runconfig import RunConfig
 from finetune_api.status import Condition, FineTuneJobStatus, Phase
-from finetune_operator import conditions
-from finetune_operator.ends import ENDING_TIME
-from finetune_operator.observed import Observed, Received, Taken
-from finetune_operator.reconcile import reconcile
+from finetune_operator.lifecycle.ends import ENDING_TIME
+from finetune_operator.lifecycle.reconcile import reconcile
+from finetune_operator.observation.observed import Observed, Received, Taken
+from finetune_operator.status import conditions
 from world import DATASET, INLINE, INSTALLATION, OUTPUT, PLAN, START, World, found, report
 
 

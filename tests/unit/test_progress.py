@@ -7,7 +7,7 @@ import pytest
 from finetune_api.curve import Curve
 from finetune_api.report import Metrics, Stage
 from finetune_api.status import Advice, Attempt, Choice, FineTuneJobStatus, Plan, Progress, Subspaces
-from finetune_operator.progress import (
+from finetune_operator.status.progress import (
     decomposing,
     duration,
     last_step,

@@ -8,9 +8,10 @@ import pytest
 
 from finetune_api import names
 from finetune_api.status import Condition, Phase
-from finetune_operator import conditions, publishing
-from finetune_operator.observed import Observed, Pod, Taken
-from finetune_operator.reconcile import reconcile
+from finetune_operator.lifecycle import publishing
+from finetune_operator.lifecycle.reconcile import reconcile
+from finetune_operator.observation.observed import Observed, Pod, Taken
+from finetune_operator.status import conditions
 from world import (
     INLINE,
     INSTALLATION,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune_operator.rates import Rates
+from finetune_operator.endpoint.rates import Rates
 
 
 def taken(rates: Rates[str], key: str, seconds: float, per_second: int = 1000, start: float = 0) -> int:

@@ -7,8 +7,8 @@ import pytest
 
 from finetune_api.report import Failure, Stage
 from finetune_api.status import MAX_LOG_LENGTH, FineTuneJobStatus
-from finetune_operator.observed import Pod, Taken
-from finetune_operator.reading import gang_job, newest_warning, pod, subject, taken
+from finetune_operator.observation.observed import Pod, Taken
+from finetune_operator.observation.reading import gang_job, newest_warning, pod, subject, taken
 from world import World, manifest, report, submitted
 
 

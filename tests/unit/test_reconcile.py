@@ -8,11 +8,11 @@ import pytest
 
 from finetune_api.report import Failure, Report, Stage
 from finetune_api.status import FineTuneJobStatus, Phase, Subspaces
-from finetune_operator import conditions
-from finetune_operator.ends import ENDING_TIME
-from finetune_operator.gang import LONG_WAIT, unexplained
-from finetune_operator.observed import GangJob, Observed, Taken
-from finetune_operator.reconcile import reconcile
+from finetune_operator.lifecycle.ends import ENDING_TIME
+from finetune_operator.lifecycle.gang import LONG_WAIT, unexplained
+from finetune_operator.lifecycle.reconcile import reconcile
+from finetune_operator.observation.observed import GangJob, Observed, Taken
+from finetune_operator.status import conditions
 from world import (
     DATASET,
     INLINE,

@@ -10,8 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from finetune_api import names
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase
-from finetune_operator import cleanup, conditions, publishing
-from finetune_operator.outcome import Outcome
+from finetune_operator.lifecycle import cleanup, publishing
+from finetune_operator.lifecycle.outcome import Outcome
+from finetune_operator.status import conditions
 from world import (
     ADAPTER,
     ALONE,

@@ -16,7 +16,8 @@ from finetune_api import names
 from finetune_api.crd import structural_schema
 from finetune_api.report import Report
 from finetune_api.status import FineTuneJobStatus, Output
-from finetune_operator import reading, validation
+from finetune_operator import validation
+from finetune_operator.observation import reading
 from finetune_operator.page import overview
 from finetune_operator.page.job import job as page
 from oddities import reports

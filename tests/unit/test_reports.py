@@ -11,10 +11,10 @@ from aiohttp.test_utils import make_mocked_request
 
 from finetune_api import names
 from finetune_api.openapi import report_endpoint
+from finetune_operator.endpoint.receiver import Receiver, report_interval
+from finetune_operator.endpoint.reports import Reports
 from finetune_operator.kinds import Key
-from finetune_operator.observed import Received
-from finetune_operator.receiver import Receiver, report_interval
-from finetune_operator.reports import Reports
+from finetune_operator.observation.observed import Received
 from world import START, report
 
 KEY = Key("team", "demo")

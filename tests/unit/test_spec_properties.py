@@ -12,9 +12,9 @@ from finetune_api.model import ApiModel, Rule
 from finetune_api.plan import study
 from finetune_api.spec import FineTuneJobSpec
 from finetune_operator import validation
-from finetune_operator.observed import Observed
-from finetune_operator.reading import subject
-from finetune_operator.reconcile import reconcile
+from finetune_operator.lifecycle.reconcile import reconcile
+from finetune_operator.observation.observed import Observed
+from finetune_operator.observation.reading import subject
 from generated import (
     FIELDS,
     RULE_BREAKERS,

@@ -9,7 +9,7 @@ import pytest
 from finetune_api.failure import PodEnd
 from finetune_api.report import Stage
 from finetune_api.status import Phase
-from finetune_operator import conditions
+from finetune_operator.status import conditions
 from world import DATASET, INLINE, OUTPUT, PLAN, START, World, checkpoint, found, report
 
 

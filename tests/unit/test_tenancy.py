@@ -14,9 +14,10 @@ from finetune_api.crd import structural_schema
 from finetune_api.defaults import Defaults
 from finetune_api.scheduling import Scheduling
 from finetune_api.status import FineTuneJobStatus, Phase
-from finetune_operator import conditions, validation
-from finetune_operator.observed import Observed, Subject
-from finetune_operator.reconcile import reconcile
+from finetune_operator import validation
+from finetune_operator.lifecycle.reconcile import reconcile
+from finetune_operator.observation.observed import Observed, Subject
+from finetune_operator.status import conditions
 from finetune_operator.tenancy import Limits, NamespacePolicy, Policy, administered, filled, under
 from generated import conforming, jobs
 from world import INSTALLATION, START, manifest, submitted

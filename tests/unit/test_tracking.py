@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from finetune_api.spec import FIXED, FineTuneJob
 from finetune_operator.cli.local.gang import Gang
 from finetune_operator.cli.main import cli
-from finetune_operator.tracking import environment
-from finetune_operator.workload import attempt, preparation
+from finetune_operator.objects.tracking import environment
+from finetune_operator.objects.workload import attempt, preparation
 from world import INSTALLATION, manifest
 
 MLFLOW = {"mlflow": {"secretRef": {"name": "team-mlflow"}}}

@@ -2,8 +2,8 @@
 
 from finetune_api.precedents import HALVED
 from finetune_api.status import Advice, Attempt, Choice, FineTuneJobStatus, Plan
-from finetune_operator.conditions import Standing, conditions
-from finetune_operator.transitions import events
+from finetune_operator.status.conditions import Standing, conditions
+from finetune_operator.status.transitions import events
 from world import START, checkpoint
 
 

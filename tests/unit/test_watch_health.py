@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune_operator.watch_health import Watch, WatchHealth
+from finetune_operator.monitoring.watch_health import Watch, WatchHealth
 
 
 class Clock:

@@ -7,7 +7,7 @@ import pytest
 
 from finetune_api.runconfig import RunConfig
 from finetune_api.spec import FineTuneJob
-from finetune_operator.workload import Installation, attempt, merging, preparation, publishing
+from finetune_operator.objects.workload import Installation, attempt, merging, preparation, publishing
 from world import INSTALLATION, MERGES, PUBLISH, manifest
 
 

@@ -13,11 +13,12 @@ from rich.text import Text
 from finetune_api import status as api
 from finetune_api.report import Stage
 from finetune_api.status import FineTuneJobStatus, Phase
-from finetune_operator import conditions, gang
 from finetune_operator.cli.watching.panel import Panel, telling
 from finetune_operator.cli.watching.pods import Gang
-from finetune_operator.progress import decomposing
-from finetune_operator.transitions import events
+from finetune_operator.lifecycle import gang
+from finetune_operator.status import conditions
+from finetune_operator.status.progress import decomposing
+from finetune_operator.status.transitions import events
 
 # Where there is no terminal, progress is a line now and then.
 PLAIN_PROGRESS_SECONDS = 15.0

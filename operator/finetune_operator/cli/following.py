@@ -11,12 +11,13 @@ from kubernetes.aio.watch import Watch
 
 from finetune_api import names
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator import publishing, reading
 from finetune_operator.cli.cluster import connect, refusal, selection, status_of, unreachable
 from finetune_operator.cli.display import Display
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.surroundings import Surroundings
 from finetune_operator.cli.watching.pods import Gang, gang
+from finetune_operator.lifecycle import publishing
+from finetune_operator.observation import reading
 
 # How long one watch lasts; the job is read anew after it, so a connection that died unnoticed costs no more.
 WATCH_SECONDS = 60

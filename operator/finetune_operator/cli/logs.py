@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from finetune_operator import steps
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.gang_logs import directory
 from finetune_operator.cli.gang_logs.choice import StepName, attempt_of, called, chosen, on_volume
@@ -17,6 +16,7 @@ from finetune_operator.cli.gang_logs.shown import Printer
 from finetune_operator.cli.options import NamespaceOption
 from finetune_operator.cli.runs import on_this_machine
 from finetune_operator.cli.watch import EXIT_INTERRUPTED
+from finetune_operator.lifecycle import steps
 
 if TYPE_CHECKING:
     from finetune_operator.cli.surroundings import Surroundings, Wire
@@ -79,10 +79,10 @@ async def _of_job(
     # The Kubernetes client takes longer to import than the other commands take to run.
     from kubernetes.aio import client
 
-    from finetune_operator import reading
     from finetune_operator.cli.cluster import connect, status_of
     from finetune_operator.cli.gang_logs.kubelets import Kubelets
     from finetune_operator.cli.surroundings import Surroundings
+    from finetune_operator.observation import reading
 
     namespace = await connect(namespace)
     async with client.ApiClient() as api:
@@ -113,7 +113,7 @@ def _tell_of_gone(
     wire: "Wire", number: int, rank: int | None, around: "Surroundings", *, are_others_there: bool
 ) -> None:
     """Pods are gone, or cannot be seen: what else there is of their log. Raises CommandError where that is nothing."""
-    from finetune_operator import reading
+    from finetune_operator.observation import reading
 
     subject = reading.subject(wire)
     if are_others_there:

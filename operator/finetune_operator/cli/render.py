@@ -8,10 +8,12 @@ import typer
 from finetune_api.defaults import Defaults
 from finetune_api.plan import study
 from finetune_api.spec import FineTuneJob
-from finetune_operator import steps, tenancy, workload
+from finetune_operator import tenancy
 from finetune_operator.cli import files, manifests
 from finetune_operator.cli.from_run import manifest
 from finetune_operator.cli.output import MachineFormat, to_json, to_yaml
+from finetune_operator.lifecycle import steps
+from finetune_operator.objects import workload
 
 # What only a cluster knows.
 UID = "00000000-0000-0000-0000-000000000000"

@@ -16,7 +16,6 @@ from finetune_api.sources import ObjectStore
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus, Output, Phase, newest_state
 from finetune_api.tracking import MLFLOW_VARIABLES, WANDB_VARIABLES, Tracking
-from finetune_operator import conditions, publishing
 from finetune_operator.cli import files, manifests
 from finetune_operator.cli.display import Display
 from finetune_operator.cli.errors import CommandError
@@ -26,6 +25,8 @@ from finetune_operator.cli.local.interrupt import Interrupt
 from finetune_operator.cli.local.loop import is_over, train
 from finetune_operator.cli.local.machine import Machine
 from finetune_operator.cli.output import to_yaml
+from finetune_operator.lifecycle import publishing
+from finetune_operator.status import conditions
 
 _TRACKING = (
     "spec.tracking names Secrets, and there are none without a cluster: the trainer logs to MLflow or Weights & Biases "

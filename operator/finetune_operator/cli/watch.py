@@ -10,10 +10,11 @@ from rich.console import Console
 
 from finetune_api import names
 from finetune_api.status import Phase
-from finetune_operator import conditions, publishing
 from finetune_operator.cli.display import Display
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.options import JobName, NamespaceOption
+from finetune_operator.lifecycle import publishing
+from finetune_operator.status import conditions
 
 # What timeout(1) exits with.
 EXIT_TIMEOUT = 124

@@ -8,14 +8,16 @@ from finetune_api.scores import Evaluated, EvaluationStatus
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import Checkpoint, DatasetStatus, FineTuneJobStatus
 from finetune_api.units import size
-from finetune_operator import conditions, reading, tenancy
-from finetune_operator.observed import Subject
+from finetune_operator import tenancy
+from finetune_operator.observation import reading
+from finetune_operator.observation.observed import Subject
+from finetune_operator.observation.reading import Wire
 from finetune_operator.page import words
 from finetune_operator.page.charts import charts
 from finetune_operator.page.overview import View
 from finetune_operator.page.plan import plan
-from finetune_operator.progress import duration
-from finetune_operator.reading import Wire
+from finetune_operator.status import conditions
+from finetune_operator.status.progress import duration
 
 MAX_EVENTS = 100
 

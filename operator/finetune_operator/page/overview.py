@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.status import Phase
+from finetune_operator.observation.reading import Wire
 from finetune_operator.page import words
-from finetune_operator.reading import Wire
 
 # What is beyond them is counted: nobody reads more, and every open tab asks for all of them again and again.
 MAX_ROWS = 500

@@ -14,9 +14,9 @@ from finetune_api.scalars import DNS_LABEL
 from finetune_operator.api import ApiError
 from finetune_operator.cluster import Cluster
 from finetune_operator.kinds import Key
+from finetune_operator.observation.reading import UnreadableStatusError
 from finetune_operator.page.overview import View
 from finetune_operator.page.reader import Reader
-from finetune_operator.reading import UnreadableStatusError
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from finetune_api.status import Phase
-from finetune_operator import steps
 from finetune_operator.cli.explaining.sight import Sight
-from finetune_operator.progress import duration
+from finetune_operator.lifecycle import steps
+from finetune_operator.status.progress import duration
 
 # Of pods, and of attempts, no more than so many are told.
 _MANY = 5

@@ -7,10 +7,12 @@ from typing import Any
 from finetune_api import names
 from finetune_api.reasons import REASONS, Outlook
 from finetune_api.status import FineTuneJobStatus, Phase
-from finetune_operator import conditions, gang, kueue, publishing
+from finetune_operator import kueue
 from finetune_operator.cli.explaining.evidence import evidence, pods
 from finetune_operator.cli.explaining.sight import Sight
-from finetune_operator.progress import duration
+from finetune_operator.lifecycle import gang, publishing
+from finetune_operator.status import conditions
+from finetune_operator.status.progress import duration
 
 # Words that say that something waits, and not for what: a warning about the same thing tells more.
 _VAGUE = frozenset(

@@ -2,11 +2,12 @@
 
 import asyncio
 
-from finetune_operator import gang, reading
 from finetune_operator.cli.cluster import status_of
 from finetune_operator.cli.explaining.sight import Queue, Quota, Sight, Wire
 from finetune_operator.cli.surroundings import Surroundings
-from finetune_operator.observed import GangJob, Pod
+from finetune_operator.lifecycle import gang
+from finetune_operator.observation import reading
+from finetune_operator.observation.observed import GangJob, Pod
 
 # Of how many pods the events are asked for: those that tell something are all alike.
 _MOST_ASKED = 5

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_operator.observed import GangJob, Pod, Subject, newest
+from finetune_operator.observation.observed import GangJob, Pod, Subject, newest
 
 Wire = Mapping[str, Any]
 

@@ -5,8 +5,8 @@ from typing import Literal
 from finetune_api import names
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase
-from finetune_operator import steps
 from finetune_operator.cli.errors import CommandError
+from finetune_operator.lifecycle import steps
 
 StepName = Literal["prepare", "merge", "publish"]
 STEPS: dict[str, int] = {"prepare": names.PREPARATION, "merge": names.MERGING, "publish": names.PUBLISHING}

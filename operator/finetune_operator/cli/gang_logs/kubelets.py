@@ -11,7 +11,7 @@ from finetune_api import names
 from finetune_operator.cli.cluster import unreachable
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.gang_logs.lines import Line, stamped
-from finetune_operator.observed import Pod
+from finetune_operator.observation.observed import Pod
 
 _TIMEOUT_SECONDS = 60.0
 # The client takes no time at all for five minutes.

@@ -9,7 +9,7 @@ from finetune_api.model import ApiModel
 from finetune_api.status import Checkpoint, FineTuneJobStatus, newest_state
 from finetune_api.units import size
 from finetune_operator.cli.columns import aligned
-from finetune_operator.progress import duration
+from finetune_operator.status.progress import duration
 
 _HEAD = ("STEP", "EPOCH", "KIND", "SIZE", "AGE", "VALIDATION", "NOTE", "PATH")
 _NEXT, _BEST, _RESULT = "restart goes on here", "best", "result"

@@ -16,7 +16,7 @@ from finetune_api import names
 from finetune_api.report import MAX_TERMINATION_BYTES
 from finetune_operator.cli.local import gpus
 from finetune_operator.cli.local.retries import given_up
-from finetune_operator.pods import Manifest
+from finetune_operator.objects.pods import Manifest
 
 LOOPBACK = "127.0.0.1"
 PR_SET_PDEATHSIG = 1

@@ -5,13 +5,14 @@ from datetime import UTC, datetime
 
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator import progress, publishing
 from finetune_operator.cli.display import Display
 from finetune_operator.cli.local.interrupt import Interrupt
 from finetune_operator.cli.local.machine import Machine
-from finetune_operator.observed import Observed, Subject
-from finetune_operator.reconcile import reconcile
-from finetune_operator.workload import Installation
+from finetune_operator.lifecycle import publishing
+from finetune_operator.lifecycle.reconcile import reconcile
+from finetune_operator.objects.workload import Installation
+from finetune_operator.observation.observed import Observed, Subject
+from finetune_operator.status import progress
 
 # Nobody listens for Reports here, and no image is pulled.
 INSTALLATION = Installation(trainer_image="", report_url="", report_ca="")

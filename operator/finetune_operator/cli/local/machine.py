@@ -8,12 +8,13 @@ from pathlib import Path
 from finetune_api import names
 from finetune_api.runconfig import Locations, RunConfig
 from finetune_api.spec import FineTuneJob
-from finetune_operator import reading, steps
 from finetune_operator.cli.local.gang import Gang
 from finetune_operator.cli.local.report_file import ReportFile
-from finetune_operator.observed import GangJob, Observed, Received
-from finetune_operator.outcome import Outcome
-from finetune_operator.pods import Manifest
+from finetune_operator.lifecycle import steps
+from finetune_operator.lifecycle.outcome import Outcome
+from finetune_operator.objects.pods import Manifest
+from finetune_operator.observation import reading
+from finetune_operator.observation.observed import GangJob, Observed, Received
 
 
 class Machine:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from finetune_operator.pods import Manifest
+from finetune_operator.objects.pods import Manifest
 
 
 def given_up(spec: Manifest, exit_codes: Sequence[int]) -> str | None:

@@ -10,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune_api.status import Checkpoint, FineTuneJobStatus, Phase, Progress, newest_state
-from finetune_operator import conditions, steps
 from finetune_operator.cli.watching.pods import Gang
 from finetune_operator.cli.watching.sparkline import sparkline
-from finetune_operator.job_facts import disruptions
-from finetune_operator.progress import duration
+from finetune_operator.lifecycle import steps
+from finetune_operator.monitoring.job_facts import disruptions
+from finetune_operator.status import conditions
+from finetune_operator.status.progress import duration
 
 _STYLES = {
     Phase.RUNNING: "green",

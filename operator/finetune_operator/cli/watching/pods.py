@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune_operator.observed import Pod
+from finetune_operator.observation.observed import Pod
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The endpoint that takes Reports from trainers: from whom, how many, and whether any come at all."""

@@ -1,0 +1,1 @@
+"""Pure: the Kubernetes objects of which a job consists."""
