@@ -49,9 +49,13 @@ class Known:
     def matters(self, key: Key, wire: Wire, *, deleted: bool = False) -> bool:
         """Whether there may be something to do about what a watch has brought.
 
-        There is nothing about the operator's own write. Each echo is told once: whoever asks has heard it.
+        There is nothing about the operator's own write: each echo is told once, whoever asks has heard it. Nor is there
+        about a job that was over for good in this very version, as a watch that begins anew brings all of them.
         """
-        if self._echoes.pop(key, None) == wire["metadata"]["resourceVersion"]:
+        version = wire["metadata"]["resourceVersion"]
+        if self._echoes.pop(key, None) == version:
+            return False
+        if not deleted and self.is_settled(key) and self.is_at_rest(key, version):
             return False
         self._new.pop(key, None)
         self.calls(key)

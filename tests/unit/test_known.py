@@ -68,6 +68,21 @@ def test_who_rests_for_good_does_so_until_somebody_changes_the_job() -> None:
     assert not known.is_settled(KEY)
 
 
+def test_who_rests_for_good_is_brought_by_a_new_watch_in_vain() -> None:
+    known = Known()
+    known.rests(KEY, "7")
+    assert known.matters(KEY, job("7", BEGUN)), "it may be time for something"
+    known.looks(KEY)
+    known.rests(KEY, "7", for_good=True)
+    for _ in range(2):
+        assert not known.matters(KEY, job("7", BEGUN))
+    known.calls(KEY)
+    assert known.matters(KEY, job("7", BEGUN)), "somebody wants it looked at"
+    known.looks(KEY)
+    known.rests(KEY, "7", for_good=True)
+    assert known.matters(KEY, job("7", BEGUN), deleted=True)
+
+
 def test_a_look_that_came_to_nothing_leaves_nobody_settled() -> None:
     known = Known()
     known.rests(KEY, "7", for_good=True)
