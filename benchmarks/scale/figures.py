@@ -97,6 +97,7 @@ def _reporting(result: Result) -> list[Figure]:
             "by how much the operator's event loop was late meanwhile, p99 at most, ms",
         ),
         Figure("report_p50_ms", 1000 * percentile(told.seconds, 0.5), "p50 of a report, ms"),
+        Figure("report_p90_ms", 1000 * percentile(told.seconds, 0.9), "p90 of a report, ms"),
         Figure("reports_per_second", len(told.seconds) / seconds, "reports of all jobs, per second", 25),
         Figure("report_interval_seconds", percentile(told.intervals, 0.5), "asked for the next one after, s"),
         Figure(

@@ -37,7 +37,7 @@ FULL = Course(
     sizes=(Size(250, 2_500), Size(1_000, 10_000)),
     settle_seconds=15,
     steady_seconds=180,
-    reporting_seconds=120,
+    reporting_seconds=240,
     storms=(10, 20, 40, 80, 160),
     storm_seconds=30,
 )

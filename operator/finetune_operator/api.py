@@ -1,5 +1,6 @@
 """Requests to the API server: one shared client, plain JSON in and out, every one counted and timed."""
 
+import asyncio
 import json
 import os
 import re
@@ -20,7 +21,9 @@ APPLY = "application/apply-patch+yaml; charset=utf-8"
 JSON = "application/json"
 # Of all objects in a list, only the metadata.
 METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-
+# What is longer is parsed in a thread. An API server that lists from its cache heeds no limit: ten thousand objects
+# come as one answer, which takes a second to parse, and nothing else would have its turn meanwhile.
+_LONG_BYTES = 100_000
 
 SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
@@ -101,7 +104,7 @@ class Api:
             code = str(response.status)
         finally:
             self._metrics.api_request(method, resource, code, time.perf_counter() - started)
-        answer = _parsed(text)
+        answer = await asyncio.to_thread(_parsed, text) if len(text) > _LONG_BYTES else _parsed(text)
         if not 200 <= response.status < 300:
             retry_after = response.headers.get("Retry-After", "")
             raise ApiError(
@@ -113,7 +116,8 @@ class Api:
 
 
 def _without_managed_fields(parsed: dict[str, Any]) -> dict[str, Any]:
-    # Nobody reads them, and parsed they are most of an object.
+    # Nobody reads them, and parsed they are most of an object. Being Python, this is also where a thread that parses
+    # gives way to others.
     parsed.pop("managedFields", None)
     return parsed
 
