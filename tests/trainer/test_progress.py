@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.report import StepSeconds
+from finetune_api.report import Stage, StepSeconds
 from finetune_api.status import Subspaces
 from finetune_trainer.batches import Schedule
 from finetune_trainer.feed import MicroBatches, Step
@@ -70,6 +70,27 @@ def test_a_leak_that_rounding_does_not_explain_is_told_once_by_one(
         "step 3: what osft trains reaches by 2.0e-03"
     ] * speaks
     assert reporter.report.subspaces == Subspaces(decomposed=1, of=1, leak=3e-3)
+
+
+def test_what_is_left_counts_the_evaluations_to_come(tmp_path: Path) -> None:
+    reporter = Reporter(Storage(tmp_path, "demo", "uid"), 1, None, silent=False)
+    told = Progress(
+        samples=None,  # type: ignore[arg-type]
+        schedule=SCHEDULE,
+        total_steps=6,
+        hardware=None,
+        reporter=reporter,
+        trackers=Trackers(),
+        adviser=None,
+        speaks=False,
+    )
+    told.tell(step(0), measured(None), 2.0, PARTS)
+    assert reporter.report.seconds_remaining == 10
+    reporter.stage(Stage.TRAINING)
+    told.tell(step(1), measured(None), 2.0, PARTS, evaluating=7.0)
+    reporter.stage(Stage.TRAINING)
+    assert reporter.report.seconds_remaining == 15
+    reporter.close()
 
 
 def test_what_rounding_makes_is_no_leak() -> None:

@@ -29,13 +29,22 @@ def test_after_every_so_many_steps_too() -> None:
     assert steps(every_steps=3, every_epoch=False) == [0, 3, 6, 9, 10]
 
 
-@given(
-    st.integers(1, 20),
-    st.integers(1, 60),
-    st.builds(
-        dict, baseline=st.booleans(), every_epoch=st.booleans(), every_steps=st.none() | st.integers(1, 70)
-    ),
+WANTED = st.builds(
+    dict, baseline=st.booleans(), every_epoch=st.booleans(), every_steps=st.none() | st.integers(1, 70)
 )
+
+
+@given(st.integers(1, 20), st.integers(1, 60), WANTED)
+def test_how_many_are_left_is_what_counting_them_gives(
+    per_epoch: int, total: int, wanted: dict[str, Any]
+) -> None:
+    timing = Timing(Evaluation(**wanted), per_epoch, total)
+    due = steps(per_epoch=per_epoch, total=total, **wanted)
+    for step in range(total + 2):
+        assert timing.left(step) == sum(one > step for one in due)
+
+
+@given(st.integers(1, 20), st.integers(1, 60), WANTED)
 def test_the_result_is_always_judged(per_epoch: int, total: int, wanted: dict[str, Any]) -> None:
     found = steps(per_epoch=per_epoch, total=total, **wanted)
     assert found[-1] == total

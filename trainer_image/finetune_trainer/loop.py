@@ -146,7 +146,13 @@ class Loop:
                 seconds, parts = stopwatch.stop()
                 held_up = self.checkpoints.stalled - stalled
                 stalled += held_up
-                self._progress.tell(step, measured, seconds, parts.model_copy(update={"checkpoint": held_up}))
+                self._progress.tell(
+                    step,
+                    measured,
+                    seconds,
+                    parts.model_copy(update={"checkpoint": held_up}),
+                    evaluating=self._judge.seconds_left(self._done - 1),
+                )
                 if measured.stop and self._done < self.plan.total_steps:
                     return False
                 # First: the state is written while the model is evaluated.

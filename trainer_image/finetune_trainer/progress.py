@@ -61,8 +61,10 @@ class Progress:
         """The epochs that so many steps are, with their fraction."""
         return self.schedule.samples_before(steps) / self.schedule.samples
 
-    def tell(self, step: Step, measured: Measured, seconds: float, parts: StepSeconds) -> None:
-        """Tell what a step showed, that took so many seconds."""
+    def tell(
+        self, step: Step, measured: Measured, seconds: float, parts: StepSeconds, *, evaluating: float = 0.0
+    ) -> None:
+        """Tell what a step showed, that took so many seconds; evaluations to come take `evaluating` more."""
         done = step.index + 1
         metrics = Metrics(
             step=done,
@@ -83,7 +85,7 @@ class Progress:
         all_in_all = seconds + (parts.checkpoint or 0.0)
         mean = self._mean_seconds or all_in_all
         self._mean_seconds = mean + _NEWEST * (all_in_all - mean)
-        remaining = (self.total_steps - done) * self._mean_seconds
+        remaining = (self.total_steps - done) * self._mean_seconds + evaluating
         changes: dict[str, Any] = {"initial_loss": measured.loss} if done == 1 else {}
         self.reporter.update(metrics=metrics, seconds_remaining=remaining, **changes)
         self.trackers.log(metrics)

@@ -1,6 +1,7 @@
 """Evaluations of one attempt: made when they are due, taken down, told, and drawn conclusions from."""
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -62,6 +63,12 @@ class Judge:
     history: list[Evaluated] = field(default_factory=list)
     stopped_early: str | None = None
     """Why training has ended before its last step, once it has."""
+    _seconds: float | None = None
+    """How long the last evaluation took."""
+
+    def seconds_left(self, step: int) -> float:
+        """How long the evaluations will take that are due after more steps than so many, as far as one knows by now."""
+        return self.timing.left(step) * self._seconds if self._seconds is not None else 0.0
 
     def recall(self) -> None:
         """Go on from the evaluations that the run has made up to the state that was restored."""
@@ -79,9 +86,11 @@ class Judge:
             return Outlook.ON
         if not any(one.step == step for one in self.history):
             self.reporter.stage(Stage.EVALUATING)
+            begun = time.monotonic()
             scores = self.evaluator.evaluate(budget, guarding)
             if scores is None:
                 return Outlook.INTERRUPTED
+            self._seconds = time.monotonic() - begun
             self._take_down(step, scores)
         if self._is_over(step):
             return Outlook.OVER

@@ -1,5 +1,6 @@
 """Pure: after which steps a run is evaluated."""
 
+import math
 from dataclasses import dataclass
 
 from finetune_api.evaluation import Evaluation
@@ -23,3 +24,18 @@ class Timing:
         ends_epoch = step % self.steps_per_epoch == 0
         counted = self.wanted.every_steps is not None and step % self.wanted.every_steps == 0
         return (ends_epoch and self.wanted.every_epoch) or counted or step == self.total_steps
+
+    def left(self, step: int) -> int:
+        """How many are due after more steps than so many."""
+        if step >= self.total_steps:
+            return 0
+        lengths = [self.steps_per_epoch] if self.wanted.every_epoch else []
+        if self.wanted.every_steps is not None:
+            lengths.append(self.wanted.every_steps)
+
+        def multiples(length: int) -> int:
+            # Of those before the last step, after which there is one anyhow.
+            return (self.total_steps - 1) // length - step // length
+
+        twice = multiples(math.lcm(*lengths)) if len(lengths) == 2 else 0
+        return sum(multiples(length) for length in lengths) - twice + 1
