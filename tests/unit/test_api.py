@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -16,7 +17,7 @@ MANY = 20_000
 
 def listed(count: int) -> bytes:
     """So many objects' metadata, as an API server sends them from its cache: in one piece, whatever the limit."""
-    fields = {"f:metadata": {"f:labels": {f"f:{number}": {} for number in range(20)}}}
+    fields: dict[str, Any] = {"f:metadata": {"f:labels": {f"f:{number}": {} for number in range(20)}}}
     metadata = {
         "name": "demo",
         "namespace": "team",
@@ -52,7 +53,7 @@ async def test_others_have_their_turn_while_a_long_list_is_parsed() -> None:
         configuration.host = str(server.make_url("")).rstrip("/")
         api = Api(ApiClient(configuration), Metrics())
         asked = asyncio.create_task(api.request("GET", "/list", resource="pods"))
-        worst = await latest(asked)  # type: ignore[arg-type]
+        worst = await latest(asked)
         await api.close()
     items = asked.result()["items"]
     assert len(items) == MANY

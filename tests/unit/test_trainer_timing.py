@@ -29,7 +29,7 @@ def test_after_every_so_many_steps_too() -> None:
     assert steps(every_steps=3, every_epoch=False) == [0, 3, 6, 9, 10]
 
 
-WANTED = st.builds(
+WANTED: st.SearchStrategy[dict[str, Any]] = st.builds(
     dict, baseline=st.booleans(), every_epoch=st.booleans(), every_steps=st.none() | st.integers(1, 70)
 )
 
