@@ -5,10 +5,10 @@ goes on, and to start every gang again would be the only harm done. As the node 
 where no node is heard any more, none is taken for hung while none of its namespace is heard, or none of the cluster.
 """
 
-import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 
 from finetune_operator.kinds import Key
 from finetune_operator.observation.observed import MAX_REPORT_INTERVAL_SECONDS
@@ -24,7 +24,7 @@ class _Ear:
     """What is heard of some gangs."""
 
     running: dict[Key, datetime] = field(default_factory=dict)
-    """Since when each of them runs."""
+    """Since when each of them runs, the first one first."""
     last: datetime | None = None
     """When one of them was last heard."""
     since: datetime | None = None
@@ -32,10 +32,8 @@ class _Ear:
 
     def is_deaf(self, now: datetime) -> bool:
         """Whether none is heard, though there are enough that should be."""
-        if len(self.running) < WITNESSES:
-            return False
-        [*_, enough] = heapq.nsmallest(WITNESSES, self.running.values())
-        return now - max(enough, self.last or enough) > LONGEST_SILENCE
+        enough = next(islice(self.running.values(), WITNESSES - 1, None), None)
+        return enough is not None and now - max(enough, self.last or enough) > LONGEST_SILENCE
 
     def note(self, now: datetime) -> None:
         """Have the silence last until now, if there is one."""
