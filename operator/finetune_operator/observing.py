@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -18,7 +19,7 @@ from finetune_operator.lifecycle.gang import lacks_pods, unexplained
 from finetune_operator.lifecycle.outcome import Outcome
 from finetune_operator.lifecycle.reconcile import reconcile
 from finetune_operator.objects.workload import Installation
-from finetune_operator.observation.observed import Observed, Subject
+from finetune_operator.observation.observed import Observed, Pod, Subject
 
 logger = logging.getLogger(__name__)
 
@@ -54,14 +55,9 @@ class Observer:
             self._reports.forget(key)
         observed = await self._cluster.belongings(subject)
         newest = observed.newest
-        hearing = self._reports.hearing
         own = observed.pods_of(newest) if newest is not None else []
         wanted = subject.job.spec.resources.nodes if subject.job and newest and newest.attempt > 0 else 1
-        if sum(pod.running and pod.finished is None and not pod.is_going for pod in own) >= wanted:
-            hearing.runs(key, now)
-        else:
-            hearing.rests(key)
-        observed = replace(observed, watching_since=hearing.since(key, now))
+        observed = replace(observed, watching_since=self._listening_since(key, own, wanted, now))
         if newest is None:
             return observed
         observed = replace(observed, report=self._reports.newest(key, newest.uid))
@@ -99,6 +95,15 @@ class Observer:
             return None
         since = self._reports.hearing.since(Key(subject.namespace, subject.name), now)
         return replace(belongings, taken=taken, watching_since=since)
+
+    def _listening_since(self, key: Key, pods: Sequence[Pod], wanted: int, now: datetime) -> datetime | None:
+        """From when on its trainers could be heard; that they should be, if so many of its pods run."""
+        hearing = self._reports.hearing
+        if sum(pod.running and pod.finished is None and not pod.is_going for pod in pods) >= wanted:
+            hearing.runs(key, now)
+        else:
+            hearing.rests(key)
+        return hearing.since(key, now)
 
     async def _complaint(self, namespace: str, kind: str, name: str) -> tuple[str, str] | None:
         """What its events say is wrong with an object; None if they cannot be read: nothing is decided by them."""

@@ -46,13 +46,9 @@ def measured(leak: float | None) -> Measured:
     )
 
 
-@pytest.mark.parametrize("speaks", [True, False])
-def test_a_leak_that_rounding_does_not_explain_is_told_once_by_one(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, speaks: bool
-) -> None:
-    reporter = Reporter(Storage(tmp_path, "demo", "uid"), 1, None, silent=False)
-    reporter.update(subspaces=Subspaces(decomposed=1, of=1))
-    told = Progress(
+def telling(reporter: Reporter, *, speaks: bool = False) -> Progress:
+    """Of a run of six steps."""
+    return Progress(
         samples=None,  # type: ignore[arg-type]
         schedule=SCHEDULE,
         total_steps=6,
@@ -62,6 +58,15 @@ def test_a_leak_that_rounding_does_not_explain_is_told_once_by_one(
         adviser=None,
         speaks=speaks,
     )
+
+
+@pytest.mark.parametrize("speaks", [True, False])
+def test_a_leak_that_rounding_does_not_explain_is_told_once_by_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, speaks: bool
+) -> None:
+    reporter = Reporter(Storage(tmp_path, "demo", "uid"), 1, None, silent=False)
+    reporter.update(subspaces=Subspaces(decomposed=1, of=1))
+    told = telling(reporter, speaks=speaks)
     for index, leak in enumerate((SOUND, None, 2e-3, None, 3e-3)):
         told.tell(step(index), measured(leak), 1.0, PARTS)
     reporter.close()
@@ -74,16 +79,7 @@ def test_a_leak_that_rounding_does_not_explain_is_told_once_by_one(
 
 def test_what_is_left_counts_the_evaluations_to_come(tmp_path: Path) -> None:
     reporter = Reporter(Storage(tmp_path, "demo", "uid"), 1, None, silent=False)
-    told = Progress(
-        samples=None,  # type: ignore[arg-type]
-        schedule=SCHEDULE,
-        total_steps=6,
-        hardware=None,
-        reporter=reporter,
-        trackers=Trackers(),
-        adviser=None,
-        speaks=False,
-    )
+    told = telling(reporter)
     told.tell(step(0), measured(None), 2.0, PARTS)
     assert reporter.report.seconds_remaining == 10
     reporter.stage(Stage.TRAINING)
