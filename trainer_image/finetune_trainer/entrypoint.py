@@ -44,8 +44,8 @@ def train(file: Path, stop: Stop) -> int:
                 if config.checkpoints.keep_best:
                     best.prune(storage)
             report = history.last_report(storage, attempt)
-            shown = {"checkpoints": history.checkpoints(storage), "evaluation": history.evaluation(storage)}
-            return end(report.model_copy(update={"stage": Stage.FINISHED, "output": finished, **shown}))
+            shown = {"output": finished, "evaluation": history.evaluation(storage)}
+            return end(report.model_copy(update={"stage": Stage.FINISHED, **shown}))
         checks.check(config, node=node)
         output = Output(storage.log(attempt, node))
     except (TrainerError, OSError) as error:

@@ -71,9 +71,10 @@ class Hearing:
 
     def since(self, key: Key, now: datetime) -> datetime | None:
         """From when on what the trainers of a job said could be heard; None if it always could."""
+        times = [self._begun]
         for ear in self._ears(key):
             ear.note(now)
-        times = (self._begun, *(ear.since for ear in self._ears(key)))
+            times.append(ear.since)
         return max((time for time in times if time is not None), default=None)
 
     def unheard(self, now: datetime) -> int:
