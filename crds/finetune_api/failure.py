@@ -159,6 +159,8 @@ class PodEnd:
     """The pod was being deleted when its container ended."""
     message: str | None = None
     """What the trainer itself said of the cause."""
+    reported: bool = False
+    """The trainer lived to report it: the exit code is its own word, and nobody killed the container."""
     node: str | None = None
     log: str | None = None
     """The end of what the trainer said."""
@@ -229,7 +231,7 @@ def _cause(end: PodEnd) -> Cause:
         return _CONTAINER_ENDS[end.reason]
     if end.exit_code is None:
         return VANISHED if end.reason is None else REJECTED
-    if end.asked_to_go and end.exit_code == ExitCode.KILLED:
+    if end.asked_to_go and end.exit_code == ExitCode.KILLED and not end.reported:
         # That is how a grace period ends.
         return CAUSES[ExitCode.TERMINATED]
     return cause_of(end.exit_code)

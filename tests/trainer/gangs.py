@@ -147,6 +147,23 @@ class Gang:
         """Have a node's only training process do nothing more, not even react to signals that ask for something."""
         os.kill(self._worker(node), signal.SIGSTOP)
 
+    def kill_worker_unseen(self, node: int) -> None:
+        """SIGKILL to a node's only training process, whose torchrun comes to look only when it is asked to stop.
+
+        The other nodes have ended by then.
+        """
+        [torchrun] = _children(self.nodes[node].pid)
+        os.kill(torchrun, signal.SIGSTOP)
+        self.kill_worker(node)
+        for other in (process for process in self.nodes if process is not self.nodes[node]):
+            other.wait(PATIENCE)
+        self.terminate(node)
+        deadline = time.monotonic() + PATIENCE
+        while not _pending(torchrun) & 1 << signal.SIGTERM - 1:
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.01)
+        os.kill(torchrun, signal.SIGCONT)
+
     def _worker(self, node: int) -> int:
         """A child of the first process, or of the torchrun that it has started where there is a gang."""
         [child] = _children(self.nodes[node].pid)
@@ -219,6 +236,13 @@ needs_mount = pytest.mark.skipif(
 def _children(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in text.split()]
+
+
+def _pending(pid: int) -> int:
+    """The signals that wait for a process, as a mask."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    [mask] = [line.split()[1] for line in lines if line.startswith("ShdPnd:")]
+    return int(mask, 16)
 
 
 def free_port() -> int:

@@ -296,6 +296,20 @@ time.sleep(600)
     assert (failure.exit_code, failure.log) == (ExitCode.ERROR, "Traceback"), ended.stderr
 
 
+def test_a_killed_process_is_told_of_by_a_node_that_is_asked_to_stop_before_it_has_seen_it(
+    base: Path,
+) -> None:
+    """The other node may have ended of it before, and whoever watches the gang ends this one for that."""
+    unseen = config(base, name="unseen", nodes=2, numEpochs=1000, **HYPERPARAMETERS)
+    with running(unseen) as gang:
+        gang.wait_for_step(2)
+        gang.kill_worker_unseen(node=1)
+        first, second = gang.wait()
+    assert first.exit_code == ExitCode.COLLECTIVE_TIMEOUT, first.output
+    assert second.exit_code == ExitCode.KILLED, second.output
+    assert second.reason == "the training process of rank 1 was ended by SIGKILL"
+
+
 def test_a_gang_that_runs_out_of_memory_goes_on_in_the_same_pods(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

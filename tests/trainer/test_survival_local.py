@@ -89,8 +89,8 @@ def hit(folders: Folders) -> Hit:
 
 def test_a_killed_process_and_one_that_hangs_are_replaced_without_anybody_s_help(hit: Hit) -> None:
     told = hit.interrupted.stderr
-    assert "the training process of rank 1 was ended by SIGKILL" in told
-    assert "no sign of life for" in told
+    assert "the training process of rank 1 was ended by SIGKILL" in told, told
+    assert "no sign of life for" in told, told
     assert told.count("Restarting") >= 2
     assert hit.interrupted.exit_code == 130, told
 

@@ -88,6 +88,7 @@ def test_a_disruption_explains_everything_and_costs_nothing() -> None:
         (end(137), "Killed", Recovery.RESTART),
         (end(137, reason="Error"), "Killed", Recovery.RESTART),
         (end(137, asked_to_go=True), "Terminated", Recovery.RESUME),
+        (end(137, asked_to_go=True, reported=True), "Killed", Recovery.RESTART),
         (end(137, reason="ContainerStatusUnknown"), "ContainerLost", Recovery.RESTART),
         (end(255, reason="Unknown"), "ContainerLost", Recovery.RESTART),
         (end(128, reason="StartError", words="exec: no such file"), "StartError", Recovery.RESTART),
@@ -107,6 +108,16 @@ def test_a_pod_that_outlived_its_grace_period_explains_nothing() -> None:
     """It was asked to go because of the one that failed before, and did not hear it."""
     deaf = end(137, pod="demo-1-1", asked_to_go=True)
     assert judge([deaf, end(1)]).reason == "Error"
+
+
+def test_a_pod_whose_process_was_killed_explains_the_others_though_it_was_asked_to_go_by_then() -> None:
+    """Its peers had ended of it before its own container had, and it was taken away for that."""
+    told = end(137, pod="demo-1-1", asked_to_go=True, reported=True, message="rank 1 was ended by SIGKILL")
+    verdict = judge([end(200), told])
+    assert (verdict.reason, verdict.message) == ("Killed", "demo-1-1: rank 1 was ended by SIGKILL")
+
+
+def test_a_killed_pod_tells_more_than_an_error() -> None:
     assert judge([end(137), end(1)]).reason == "Killed"
 
 

@@ -196,6 +196,17 @@ def test_a_pod_that_failed_speaks_for_itself() -> None:
     end = read(wire_pod(state=terminated(65, message=text), phase="Failed")).end
     assert end is not None
     assert (end.exit_code, end.message, end.node, end.log) == (65, "no such file", "node-a", "Traceback")
+    assert end.reported
+
+
+@pytest.mark.parametrize(("own", "reported"), [(137, True), (143, False), (None, False)])
+def test_whether_the_exit_code_is_the_trainer_s_own_word(own: int | None, reported: bool) -> None:
+    """It may have been killed before it said anything, or after it had said something else."""
+    failure = Failure(exit_code=own, reason="Any", message="any") if own else None
+    text = report(attempt=2, stage=Stage.FAILED, failure=failure).to_json()
+    end = read(wire_pod(state=terminated(137, message=text), phase="Failed")).end
+    assert end is not None
+    assert end.reported == reported
 
 
 def test_an_end_is_seen_before_the_pod_s_phase_says_so() -> None:

@@ -218,8 +218,9 @@ def _end(wire: Wire, terminated: Wire | None, report: Report | None) -> PodEnd |
     # The container's word matters where the pod has none of its own.
     word, words = status.get("reason") or told.get("reason"), status.get("message")
     last_words = told.get("message", "").rstrip()
-    if report is not None and report.failure is not None:
-        message, log = report.failure.message, report.failure.log
+    failure = report.failure if report is not None else None
+    if failure is not None:
+        message, log = failure.message, failure.log
     elif report is not None or not last_words:
         message, log = None, None
     elif told.get("reason") in _OTHERS_SPEAK:
@@ -236,6 +237,8 @@ def _end(wire: Wire, terminated: Wire | None, report: Report | None) -> PodEnd |
         words=words,
         asked_to_go="deletionTimestamp" in metadata,
         message=message,
+        # A container may still be killed after it has written that.
+        reported=failure is not None and failure.exit_code == told.get("exitCode"),
         node=wire.get("spec", {}).get("nodeName"),
         log=log,
     )
