@@ -116,12 +116,15 @@ class Controller:
         if not is_at_rest(subject):
             return False
         subject = tenancy.under(self._policy(), subject)
-        if reconcile(subject, Observed(), self._clock(), self._installation()) != Outcome():
+        if reconcile(subject, Observed(), self._clock(), self._installed(key)) != Outcome():
             return False
         self._metrics.jobs.see(subject, subject.status)
         self.known.looks(key)
         self.known.rests(key, subject.resource_version, for_good=True)
         return True
+
+    def _installed(self, key: Key) -> Installation:
+        return tenancy.installed(self._installation(), self._policy(), key.namespace)
 
     async def handle(self, key: Key) -> float | None:
         """Reconcile one FineTuneJob; returns the seconds after which to do it again, or None.
@@ -212,7 +215,7 @@ class Controller:
         subject = tenancy.under(self._policy(), subject)
         if attempts := subject.status.attempts:
             logs.more_about(attempt=attempts[-1].number)
-        now, installation = self._clock(), self._installation()
+        now, installation = self._clock(), self._installed(key)
         observed = ahead or await self._observer.observe(key, subject, now)
         observed = replace(observed, refusal=subject.refusal)
         outcome = reconcile(subject, observed, now, installation)

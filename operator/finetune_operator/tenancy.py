@@ -21,6 +21,8 @@ from finetune_api.scalars import DNS_LABEL
 from finetune_api.scheduling import Scheduling, Toleration
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus, Phase
+from finetune_operator.objects.additions import PodAdditions, TrainingPodAdditions
+from finetune_operator.objects.workload import Installation
 from finetune_operator.observation.observed import Subject
 
 # The namespace of all that have no entry of their own.
@@ -62,6 +64,10 @@ class NamespacePolicy(SpecModel):
     """Values for what their specs leave open."""
     limits: Limits = Limits()
     """The most that they may have."""
+    pods: PodAdditions = PodAdditions()
+    """What all of their pods get."""
+    training_pods: TrainingPodAdditions = TrainingPodAdditions()
+    """What those get besides that train."""
 
 
 class Policy(SpecModel):
@@ -141,6 +147,16 @@ def under(policy: Policy, subject: Subject) -> Subject:
     return replace(
         subject, job=found.job, defaults=found.defaults, refusal="; ".join(found.forbidden) or None
     )
+
+
+def installed(installation: Installation, policy: Policy, namespace: str) -> Installation:
+    """What the operator was installed with, as it is for the jobs of a namespace.
+
+    It is no default, but what pods get that are made from now on: where a policy changes, those that run stay as they
+    are, and the next attempt has it.
+    """
+    here = policy.of(namespace)
+    return replace(installation, single_pods=here.pods, training_pods=here.training_pods.beside(here.pods))
 
 
 def _defaults(status: FineTuneJobStatus, current: Defaults) -> Defaults:

@@ -62,7 +62,12 @@ def faults(
     What is wrong with something from elsewhere has no end, and to find what may have been meant takes a while.
     """
     found = error.errors(include_url=False, include_context=False)[:most]
-    return [Fault(fault["loc"], _message(fault, model)) for fault in found]
+    return [Fault(_without_key(fault["loc"]), _message(fault, model)) for fault in found]
+
+
+def _without_key(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The place of a fault; pydantic has that of a map's key where the key's value is, and one step further."""
+    return location[:-1] if location[-1:] == ("[key]",) else location
 
 
 def _message(fault: Any, model: type[BaseModel]) -> str:

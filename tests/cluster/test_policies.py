@@ -25,6 +25,14 @@ DEFAULTS: Wire = {
     "priorityClassName": "system-cluster-critical",
 }
 
+TRAINING_PODS: Wire = {
+    "env": {"NCCL_IB_HCA": "mlx5"},
+    "labels": {"example.com/cost-center": "ml"},
+    "annotations": {"k8s.v1.cni.cncf.io/networks": "rdma-a"},
+    "runtimeClassName": "gpus",
+    "resources": {"rdma/hca": 8},
+}
+
 
 class Administrator:
     """Who writes the policy's file of an operator."""
@@ -237,6 +245,36 @@ def test_a_policy_that_cannot_be_used_is_not_taken_up_and_starts_no_operator(
     assert told in said
 
 
+def test_what_pods_get_besides_arrives_in_those_that_are_made_from_then_on(
+    kube: Kube, namespace: Namespace, administrator: Administrator
+) -> None:
+    defaults = {"storageClaimName": "shared"}
+    runtime_class = {"metadata": {"name": TRAINING_PODS["runtimeClassName"]}, "handler": "nvidia"}
+    kube.request("POST", "/apis/node.k8s.io/v1/runtimeclasses", runtime_class)
+    administrator.set(defaults=defaults, pods={"env": {"A": "b"}}, trainingPods=TRAINING_PODS)
+    until_a_job_is(namespace, accepted=True, claim="shared", **OPEN)
+    namespace.submit(**OPEN)
+    pod = namespace.get(PODS, namespace.pods()[0])
+    [trainer] = pod["spec"]["containers"]
+    assert {"name": "A", "value": "b"} in trainer["env"]
+    assert {"name": "NCCL_IB_HCA", "value": "mlx5"} in trainer["env"]
+    assert trainer["resources"] == {"limits": {"rdma/hca": "8"}, "requests": {"rdma/hca": "8"}}
+    assert pod["spec"]["runtimeClassName"] == "gpus"
+    for field in ("labels", "annotations"):
+        assert TRAINING_PODS[field].items() <= pod["metadata"][field].items()
+    # What the policy says now is for pods to come.
+    administrator.set(defaults={"storageClaimName": "other"}, pods={"env": {"A": "c"}})
+    until_a_job_is(namespace, accepted=True, claim="other", **OPEN)
+    namespace.run_pods(namespace.pods())
+    assert namespace.get(PODS, namespace.pods()[0])["metadata"]["uid"] == pod["metadata"]["uid"]
+    namespace.end_pod(namespace.pods()[0], 200)
+    pod = namespace.get(PODS, namespace.pods(attempt=2)[0])
+    [trainer] = pod["spec"]["containers"]
+    assert {"name": "A", "value": "c"} in trainer["env"]
+    assert "runtimeClassName" not in pod["spec"]
+    assert trainer["resources"] == {}
+
+
 def log(operator: Operator) -> str:
     return operator.log.read_text()
 
@@ -244,7 +282,12 @@ def log(operator: Operator) -> str:
 def test_the_operator_understands_what_the_chart_writes(
     kube: Kube, namespace: Namespace, tmp_path: Path
 ) -> None:
-    here = {"defaults": DEFAULTS, "limits": {"maxNodes": 4, "maxGpus": 32}}
+    here = {
+        "defaults": DEFAULTS,
+        "limits": {"maxNodes": 4, "maxGpus": 32},
+        "pods": {"env": {"A": "b"}, "labels": {"a": "b"}, "annotations": {"a": "b"}},
+        "trainingPods": TRAINING_PODS,
+    }
     values: Wire = {
         "trainer": {
             "image": {"repository": "registry.example/trainer"},
@@ -262,6 +305,5 @@ def test_the_operator_understands_what_the_chart_writes(
     file.write_text(made["data"]["policy.yaml"])
     policy = PolicyFile(file, trainer_image="own:1").current()
     assert policy.allows("registry.example/ml/trainer:9")
-    assert policy.of("team-a").to_wire()["limits"] == here["limits"]
-    assert policy.of("team-a").defaults.to_wire() == DEFAULTS
+    assert policy.of("team-a").to_wire() == here
     assert policy.of("team-b").to_wire() == policy.of("team-c").to_wire()

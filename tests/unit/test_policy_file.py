@@ -53,8 +53,36 @@ def test_it_is_read_as_helm_writes_it(file: Path) -> None:
             "namespaces.team.defaults.queuename: there is no such field; did you mean queueName?",
         ),
         ("namespaces: {team: {default: {}}}", "did you mean defaults?"),
-        ("namespaces: {Team: {}}", "namespaces.Team"),
+        ("namespaces: {Team: {}}", "namespaces.Team: must match pattern"),
         ("namespaces: {team: {defaults: {podGroup: Volcano}}}", "podGroup needs schedulerName"),
+        (
+            "namespaces: {team: {pods: {env: {FINETUNE_ATTEMPT: '2'}}}}",
+            "namespaces.team.pods.env.FINETUNE_ATTEMPT: is the operator's own: name none that begins with FINETUNE_",
+        ),
+        ("namespaces: {team: {pods: {env: {A: 1}}}}", "namespaces.team.pods.env.A: must be a valid string"),
+        ("namespaces: {team: {pods: {env: {A-B: x}}}}", "namespaces.team.pods.env.A-B: must match"),
+        (
+            "namespaces: {team: {pods: {labels: {finetune.dev/job: x}}}}",
+            "namespaces.team.pods.labels.finetune.dev/job: is not the administrator's to set",
+        ),
+        (
+            "namespaces: {team: {pods: {labels: {app.kubernetes.io/managed-by: x}}}}",
+            "namespaces.team.pods.labels.app.kubernetes.io/managed-by: is not the administrator's to set",
+        ),
+        (
+            "namespaces: {team: {trainingPods: {annotations: {batch.kubernetes.io/job-name: x}}}}",
+            "is not the administrator's to set: name neither app.kubernetes.io/managed-by nor one of finetune.dev/ or "
+            "batch.kubernetes.io/",
+        ),
+        (
+            "namespaces: {team: {pods: {runtimeClassName: nvidia}}}",
+            "namespaces.team.pods.runtimeClassName: there is no such field",
+        ),
+        ("namespaces: {team: {trainingPods: {resources: {cpu: 1}}}}", "trainingPods.resources.cpu: "),
+        (
+            "namespaces: {team: {trainingPods: {resources: {rdma/hca: 0}}}}",
+            "namespaces.team.trainingPods.resources.rdma/hca: ",
+        ),
         ("trainerImages: ['*']", "trainerImages[0]: must be an image as its registry has it"),
         ("namespaces: [", "is not valid YAML"),
         ("- a", "must be an object"),

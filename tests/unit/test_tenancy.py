@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from finetune_api.crd import structural_schema
 from finetune_api.defaults import Defaults
+from finetune_api.model import SpecModel
 from finetune_api.scheduling import Scheduling
 from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator import validation
 from finetune_operator.lifecycle.reconcile import reconcile
+from finetune_operator.objects.additions import PodAdditions, TrainingPodAdditions
 from finetune_operator.observation.observed import Observed, Subject
 from finetune_operator.status import conditions
 from finetune_operator.tenancy import Limits, NamespacePolicy, Policy, administered, filled, under
@@ -110,7 +112,15 @@ class TestDefaults:
 
     def test_the_chart_knows_every_field(self) -> None:
         schema = json.loads(VALUES_SCHEMA.read_text())["properties"]["namespaces"]["additionalProperties"]
-        for field, model in (("defaults", Defaults), ("limits", Limits)):
+        parts: dict[str, type[SpecModel]] = {
+            "defaults": Defaults,
+            "limits": Limits,
+            "pods": PodAdditions,
+            "trainingPods": TrainingPodAdditions,
+        }
+        assert set(parts) == {str(field.alias) for field in NamespacePolicy.model_fields.values()}
+        assert set(parts) == set(schema["properties"])
+        for field, model in parts.items():
             known = set(schema["properties"][field]["properties"])
             assert known == {str(field.alias) for field in model.model_fields.values()}
 

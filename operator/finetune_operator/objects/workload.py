@@ -10,9 +10,11 @@ from finetune_api.runconfig import RunConfig, run_config
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import Attempt
 from finetune_operator import kueue
-from finetune_operator.objects import pod_groups, pods, volumes
+from finetune_operator.objects import additions, pod_groups, pods, volumes
+from finetune_operator.objects.additions import PodAdditions, TrainingPodAdditions
 from finetune_operator.objects.pods import Manifest
 
+NO_ADDITIONS = TrainingPodAdditions()
 # A cluster that runs short of nodes should forget about old errors.
 MAX_AVOIDED_NODES = 10
 
@@ -33,6 +35,10 @@ class Installation:
     """Whether nothing is asked for over the network there: what is downloaded already has to do."""
     pull_secrets: tuple[str, ...] = ()
     """Names of Secrets, in the namespaces of jobs, with which the kubelet may pull their image."""
+    single_pods: PodAdditions = NO_ADDITIONS
+    """What pods get besides that prepare, merge and publish."""
+    training_pods: TrainingPodAdditions = NO_ADDITIONS
+    """What those get that train."""
 
     def trainer(self, job: FineTuneJob) -> pods.Image:
         """The image of a job's pods."""
@@ -57,7 +63,7 @@ def preparation(job: FineTuneJob, installation: Installation) -> tuple[Manifest,
     config, config_map = _configuration(job, installation, prepared={})
     name, hub = config_map["metadata"]["name"], installation.hub_environment
     pod = pods.preparation(job, installation.trainer(job), config, name, hub)
-    return config_map, _network_policy(job), _single_pod_job(job, names.PREPARATION, pod)
+    return config_map, _network_policy(job), _single_pod_job(job, names.PREPARATION, pod, installation)
 
 
 def merging(
@@ -69,7 +75,7 @@ def merging(
     """
     config, config_map = _configuration(job, installation, prepared=prepared)
     pod = pods.merging(job, installation.trainer(job), config, config_map["metadata"]["name"], memory=memory)
-    return config_map, _network_policy(job), _single_pod_job(job, names.MERGING, pod)
+    return config_map, _network_policy(job), _single_pod_job(job, names.MERGING, pod, installation)
 
 
 def publishing(job: FineTuneJob, installation: Installation) -> tuple[Manifest, ...]:
@@ -77,7 +83,7 @@ def publishing(job: FineTuneJob, installation: Installation) -> tuple[Manifest, 
     config, config_map = _configuration(job, installation, prepared={}, publishes=True)
     name, hub = config_map["metadata"]["name"], installation.hub_environment
     pod = pods.publishing(job, installation.trainer(job), config, name, hub)
-    return config_map, _network_policy(job), _single_pod_job(job, names.PUBLISHING, pod)
+    return config_map, _network_policy(job), _single_pod_job(job, names.PUBLISHING, pod, installation)
 
 
 def attempt(
@@ -102,7 +108,7 @@ def attempt(
         _service(job),
         _network_policy(job, number),
         *_pod_group(job),
-        _gang_job(job, number, pod),
+        _gang_job(job, number, pod, installation),
     )
 
 
@@ -188,12 +194,12 @@ def _network_policy(job: FineTuneJob, number: int | None = None) -> Manifest:
     }
 
 
-def _single_pod_job(job: FineTuneJob, number: int, pod: Manifest) -> Manifest:
+def _single_pod_job(job: FineTuneJob, number: int, pod: Manifest, installation: Installation) -> Manifest:
     """A single pod has no peers to wait for: its Job can start it again by itself."""
     return _job(
         job,
         number,
-        pod,
+        additions.to_any(_template(job, number, pod), installation.single_pods),
         {
             "completions": 1,
             "parallelism": 1,
@@ -231,7 +237,7 @@ def _pod_group(job: FineTuneJob) -> list[Manifest]:
     )
 
 
-def _gang_job(job: FineTuneJob, number: int, pod: Manifest) -> Manifest:
+def _gang_job(job: FineTuneJob, number: int, pod: Manifest, installation: Installation) -> Manifest:
     nodes, scheduling = job.spec.resources.nodes, job.spec.scheduling
     policy: Manifest = {
         "completionMode": "Indexed",
@@ -248,23 +254,22 @@ def _gang_job(job: FineTuneJob, number: int, pod: Manifest) -> Manifest:
             # Pods that Kueue takes away must not count as failed, or the Job would not live to be let go on again.
             "podFailurePolicy": {"rules": _uncounted()},
         }
-    manifest = _job(job, number, pod, policy)
-    manifest["metadata"]["labels"] |= queue
-    template = manifest["spec"]["template"]
+    template = additions.to_training(_template(job, number, pod), installation.training_pods)
     group = names.pod_group_name(job.metadata.name)
     template["metadata"] = pod_groups.joined(template["metadata"], scheduling, group)
+    manifest = _job(job, number, template, policy)
+    manifest["metadata"]["labels"] |= queue
     return manifest
 
 
-def _job(job: FineTuneJob, number: int, pod: Manifest, policy: Manifest) -> Manifest:
-    name = job.metadata.name
+def _template(job: FineTuneJob, number: int, pod: Manifest) -> Manifest:
+    return {"metadata": {"labels": labels(job.metadata.name, number)}, "spec": pod}
+
+
+def _job(job: FineTuneJob, number: int, template: Manifest, policy: Manifest) -> Manifest:
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(job, names.attempt_job_name(name, number), number),
-        "spec": {
-            **policy,
-            "podReplacementPolicy": "Failed",
-            "template": {"metadata": {"labels": labels(name, number)}, "spec": pod},
-        },
+        "metadata": _metadata(job, names.attempt_job_name(job.metadata.name, number), number),
+        "spec": {**policy, "podReplacementPolicy": "Failed", "template": template},
     }
