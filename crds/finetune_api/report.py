@@ -88,7 +88,7 @@ class Preparation(ApiModel):
     rows: int
     """Rows read."""
     percent: int
-    """Share of the file that is read."""
+    """Share of the file that is read; 0 for as long as it is not known, and always of Parquet."""
 
 
 class Transfer(ApiModel):

@@ -144,7 +144,8 @@ class Sequences(RuleBasedStateMachine):
             file = SEQUENCES / f"{story[:12]}.json"
             file.write_text(steps.to_json(self._story.told, violated))
             error.add_note(
-                f"It is told again by: python -m pytest tests/chaos/test_replayed.py -k {file.stem}"
+                "It is told again by: hack/uv run --all-extras python -m pytest tests/chaos/test_replayed.py "
+                f"-k {file.stem}"
             )
             error.add_note(f"It is written to: {file}")
             error.add_note(f"What happened last:\n{table(self._story.history.changes[-NOTED:])}")

@@ -354,7 +354,7 @@ def test_the_job_tries_again_by_itself_and_the_job_is_under_way_meanwhile() -> N
     # Its successor counts from the beginning.
     world.post(preparing(preparation=Preparation(rows=1, percent=0)))
     world.settle()
-    assert condition(world.status, conditions.READY).message == "the data are being prepared: 1 rows, 0 %"
+    assert condition(world.status, conditions.READY).message == "the data are being prepared: 1 rows"
     world.succeed(found())
     world.turn()
     assert (world.status.dataset, world.status.restarts) == (DATASET, 0)

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -275,7 +278,7 @@ def test_secrets_that_cannot_be_are_told_as_such(tmp_path: Path, keys: dict[str,
 
 def test_google_s_client_gets_what_the_secret_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[dict[str, Any]] = []
-    monkeypatch.setattr("gcsfs.GCSFileSystem", lambda **options: made.append(options))
+    monkeypatch.setattr("gcsfs.core.GCSFileSystem", lambda **options: made.append(options))
     account = {"type": "service_account", "private_key": "…"}
     stated = ObjectStore(uri="gs://bucket/data/train.jsonl")
     _, path = filesystem(
@@ -288,6 +291,42 @@ def test_google_s_client_gets_what_the_secret_has(tmp_path: Path, monkeypatch: p
     assert tokens == [(account, None), ("anon", "http://127.0.0.1:4443"), ("google_default", None)]
     with pytest.raises(InvalidConfigurationError, match="no JSON in GOOGLE_APPLICATION_CREDENTIALS_JSON"):
         filesystem(stated, _credentials(tmp_path, {"GOOGLE_APPLICATION_CREDENTIALS_JSON": "{"}, "damaged"))
+
+
+_AZURE = "DefaultEndpointsProtocol=http;BlobEndpoint=http://storage.example/a;AccountName=a;AccountKey=a2V5"
+_ELSEWHERE: dict[str, dict[str, str]] = {
+    "s3": KEYS | {"AWS_ENDPOINT_URL": "http://storage.example"},
+    "gs": {"STORAGE_EMULATOR_HOST": "http://storage.example"},
+    "az": {"AZURE_STORAGE_CONNECTION_STRING": _AZURE},
+}
+
+
+@pytest.mark.parametrize("scheme", list(_ELSEWHERE))
+def test_the_proxy_that_the_environment_names_is_the_way_to_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    asked: list[str] = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.server_port}")
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        client, path = filesystem(
+            ObjectStore(uri=f"{scheme}://bucket/train.jsonl"), _credentials(tmp_path, _ELSEWHERE[scheme])
+        )
+        with suppress(OSError):
+            client.info(path)
+        proxy.shutdown()
+    assert any(url.startswith("http://storage.example/") for url in asked), asked
 
 
 def test_azure_s_client_gets_what_the_secret_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

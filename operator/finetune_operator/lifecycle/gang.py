@@ -41,7 +41,9 @@ def stage(report: Report) -> tuple[Phase, str, str]:
     """What a trainer does, as a phase, a word and a sentence."""
     phase, reason, message = STAGES[report.stage]
     if report.stage is Stage.PREPARING and report.preparation is not None:
-        message += f": {report.preparation.rows:,} rows, {report.preparation.percent} %"
+        message += f": {report.preparation.rows:,} rows"
+        # Not every kind of file tells how much of it is left.
+        message += f", {percent} %" if (percent := report.preparation.percent) else ""
     if report.stage is Stage.DOWNLOADING and report.transfer is not None:
         message = f"downloading {report.transfer.of}: {transferred(report.transfer)}"
     if report.stage is Stage.PUBLISHING and report.transfer is not None:

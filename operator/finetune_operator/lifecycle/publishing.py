@@ -35,7 +35,7 @@ from finetune_operator.observation.observed import GangJob, Subject
 from finetune_operator.status import conditions, transitions
 from finetune_operator.status.conditions import Told
 
-# Some 19 hours in all: a store that is away overnight is back by then.
+# Some 18 hours in all: a store that is away overnight is back by then.
 MAX_TRIES = 24
 FIRST_PAUSE = timedelta(minutes=1)
 LAST_PAUSE = timedelta(hours=1)

@@ -26,7 +26,7 @@ class Image(NamedTuple):
 
     reference: str
     pull_secrets: tuple[str, ...] = ()
-    """Secrets of the pod's namespace with which the kubelet may pull it, besides those of the service account."""
+    """Secrets of the pod's namespace with which the kubelet may pull it; without any, those of the service account."""
 
 
 def preparation(

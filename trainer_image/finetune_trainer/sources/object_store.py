@@ -96,7 +96,9 @@ def _s3(keys: Mapping[str, str]) -> AbstractFileSystem:
 
 
 def _google(store: ObjectStore, keys: Mapping[str, str]) -> AbstractFileSystem:
-    import gcsfs
+    # The class that gcsfs offers asks over gRPC, for a minute, before each request, what kind of bucket it is, wherever
+    # that is not answered: by emulators, and from networks that let HTTPS out alone.
+    from gcsfs.core import GCSFileSystem
 
     token: str | dict[str, Any] | None = None
     if text := keys.get("GOOGLE_APPLICATION_CREDENTIALS_JSON"):
@@ -109,11 +111,13 @@ def _google(store: ObjectStore, keys: Mapping[str, str]) -> AbstractFileSystem:
     elif "STORAGE_EMULATOR_HOST" in keys:
         # Emulators know nobody.
         token = "anon"
-    return gcsfs.GCSFileSystem(
+    return GCSFileSystem(
         # Without a token: the application default credentials, of which the pod's own identity is one.
         token=token or "google_default",
         endpoint_url=keys.get("STORAGE_EMULATOR_HOST"),
         requests_timeout=_READ_SECONDS,
+        # It alone of these clients has to be told to heed HTTPS_PROXY and its like.
+        session_kwargs={"trust_env": True},
         use_listings_cache=False,
         skip_instance_cache=True,
     )
