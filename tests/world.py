@@ -306,18 +306,30 @@ class World:
             self._start_gang(made)
 
     def _start_gang(self, job: GangJob) -> None:
+        created = self.now if job.queue else None
         for index in range(2):
             pod = f"{job.name}-{index}" + (f"-{self.now:%H%M%S}" if job.queue else "")
-            self.pods[pod] = Pod(name=pod, job_uid=job.uid, index=index, running=False, created=job.started)
+            self.pods[pod] = Pod(name=pod, job_uid=job.uid, index=index, running=False, created=created)
+
+    def let_go(self) -> None:
+        """The queue lets the gang go; the Job controller has made its pods, and not said yet that it has started."""
+        job = self.current
+        assert job is not None
+        assert job.suspended
+        self.jobs[job.name] = replace(job, suspended=False)
+        self._start_gang(self.jobs[job.name])
 
     def admit(self) -> None:
         """The queue lets the gang start."""
+        self.let_go()
+        self.now += timedelta(seconds=1)
+        self.begin()
+
+    def begin(self) -> None:
+        """The Job controller says that the gang has started."""
         job = self.current
         assert job is not None
-        assert job.waits
-        self.now += timedelta(seconds=1)
-        self.jobs[job.name] = replace(job, suspended=False, started=self.now)
-        self._start_gang(self.jobs[job.name])
+        self.jobs[job.name] = replace(job, started=self.now)
 
     def preempt(self) -> None:
         """The queue has the gang give back everything; its pods are still there, and save their state."""
@@ -325,7 +337,7 @@ class World:
         assert job is not None
         self.jobs[job.name] = replace(job, suspended=True, started=None)
         for pod in self.current_pods:
-            self.pods[pod.name] = replace(pod, deleting=True)
+            self.pods[pod.name] = replace(pod, deleting=True, asked=self.now)
 
     def _start_single_pod(self, job: GangJob) -> None:
         number = sum(pod.job_uid == job.uid for pod in self.pods.values())

@@ -1,5 +1,6 @@
 """Jobs in a queue of the real Kueue; the tests play the kubelet."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -144,6 +145,25 @@ def test_a_preempted_gang_saves_waits_and_goes_on_at_the_cost_of_nothing(
     eventually(lambda: team.events()[-1] == "Succeeded")
     told = [reason for reason in team.events() if reason != "CheckpointSaved"]
     assert told[-3:] == ["Preempted", "Admitted", "Succeeded"]
+
+
+def test_a_large_gang_that_has_waited_for_long_has_its_whole_time_to_start(
+    team: Namespace, operator: Operator, node: str
+) -> None:
+    """Its Job tells that it has started only when all of its pods have been made."""
+    deadline = 30
+    submit(team, "first")
+    pods = training(team, operator, node, "first")
+    large = {"nodes": 40, "gpusPerNode": 0, "requests": {"cpu": "50m", "memory": "100Mi"}}
+    policy = {"startupDeadlineSeconds": deadline, "maxRestarts": 0}
+    submit(team, "large", resources=large, failurePolicy=policy)
+    queued(team, "large", reason="Pending", message="insufficient unused quota for cpu")
+    time.sleep(deadline)
+    finish(team, pods, "first")
+    team.in_phase("Starting", "large")
+    assert len(team.pods("large", count=40)) == 40
+    [attempt] = team.status("large")["attempts"]
+    assert "endTime" not in attempt
 
 
 def test_a_queue_that_is_not_there_is_named(team: Namespace) -> None:

@@ -120,6 +120,54 @@ def test_pods_of_before_that_still_go_when_the_gang_is_let_go_on_do_not_end_it()
     assert world.status.attempts[-1].end_time is None
 
 
+def test_a_gang_that_is_let_go_waits_until_its_job_says_that_it_has_started() -> None:
+    """The Job controller makes all pods before: that takes it a while, and no event says how long it has been."""
+    world = queued(failurePolicy={"startupDeadlineSeconds": 60})
+    world.now = START + timedelta(hours=5)
+    world.let_go()
+    for _ in range(2):
+        world.turn()
+        assert phase(world) is Phase.QUEUED
+        assert world.status.attempts[-1].end_time is None
+        world.now += timedelta(seconds=30)
+    world.begin()
+    world.settle()
+    assert phase(world) is Phase.STARTING
+    assert world.status.restarts == 0
+
+
+def test_pods_of_before_do_not_end_a_gang_that_is_let_go_again_while_they_save() -> None:
+    world = training()
+    world.preempt()
+    world.fail_pod(0, 143)
+    world.let_go()
+    world.turn()
+    assert (phase(world), world.status.attempts[-1].end_time) == (Phase.QUEUED, None)
+    world.now += timedelta(seconds=1)
+    world.begin()
+    world.turn()
+    assert (phase(world), world.status.attempts[-1].end_time) == (Phase.STARTING, None)
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        ({"exit_code": 143, "disruption": "Eviction API: evicting"}, "Disrupted"),
+        ({"exit_code": 137, "oom_killed": True}, "OOMKilled"),
+        ({"exit_code": None, "reason": "OutOfcpu", "words": "Pod was rejected"}, "PodRejected"),
+    ],
+)
+def test_pods_that_were_made_before_the_job_said_that_it_started_are_its_own(end: Any, reason: str) -> None:
+    world = training()
+    [job] = world.jobs.values()
+    assert job.started is not None
+    assert all(pod.created is not None and pod.created < job.started for pod in world.current_pods)
+    world.now += timedelta(minutes=5)
+    world.fail_pod(0, **end)
+    world.settle()
+    assert world.status.attempts[0].reason == reason
+
+
 def test_a_pod_that_fails_ends_the_attempt_and_the_next_one_waits_anew() -> None:
     world = training()
     world.fail_pod(0, 200)

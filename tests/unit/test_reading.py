@@ -246,9 +246,14 @@ def test_where_a_pod_is_since_when_and_whether_it_is_to_go() -> None:
     wire["metadata"] |= {
         "creationTimestamp": "2026-01-01T12:00:00Z",
         "deletionTimestamp": "2026-01-01T12:01:00Z",
+        "deletionGracePeriodSeconds": 40,
     }
     found = read(wire)
     assert (found.node, found.deleting) == ("node-a", True)
+    assert (found.asked, found.due) == (
+        datetime(2026, 1, 1, 12, 0, 20, tzinfo=UTC),
+        datetime(2026, 1, 1, 12, 1, tzinfo=UTC),
+    )
     assert (found.created, found.started) == (
         datetime(2026, 1, 1, 12, tzinfo=UTC),
         datetime(2026, 1, 1, 12, 0, 10, tzinfo=UTC),

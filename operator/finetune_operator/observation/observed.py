@@ -57,14 +57,14 @@ class GangJob:
     suspended: bool = False
     """It is not to have pods: Kueue has not let it go on."""
     started: datetime | None = None
-    """When it was last let go on."""
+    """When it was last let go on, as the Job controller says once it has made all pods; Kueue takes that back."""
     hindered: tuple[str, str] | None = None
     """Why the Job controller cannot make all of its pods, as a word and a sentence."""
 
     @property
     def waits(self) -> bool:
-        """Whether it is in its queue."""
-        return self.queue is not None and self.suspended and not self.over
+        """Whether it is in its queue, or has been let go, and nobody says since when."""
+        return self.queue is not None and (self.suspended or self.started is None) and not self.over
 
     @property
     def over(self) -> bool:
@@ -97,6 +97,8 @@ class Pod:
     """Where it runs, or is to run."""
     deleting: bool = False
     """It was asked to go, and has not gone yet."""
+    asked: datetime | None = None
+    """When that was."""
     due: datetime | None = None
     """When it should have gone: then its grace period is over."""
     created: datetime | None = None
@@ -184,4 +186,17 @@ class Observed:
         own = [pod for pod in self.pods if pod.job_uid == job.uid]
         if job.queue is None or job.started is None:
             return own
-        return [pod for pod in own if not (pod.is_going and pod.created and pod.created < job.started)]
+        return [pod for pod in own if not _was_given_up(pod, before=job.started)]
+
+
+def _was_given_up(pod: Pod, *, before: datetime) -> bool:
+    """Whether a pod has ended, or was asked to, before its Job was let go on.
+
+    That it was made before tells nothing: a Job says when it was let go on after it has made its pods.
+    """
+    if not pod.is_going or pod.created is None or pod.created >= before:
+        return False
+    if pod.asked is not None:
+        # Times have whole seconds. Kueue may have asked within the same one, and nobody else does so soon.
+        return pod.asked <= before
+    return pod.finished is not None and pod.finished < before

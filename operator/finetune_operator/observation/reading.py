@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
@@ -102,6 +102,8 @@ def pod(wire: Wire, name: str) -> Pod | None:
     terminated = state.get("terminated")
     report = _report(terminated.get("message", "")) if terminated else None
     index = metadata.get("labels", {}).get("batch.kubernetes.io/job-completion-index", "")
+    due = _time(metadata.get("deletionTimestamp"))
+    grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
     return Pod(
         name=metadata["name"],
         job_uid=owner["uid"],
@@ -114,7 +116,8 @@ def pod(wire: Wire, name: str) -> Pod | None:
         end=_end(wire, terminated, report),
         node=wire.get("spec", {}).get("nodeName"),
         deleting="deletionTimestamp" in metadata,
-        due=_time(metadata.get("deletionTimestamp")),
+        asked=due - grace if due is not None else None,
+        due=due,
         created=_time(metadata.get("creationTimestamp")),
         started=_time((state.get("running") or terminated or {}).get("startedAt")),
         finished=_time((terminated or {}).get("finishedAt")),
