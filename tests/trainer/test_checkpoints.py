@@ -1,9 +1,11 @@
 """Checkpoints of a process that trains alone: what is written, what is kept, what is read again."""
 
+import errno
 import io
+import os
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from finetune_trainer import commit
+from finetune_trainer.checkpoints import restoring
 from finetune_trainer.checkpoints.checkpoint import Checkpoints
 from finetune_trainer.checkpoints.restoring import Restored
 from finetune_trainer.checkpoints.state import State
 from finetune_trainer.distributed import Gang
-from finetune_trainer.ends.errors import InvalidConfigurationError, InvalidDataError
+from finetune_trainer.ends.errors import InvalidConfigurationError, InvalidDataError, TrainerError
 from finetune_trainer.methods import sft
 from finetune_trainer.model import load_config
 from tiny import save_tiny_model
@@ -179,6 +183,72 @@ def test_a_damaged_state_goes_once_there_is_a_newer_one_and_costs_no_good_one(
         advance(state)
     save(checkpoints, state, 4)
     assert states(checkpoints) == ["step-00000002", "step-00000004"]
+
+
+class Volume:
+    """Does not give the files of some directories, so many times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failures: dict[Path, int]) -> None:
+        self._read, self._failures = commit.sha256, failures
+        monkeypatch.setattr(commit, "sha256", self._sha256)
+        monkeypatch.setattr(restoring, "PAUSES", (0.0, 0.0))
+
+    def _sha256(self, file: Path, tick: Callable[[], None]) -> str:
+        if self._failures.get(file.parent, 0) > 0:
+            self._failures[file.parent] -= 1
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(file))
+        return self._read(file, tick)
+
+
+def test_a_state_that_the_volume_does_not_give_for_a_moment_is_read_once_more(
+    checkpoints: Checkpoints, gang: Gang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, newer = save_up_to(checkpoints, small(gang), 2)
+    Volume(monkeypatch, {newer: 2})
+    assert checkpoints.restore(small(gang)).step == 2
+
+
+def test_a_state_that_cannot_be_read_is_passed_over_and_may_be_good_all_the_same(
+    checkpoints: Checkpoints, gang: Gang, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    *_, newest = save_up_to(checkpoints, small(gang), 3)
+    Volume(monkeypatch, {newest: 100})
+    state = small(gang)
+    assert checkpoints.restore(state).step == 2
+    assert f"{newest} cannot be read: it is left alone" in caplog.text
+    save(checkpoints, state, 2)
+    assert states(checkpoints) == ["step-00000002", "step-00000003"], "nothing says that it is damaged"
+
+
+def test_where_no_state_can_be_read_nothing_is_begun_anew(
+    checkpoints: Checkpoints, gang: Gang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, newer = save_up_to(checkpoints, small(gang), 2)
+    Volume(monkeypatch, {older: 100, newer: 100})
+    said = "spec.storage: resume/step-00000002, resume/step-00000001 cannot be read, and no other state"
+    with pytest.raises(TrainerError, match=said):
+        checkpoints.restore(small(gang))
+    assert states(checkpoints) == ["step-00000001", "step-00000002"]
+
+
+def test_reading_a_state_gives_signs_of_life(checkpoints: Checkpoints, gang: Gang, tmp_path: Path) -> None:
+    save_up_to(checkpoints, small(gang), 1)
+    ticks: list[bool] = []
+    read = False
+
+    class Reader(dcp.FileSystemReader):
+        def read_data(self, *arguments: Any) -> Any:
+            nonlocal read
+            read = True
+            return super().read_data(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dcp, "FileSystemReader", Reader)
+        again = checkpoints_in(tmp_path, gang, tick=lambda: ticks.append(read))
+        state = small(gang)
+        again.restore(state)
+    tensors = [value for value in state.tensors().values() if isinstance(value, torch.Tensor)]
+    assert ticks.count(True) >= len(tensors) > 0
 
 
 def test_with_no_state_intact_a_run_begins_anew_and_says_so(

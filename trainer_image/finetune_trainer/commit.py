@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from enum import Enum, auto
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -223,16 +224,33 @@ def visible(parent: Path) -> list[Path]:
     return sorted(path for path in parent.glob("*") if not path.name.endswith(_TEMPORARY_SUFFIX))
 
 
-def intact(directory: Path, files: Mapping[str, FileRecord], tick: Callable[[], None]) -> bool:
-    """Whether files have the content that they had when they were complete."""
+class Condition(Enum):
+    """What files are like, beside what they were when they were complete."""
+
+    INTACT = auto()
+    DAMAGED = auto()
+    UNREADABLE = auto()
+    """The volume does not give them: for the time being, or because that part of a disk is gone."""
+
+
+def condition(directory: Path, files: Mapping[str, FileRecord], tick: Callable[[], None]) -> Condition:
+    """What some files of a complete directory are like."""
     try:
-        return all(sha256(directory / name, tick) == record.sha256 for name, record in files.items())
+        same = all(sha256(directory / name, tick) == record.sha256 for name, record in files.items())
+    except FileNotFoundError as error:
+        _log.warning("%s: %s", directory, error)
+        return Condition.DAMAGED
     except OSError as error:
-        # Gone, removed by another machine while it was read, or on a part of the disk that can no longer be read.
-        if error.errno not in (errno.ENOENT, errno.ESTALE, errno.EIO):
+        if error.errno not in (errno.ESTALE, errno.EIO):
             raise
         _log.warning("%s: %s", directory, error)
-        return False
+        return Condition.UNREADABLE
+    return Condition.INTACT if same else Condition.DAMAGED
+
+
+def intact(directory: Path, files: Mapping[str, FileRecord], tick: Callable[[], None]) -> bool:
+    """Whether files have the content that they had when they were complete, and can be read."""
+    return condition(directory, files, tick) is Condition.INTACT
 
 
 def replace_file(file: Path, content: str, *, durable: bool = False) -> None:
