@@ -92,3 +92,16 @@ def test_what_is_left_counts_the_evaluations_to_come(tmp_path: Path) -> None:
 def test_what_rounding_makes_is_no_leak() -> None:
     assert leak_warning(None) is leak_warning(0.0) is leak_warning(SOUND) is leak_warning(1e-4) is None
     assert leak_warning(1.1e-4) is not None
+
+
+def test_a_save_that_training_waits_for_is_spread_over_the_steps(tmp_path: Path) -> None:
+    reporter = Reporter(Storage(tmp_path, "demo", "uid"), 1, None, silent=False)
+    told = telling(reporter)
+    for index in range(3):
+        told.tell(step(index), measured(None), 1.0, PARTS)
+    assert reporter.report.seconds_remaining == 3
+    told.tell(step(3), measured(None), 1.0, PARTS.model_copy(update={"checkpoint": 60.0}))
+    assert reporter.report.seconds_remaining == 2 * (1 + 60 / 4)
+    told.tell(step(4), measured(None), 1.0, PARTS)
+    assert reporter.report.seconds_remaining == 1 + 60 / 5
+    reporter.close()

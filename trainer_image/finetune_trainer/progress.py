@@ -54,6 +54,8 @@ class Progress:
     speaks: bool
     """Whether this process writes the log's lines: one of all does."""
     _mean_seconds: float | None = None
+    _told: int = 0
+    _saving_seconds: float = 0.0
     _last_logged: float = -math.inf
     _warned: bool = False
 
@@ -82,10 +84,7 @@ class Progress:
             mfu=self._utilization(step, seconds),
             subspace_leak=measured.leak,
         )
-        all_in_all = seconds + (parts.checkpoint or 0.0)
-        mean = self._mean_seconds or all_in_all
-        self._mean_seconds = mean + _NEWEST * (all_in_all - mean)
-        remaining = (self.total_steps - done) * self._mean_seconds + evaluating
+        remaining = (self.total_steps - done) * self._seconds_per_step(seconds, parts) + evaluating
         changes: dict[str, Any] = {"initial_loss": measured.loss} if done == 1 else {}
         self.reporter.update(metrics=metrics, seconds_remaining=remaining, **changes)
         self.trackers.log(metrics)
@@ -96,6 +95,17 @@ class Progress:
         if warning and self.speaks and not self._warned:
             self._warned = True
             _log.warning("step %d: %s", done, warning)
+
+    def _seconds_per_step(self, seconds: float, parts: StepSeconds) -> float:
+        """What a step takes, with its share of what saving takes.
+
+        That is spread over all steps so far: few wait for it, and each of these for as long as many steps take.
+        """
+        mean = self._mean_seconds or seconds
+        self._mean_seconds = mean + _NEWEST * (seconds - mean)
+        self._told += 1
+        self._saving_seconds += parts.checkpoint or 0.0
+        return self._mean_seconds + self._saving_seconds / self._told
 
     def _log(self, metrics: Metrics) -> None:
         now = time.monotonic()
