@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 GOING_SECONDS = 5.0
 # What the API server says, with HTTP 500, of a webhook that it has to ask and that does not answer.
 WEBHOOK_FAILS = "failed calling webhook"
+# A webhook, and a ValidatingAdmissionPolicy: with whatever status they like.
+DENIALS = ("denied the request", "denied request")
 # And, with HTTP 403, of whatever would be made in a namespace that somebody has deleted.
 NAMESPACE_GOES = "because it is being terminated"
 
@@ -269,7 +271,8 @@ class Controller:
             return str(error)
         except ApiError as error:
             silent = error.status == 500 and WEBHOOK_FAILS in str(error) and waited >= LONG_WAIT
-            if error.status in (400, 403, 422) or silent:
+            denied = any(words in str(error) for words in DENIALS)
+            if error.status in (400, 403, 422) or denied or silent:
                 return str(error)
             raise
         return None

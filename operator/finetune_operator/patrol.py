@@ -70,6 +70,7 @@ class Patrol:
     async def once(self) -> None:
         """List every watched kind once, and enqueue the jobs of namespaces where events are missing."""
         jobs: dict[Key, str] = {}
+        gone: set[Key] = set()
         behind: set[str] = set()
         for watch in Watch:
             listed = await self._cluster.versions(Resource(watch.group_version, watch.plural), watch.selector)
@@ -77,10 +78,15 @@ class Patrol:
             behind |= {namespace for namespace, _ in missing}
             if watch is Watch.FINETUNEJOBS:
                 jobs = {Key(*name): version for name, version in listed.items()}
+                gone = {Key(*name) for name in missing} - jobs.keys()
         self._metrics.last_list.set_to_current_time()
         for sentence in self._health.dead():
             logger.error(sentence)
-        for job in jobs:
+        # One that is gone is forgotten. About one that is over, in this very version, nothing is left to do.
+        for job in (
+            *gone,
+            *(job for job, version in jobs.items() if not self._known.is_at_rest(job, version)),
+        ):
             if job.namespace in behind:
                 self._known.calls(job)
                 self._queue.add(job)

@@ -545,6 +545,28 @@ async def test_a_webhook_that_does_not_answer_is_told_after_a_while() -> None:
     assert world.decide().apply, "it goes on by itself"
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (500, 'admission webhook "guard.example" denied the request: not on this cluster'),
+        (413, "ValidatingAdmissionPolicy 'guard' with binding 'guard' denied request: not on this cluster"),
+    ],
+)
+async def test_who_denies_is_told_whatever_the_status_of_the_answer(status: int, words: str) -> None:
+    class Guarded(Living):
+        async def taken(self, manifests: Sequence[Manifest], subject: Subject) -> tuple[Taken, ...]:
+            return ()
+
+        async def apply(self, manifest: Manifest) -> None:
+            raise ApiError(status, words)
+
+    guarded = Guarded(World(spec={"dataset": INLINE}))
+    await handled(guarded)
+    stalled = find(guarded.world.status.conditions, STALLED)
+    assert stalled is not None
+    assert (stalled.reason, words in stalled.message) == ("Refused", True)
+
+
 async def test_an_api_server_that_fails_by_itself_refuses_nothing() -> None:
     class Failing(Living):
         async def taken(self, manifests: Sequence[Manifest], subject: Subject) -> tuple[Taken, ...]:

@@ -147,6 +147,28 @@ async def test_what_is_at_rest_is_not_looked_at_again() -> None:
     assert not known.is_settled(Two.OVER)
 
 
+async def test_a_missing_event_has_the_jobs_of_its_namespace_looked_at_that_are_not_over() -> None:
+    known = Known()
+    known.rests(Two.OVER, "3", for_good=True)
+    patrol, queue = rounds(known)
+    with patch.object(
+        WatchHealth, "compare", lambda _, watch, listed: [("team", "a-pod")] * (watch is Watch.PODS)
+    ):
+        await patrol.once()
+    assert queue.seconds == {Two.RUNNING: 0}
+    assert known.is_settled(Two.OVER)
+
+
+async def test_a_job_that_is_gone_without_an_event_is_looked_at_to_be_forgotten() -> None:
+    patrol, queue = rounds(Known())
+    gone = Key("team", "gone")
+    health = patrol._health
+    health.seen(Watch.FINETUNEJOBS, gone.namespace, gone.name, "1")
+    for _ in range(2):
+        await patrol.once()
+    assert queue.seconds[gone] == 0
+
+
 async def test_a_change_that_concerns_all_has_all_looked_at_once() -> None:
     known = Known()
     known.rests(Two.OVER, "3")

@@ -70,9 +70,13 @@ def test_it_is_read_as_helm_writes_it(file: Path) -> None:
             "namespaces.team.pods.labels.app.kubernetes.io/managed-by: is not the administrator's to set",
         ),
         (
+            "namespaces: {team: {pods: {labels: {job-name: x}}}}",
+            "namespaces.team.pods.labels.job-name: is not the administrator's to set",
+        ),
+        (
             "namespaces: {team: {trainingPods: {annotations: {batch.kubernetes.io/job-name: x}}}}",
-            "is not the administrator's to set: name neither app.kubernetes.io/managed-by nor one of finetune.dev/ or "
-            "batch.kubernetes.io/",
+            "is not the administrator's to set, as all of these: app.kubernetes.io/managed-by, controller-uid, job-name, "
+            "finetune.dev/…, batch.kubernetes.io/…",
         ),
         (
             "namespaces: {team: {pods: {runtimeClassName: nvidia}}}",

@@ -18,8 +18,10 @@ Manifest = dict[str, Any]
 
 # Who a pod is, and whom it meets, is told it by these alone.
 _OWN_VARIABLES = ("FINETUNE_", "PET_")
-# By these, the operator, Jobs and NetworkPolicies tell pods apart.
+# By these, the operator, Jobs and NetworkPolicies tell pods apart. Jobs have set the last two since before they had a
+# domain, and still do.
 _OWN_DOMAINS = (names.GROUP, "batch.kubernetes.io")
+_OWN_KEYS = (names.LABEL_MANAGED_BY, "controller-uid", "job-name")
 
 
 def _not_own_variable(name: str) -> str:
@@ -29,11 +31,9 @@ def _not_own_variable(name: str) -> str:
 
 
 def _not_own_key(key: str) -> str:
-    if key == names.LABEL_MANAGED_BY or key.partition("/")[0] in _OWN_DOMAINS:
-        raise ValueError(
-            f"is not the administrator's to set: name neither {names.LABEL_MANAGED_BY} nor one of "
-            f"{' or '.join(f'{domain}/' for domain in _OWN_DOMAINS)}"
-        )
+    if key in _OWN_KEYS or key.partition("/")[0] in _OWN_DOMAINS:
+        own = (*_OWN_KEYS, *(f"{domain}/…" for domain in _OWN_DOMAINS))
+        raise ValueError(f"is not the administrator's to set, as all of these: {', '.join(own)}")
     return key
 
 

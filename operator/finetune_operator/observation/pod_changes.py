@@ -7,7 +7,14 @@ pod once more. A look reads a job with all its Jobs and pods: none is made for w
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-_METADATA = ("uid", "labels", "ownerReferences", "creationTimestamp", "deletionTimestamp")
+_METADATA = (
+    "uid",
+    "labels",
+    "ownerReferences",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+)
 
 
 def digest(pod: Mapping[str, Any]) -> int:
