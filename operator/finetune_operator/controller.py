@@ -5,13 +5,14 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import aiohttp
 
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import tenancy
 from finetune_operator.api import ApiError
+from finetune_operator.clock import utc_now
 from finetune_operator.cluster import Cluster, UnknownKindError
 from finetune_operator.endpoint.reports import Reports
 from finetune_operator.kinds import Key
@@ -45,11 +46,6 @@ WEBHOOK_FAILS = "failed calling webhook"
 DENIALS = ("denied the request", "denied request")
 # And, with HTTP 403, of whatever would be made in a namespace that somebody has deleted.
 NAMESPACE_GOES = "because it is being terminated"
-
-
-def utc_now() -> datetime:
-    """The time as statuses carry it: UTC, in whole seconds."""
-    return datetime.now(UTC).replace(microsecond=0)
 
 
 def _waited(status: FineTuneJobStatus, now: datetime) -> timedelta:

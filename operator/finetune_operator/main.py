@@ -22,8 +22,9 @@ from finetune_api import names
 from finetune_operator import handlers, webhook
 from finetune_operator.api import Api, ApiError
 from finetune_operator.certificate import Certificate
+from finetune_operator.clock import Clock, utc_now
 from finetune_operator.cluster import Cluster
-from finetune_operator.controller import Controller, utc_now
+from finetune_operator.controller import Controller
 from finetune_operator.endpoint.identity import Identities
 from finetune_operator.endpoint.listener import Listener
 from finetune_operator.endpoint.receiver import Receiver
@@ -55,12 +56,12 @@ async def run(
     *,
     patrol_seconds: float = PATROL_SECONDS,
     tolerance_seconds: float = TOLERANCE_SECONDS,
-    clock: Callable[[], datetime] = utc_now,
+    now: Callable[[], datetime] = utc_now,
 ) -> None:
     """Run the operator until `stop` is set.
 
     Every `patrol_seconds` the watches are checked; one whose events are late by `tolerance_seconds` is dead. What it
-    decides by is the time that `clock` tells.
+    decides by is the time that `now` tells.
 
     Raises OSError when a port is taken or a certificate cannot be read, PolicyError for a policy that cannot be used,
     ConfigException without credentials for the API server, and whatever ends a part that should run for ever.
@@ -71,7 +72,8 @@ async def run(
         api = await Api.connect(metrics)
         cleanup.push_async_callback(api.close)
         cluster = Cluster(api, instance=socket.gethostname(), namespaces=settings.namespaces)
-        reports = Reports(clock())
+        reports = Reports(now())
+        clock = Clock(now, reports.hearing.begin_anew)
         certificate = Certificate(settings.tls_dir, settings.report_host)
         controller = Controller(
             cluster, reports, lambda: _installation(settings, certificate), metrics, clock, policy.current

@@ -32,6 +32,8 @@ class Tuning:
     request_timeout_seconds: float | None = None
     """How long it waits for an answer of the API server, if not for as long as it does."""
     clock_ahead_seconds: float = 0.0
+    clock_jump_seconds: float = 0.0
+    """By how much more it is once `set_clock` is called."""
     mutation: Callable[[], None] | None = None
     """Done in its process before it starts: to see what a rule is good for, break it. A function of a module."""
 
@@ -133,6 +135,11 @@ class ChaosOperator(Operator):
         self._shut()
         return status
 
+    def set_clock(self) -> None:
+        """Have the clock of the process jump."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGUSR1)
+
     def _spawn(self) -> Forked:
         self._shut()
         proxy = FaultProxy(self._kube, self._rules, on_crash=self._kill_now)
@@ -153,7 +160,7 @@ class ChaosOperator(Operator):
 def _operate(log: str, environment: Mapping[str, str], tuning: Tuning) -> None:
     """What the command `finetune-operator` does."""
     from finetune_operator import api, main
-    from finetune_operator.controller import utc_now
+    from finetune_operator.clock import utc_now
 
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for standard in (1, 2):
@@ -163,15 +170,17 @@ def _operate(log: str, environment: Mapping[str, str], tuning: Tuning) -> None:
         vars(api)["REQUEST_TIMEOUT_SECONDS"] = tuning.request_timeout_seconds
     if tuning.mutation is not None:
         tuning.mutation()
-    ahead = timedelta(seconds=tuning.clock_ahead_seconds)
+    ahead = [timedelta(seconds=tuning.clock_ahead_seconds)]
+    jump = timedelta(seconds=tuning.clock_jump_seconds)
+    signal.signal(signal.SIGUSR1, lambda *_: ahead.append(jump))
 
     def clock() -> datetime:
-        return utc_now() + ahead
+        return utc_now() + sum(ahead, timedelta())
 
     vars(main)["run"] = functools.partial(
         main.run,
         patrol_seconds=tuning.patrol_seconds,
         tolerance_seconds=tuning.tolerance_seconds,
-        clock=clock,
+        now=clock,
     )
     main.main()

@@ -3,9 +3,9 @@
 import pytest
 
 from chaos.conftest import MakeOperator
-from cluster.kube import JOBS, Namespace, eventually
+from cluster.kube import FINETUNEJOBS, JOBS, Namespace, eventually
 from finetune_api.report import Stage
-from world import OUTPUT, found, report
+from world import INLINE, OUTPUT, found, report
 
 HOURS = 3600.0
 
@@ -66,6 +66,32 @@ def test_a_clock_that_is_set_right_ends_no_gang(
     eventually(lambda: wrong.post(namespace.name, "demo", report(sequence=2), token=token)[0] == 200)
     wrong.stop()
     right.start()
+    for pod in pods:
+        namespace.end_pod(pod, 0)
+    namespace.in_phase("Succeeded")
+    assert attempts(namespace) == [(1, "Completed", False)]
+
+
+def test_a_clock_that_jumps_ahead_while_the_operator_runs_ends_no_gang(
+    namespace: Namespace, make_operator: MakeOperator
+) -> None:
+    """As that of a machine which was asleep: its one gang has not been heard for hours, and could not be."""
+    operator = make_operator(clock_jump_seconds=5 * HOURS)
+    operator.start()
+    namespace.submit(dataset=INLINE)
+    pods = namespace.pods()
+    namespace.run_pods(pods)
+    token = namespace.token(pods[0])
+    eventually(lambda: operator.post(namespace.name, "demo", report(), token=token)[0] == 200)
+    namespace.in_phase("Running")
+    operator.set_clock()
+    eventually(
+        lambda: operator.get("/metrics") and "it was set, or this machine slept" in operator.log.read_text()
+    )
+    # A change has the job looked at.
+    namespace.patch(FINETUNEJOBS, "demo", {"spec": {"failurePolicy": {"maxRestarts": 7}}})
+    generation = namespace.job()["metadata"]["generation"]
+    eventually(lambda: namespace.status()["observedGeneration"] == generation)
     for pod in pods:
         namespace.end_pod(pod, 0)
     namespace.in_phase("Succeeded")

@@ -27,6 +27,13 @@ def test_an_operator_hears_from_its_start_on() -> None:
     assert Hearing(START).since(TEAM[0], LATER) == START
 
 
+def test_where_time_has_passed_that_nobody_could_speak_in_the_silence_begins_anew() -> None:
+    ear = hearing(TEAM[0])
+    ear.heard(TEAM[0], START)
+    ear.begin_anew(LATER)
+    assert ear.since(TEAM[0], LATER + SECOND) == LATER
+
+
 def test_one_of_those_that_run_is_enough_to_know_that_the_way_is_open() -> None:
     ear = hearing(*TEAM)
     ear.heard(TEAM[0], START + SECOND)

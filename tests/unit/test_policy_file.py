@@ -75,8 +75,8 @@ def test_it_is_read_as_helm_writes_it(file: Path) -> None:
         ),
         (
             "namespaces: {team: {trainingPods: {annotations: {batch.kubernetes.io/job-name: x}}}}",
-            "is not the administrator's to set, as all of these: app.kubernetes.io/managed-by, controller-uid, job-name, "
-            "finetune.dev/…, batch.kubernetes.io/…",
+            "is not the administrator's to set, as all of these: app.kubernetes.io/managed-by, controller-uid, "
+            "job-name, finetune.dev/…, batch.kubernetes.io/…",
         ),
         (
             "namespaces: {team: {pods: {runtimeClassName: nvidia}}}",

@@ -50,6 +50,10 @@ class Hearing:
         self._everywhere = _Ear()
         self._namespaces: dict[str, _Ear] = {}
 
+    def begin_anew(self, now: datetime) -> None:
+        """Nobody could be heard until now: this machine slept, or what was heard has times that mean nothing."""
+        self._begun = now
+
     def runs(self, key: Key, now: datetime) -> None:
         """The pods of a job run: it should be heard."""
         for ear in self._ears(key, make=True):
