@@ -46,6 +46,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "phi3": {"sliding_window": 6},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
 }
+# In use in every second layer at least.
+WINDOW: dict[str, Any] = {"sliding_window": 100, "use_sliding_window": True, "max_window_layers": 1}
+QWEN2_MOE = {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
 # Some alike, and some of those side by side.
 LENGTHS = [5, 12, 12, 21, 1, 12]
 
@@ -361,12 +364,56 @@ def test_families_that_can_be_packed_pass_the_proof(family: str) -> None:
     model.prove(build(family))
 
 
+# Phi-3.5-MoE has a window as long as its context; most Qwen models have one that is not in use.
+@pytest.mark.parametrize(
+    ("family", "extra"),
+    [
+        ("mistral", {"sliding_window": None}),
+        ("mistral", {"sliding_window": 100}),
+        ("gemma3_text", {"sliding_window": 100}),
+        ("qwen2", WINDOW),
+        ("qwen2", {"use_sliding_window": False}),
+        ("cohere2", {"sliding_window": 100, "sliding_window_pattern": 2}),
+        ("phimoe", {"num_local_experts": 4, "sliding_window": SIZES["max_position_embeddings"]}),
+        ("qwen2_moe", QWEN2_MOE | {"use_sliding_window": False}),
+    ],
+)
+def test_windows_that_can_be_trained_pass_the_proof_and_are_left_as_they_were(
+    family: str, extra: dict[str, Any]
+) -> None:
+    hf = build(family, **extra)
+    before = windows(hf)
+    model.prove(hf)
+    assert windows(hf) == before
+
+
+def windows(hf: PreTrainedModel) -> list[Any]:
+    """What a model and its layers hold of windows."""
+    parts = [hf.config, *hf.modules()]
+    return [getattr(part, "sliding_window", None) for part in parts]
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "gemma3_text"])
+def test_a_window_that_our_attention_did_not_keep_to_would_be_refused(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_window", lambda *_: None)
+    hf = build(family, **WINDOW)
+    before = windows(hf)
+    with pytest.raises(InvalidConfigurationError, match=r"window of its attention \(sliding_window: 100 in"):
+        model.prove(hf)
+    assert windows(hf) == before
+
+
 @pytest.mark.parametrize(
     ("family", "extra", "said"),
     [
         ("mamba", {}, "logits differ"),
         ("gpt_oss", {"num_local_experts": 4, "head_dim": 8}, "logits differ"),
         ("gemma2", {"attn_logit_softcapping": 50.0}, "softcap"),
+        ("phimoe", {"num_local_experts": 4, "sliding_window": 16}, "longer than the window"),
+        ("qwen2_moe", QWEN2_MOE | WINDOW, "longer than the window"),
+        ("doge", {"sliding_window": 16}, "no mask"),
     ],
 )
 def test_families_that_would_be_trained_wrongly_are_refused(

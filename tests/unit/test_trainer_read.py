@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from finetune_api.sources import DATA_SUFFIXES, Columns
 from finetune_trainer.ends.errors import InvalidDataError
-from finetune_trainer.prepare import read
+from finetune_trainer.prepare import pipeline, read
 from finetune_trainer.prepare.faults import FaultyRowError
 from finetune_trainer.prepare.read import RawRow, parse, rows
 from finetune_trainer.prepare.rows import conversation
@@ -84,6 +84,21 @@ def test_every_format_holds_the_same_conversations(tmp_path: Path) -> None:
     for file in files:
         taken = [conversation(row, Columns()).messages for row in found(file)]
         assert taken == [each["messages"] for each in objects], file
+
+
+def test_what_a_process_is_handed_at_a_time_is_bounded_in_every_format(tmp_path: Path) -> None:
+    long, bound = 100_000, pipeline._BYTES_AT_A_TIME
+    talk = [
+        {"role": "user", "content": "x" * (long // 2)},
+        {"role": "assistant", "content": "y" * (long // 2)},
+    ]
+    for file in in_every_format(tmp_path, [{"messages": talk}] * 25):
+        chunks = list(pipeline._chunks(rows(file, ORIGIN)))
+        # A chunk is full with the row that reaches the bound.
+        assert [len(chunk.rows) for chunk in chunks] == [1 + bound // long, 1 + bound // long, 3], file
+        assert [chunk.first for chunk in chunks] == [0, 11, 22]
+    short = table(tmp_path / "short.parquet", [{"messages": TALK}] * 600)
+    assert [len(chunk.rows) for chunk in pipeline._chunks(rows(short, ORIGIN))] == [256, 256, 88]
 
 
 def test_a_name_that_tells_no_format_is_refused_with_those_that_do(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Loading a base model, proving that it can be trained as we train, dividing it among processes."""
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ from finetune_trainer.loss import Head, summed_cross_entropy
 
 # Differences in fp32 that come from the order of additions alone, relative to the largest logit.
 _TOLERANCE = 1e-4
+# What transformers makes masks of windows by, and a size that the shortest sample of the proof is longer than.
+_WINDOWS = ("sliding_window", "attention_chunk_size")
+_NARROW = 2
 
 
 # What is wanted of hidden states [n, width]: it gets them, the tokens that follow [n], and the head.
@@ -122,10 +127,32 @@ def prove(hf: PreTrainedModel) -> None:
     Families differ in what they do to attention and to logits. What is not known here must not be trained wrongly
     in silence; a few tokens tell. The model is in fp32. Raises InvalidConfigurationError.
     """
-    lengths = [5, 3]
-    ids = torch.arange(sum(lengths))[None] % hf.config.get_text_config().vocab_size
     ours = TrainableModel(hf.eval())
     kind = f"spec.model: {type(hf).__name__}"
+    if not (difference := _difference(ours, kind)) <= _TOLERANCE:
+        raise InvalidConfigurationError(
+            f"{kind} cannot be trained on packed samples: its logits differ by {difference:.2g} of the largest from "
+            "those that it computes for each sample alone"
+        )
+    # Some families tell the mask alone of their window, and we have no mask.
+    with _narrow_windows(hf) as windows:
+        if windows and not (difference := _difference(ours, kind)) <= _TOLERANCE:
+            stated = ", ".join(f"{name}: {size}" for name, size in sorted(windows.items()))
+            raise InvalidConfigurationError(
+                f"{kind} cannot be trained on samples longer than the window of its attention ({stated} in "
+                f"config.json): beyond it, its logits differ by {difference:.2g} of the largest from those that it "
+                "computes for each sample alone. Choose a model of another family; or, if no sample is longer, a copy "
+                "of this one whose config.json sets no window"
+            )
+
+
+def _difference(ours: TrainableModel, kind: str) -> float:
+    """How far our logits of packed samples are from the model's own of each alone, relative to the largest.
+
+    Raises InvalidConfigurationError, which begins with `kind`, where they cannot be computed.
+    """
+    hf, lengths = ours.hf, [5, 3]
+    ids = torch.arange(sum(lengths))[None] % hf.config.get_text_config().vocab_size
     try:
         packed = ours.head().logits(ours.hidden(ids, *_places(lengths)))
         # The plainest of the model's own implementations, which knows all that is special in its family.
@@ -135,12 +162,31 @@ def prove(hf: PreTrainedModel) -> None:
     except (TypeError, ValueError, AttributeError, AssertionError) as error:
         raise InvalidConfigurationError(f"{kind} cannot be trained on packed samples: {error}") from error
     expected = torch.cat(alone, dim=1)
-    difference = (packed - expected).abs().max() / expected.abs().max()
-    if not difference <= _TOLERANCE:
-        raise InvalidConfigurationError(
-            f"{kind} cannot be trained on packed samples: its logits differ by {difference:.2g} of the largest from "
-            "those that it computes for each sample alone"
-        )
+    return float((packed - expected).abs().max() / expected.abs().max())
+
+
+@contextmanager
+def _narrow_windows(hf: PreTrainedModel) -> Iterator[dict[str, int]]:
+    """For a while, windows of attention that the samples of the proof do not fit in. Yields what they were.
+
+    A window as long as the model's context is left as it is: it does nothing within that.
+    """
+    longest = getattr(hf.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    # Masks are made by configurations, of which parts of a model may have their own; layers keep copies.
+    configs = {id(part.config): part.config for part in hf.modules() if hasattr(part, "config")}
+    kept = [
+        (owner, name, size)
+        for owner in (*configs.values(), *hf.modules())
+        for name in _WINDOWS
+        if isinstance(size := getattr(owner, name, None), int) and _NARROW < size < longest
+    ]
+    try:
+        for owner, name, _ in kept:
+            setattr(owner, name, _NARROW)
+        yield {name: size for _, name, size in kept}
+    finally:
+        for owner, name, size in kept:
+            setattr(owner, name, size)
 
 
 def _places(lengths: Sequence[int]) -> tuple[Tensor, Sequence[int], Tensor]:

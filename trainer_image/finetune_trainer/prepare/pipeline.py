@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import partial
@@ -166,9 +167,19 @@ def _chunks(rows: Iterable[read.RawRow]) -> Iterator[Rows]:
     first, some, size = 0, [], 0
     for row in rows:
         some.append(row)
-        size += len(row.value) if isinstance(row.value, bytes) else 0
+        size += _size(row.value)
         if len(some) == _ROWS_AT_A_TIME or size >= _BYTES_AT_A_TIME:
             yield Rows(first, some)
             first, some, size = first + len(some), [], 0
     if some:
         yield Rows(first, some)
+
+
+def _size(value: object) -> int:
+    """Bytes that a row takes in memory: one that is still to be parsed, or with all that is in it."""
+    size = sys.getsizeof(value)
+    if isinstance(value, dict):
+        return size + sum(map(_size, value.values()))
+    if isinstance(value, list):
+        return size + sum(map(_size, value))
+    return size
