@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from finetune_api.failure import CAUSES, ExitCode
+from finetune_api.methods import Lora
 from finetune_api.recipe import Recipe
 from finetune_api.report import Report
 from finetune_api.runconfig import RunConfig
@@ -94,6 +95,8 @@ class Shortage:
     nth: int
     rank: int = 0
     lasting: bool = False
+    of_activations: bool = False
+    """There is memory enough where activations are recomputed."""
 
     def __call__(self, rank: int) -> None:
         if rank != self.rank:
@@ -108,9 +111,12 @@ class Shortage:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
         def on_forward(module: Any, _: Any, loss: Tensor) -> None:
-            if isinstance(module, TrainableModel) and (
-                (number := next(passed)) == self.nth or (self.lasting and number > self.nth)
-            ):
+            if not isinstance(module, TrainableModel):
+                return
+            number = next(passed)
+            if self.of_activations and module.hf.is_activation_checkpointing:
+                return
+            if number == self.nth or (self.lasting and number > self.nth):
                 loss.register_hook(fail)
 
         register_module_forward_hook(on_forward)
@@ -249,9 +255,9 @@ def test_a_gang_that_cannot_save_leaves_all_the_same_and_for_the_same_cause(base
 
 @dataclass(frozen=True)
 class OnGpus:
-    """Plans are made as for a GPU of 2 GiB, and nothing fits there."""
+    """Plans are made as for a GPU of 2 GiB, which is enough by the estimate."""
 
-    shortage: Shortage
+    shortage: Shortage | None = None
 
     def __call__(self, rank: int) -> None:
         recipe: Callable[[RunConfig], Recipe] = vars(RunConfig)["recipe"].fget
@@ -259,32 +265,76 @@ class OnGpus:
         RunConfig.recipe = property(lambda config: replace(recipe(config), **gpu))  # type: ignore[method-assign, assignment]
         # There is none to compute on.
         RunConfig.use_gpu = property(lambda config: False)  # type: ignore[method-assign, assignment]
-        self.shortage(rank)
+        if self.shortage:
+            self.shortage(rank)
 
 
 ADVICE = CAUSES[ExitCode.OUT_OF_MEMORY].advice
 
 
 @pytest.mark.parametrize(
-    ("beforehand", "advice"),
+    ("beforehand", "ends", "advice"),
     [
-        (Shortage(nth=1, lasting=True), ADVICE),
+        (Shortage(nth=1, lasting=True), [ExitCode.OUT_OF_MEMORY], ADVICE),
         (
             OnGpus(Shortage(nth=1, lasting=True)),
+            # The second time, activations are recomputed.
+            [ExitCode.SMALLER_BUDGET, ExitCode.OUT_OF_MEMORY],
             "Change spec.hyperparameters or spec.resources to what fits by the plan: gpuMemory: 24Gi (2.0 GiB each)",
         ),
     ],
     ids=["unknown hardware", "known hardware"],
 )
 def test_a_sample_that_does_not_fit_alone_ends_the_run_and_what_would_help_is_named(
-    base: Path, beforehand: forked.Beforehand, advice: str
+    base: Path, beforehand: forked.Beforehand, ends: list[ExitCode], advice: str
 ) -> None:
     config = run(base, f"hopeless-{type(beforehand).__name__.lower()}", maxTokensPerGpu=None)
-    with forked.running(config, beforehand=beforehand) as gang:
-        assert gang.wait() == [ExitCode.OUT_OF_MEMORY], gang.output()
-        [cause] = gang.causes().values()
+    for attempt, end in enumerate(ends, 1):
+        with forked.running(config, attempt=attempt, beforehand=beforehand) as gang:
+            assert gang.wait() == [end], gang.output()
+            [cause] = gang.causes().values()
     said = r"step 1: a sample of \d+ tokens does not fit into memory \(CUDA out of memory\. .*\)\. "
     assert re.fullmatch(said + re.escape(advice), cause["message"]), cause["message"]
+
+
+def test_a_process_alone_starts_again_where_activations_are_to_be_recomputed(
+    base: Path, tmp_path: Path
+) -> None:
+    """It has loaded the model to keep them. Half the budget, which does not help here, it tries where it is."""
+    # Five or six micro-batches to a step: it is in the middle of the third.
+    stated = {"maxTokensPerGpu": 220, "maxSteps": 5}
+    whole, short = (
+        run(base, name, **stated).model_copy(update={"method": "lora", "lora": Lora(r=4)})
+        for name in ("kept", "recomputed")
+    )
+    with forked.running(whole, beforehand=OnGpus()) as gang:
+        assert gang.wait() == [0], gang.output()
+    kept = report(whole)
+    assert kept.plan is not None
+    assert not kept.plan.activation_checkpointing
+    (tmp_path / "sitecustomize.py").write_text(
+        """
+import sys
+if "finetune_trainer.worker" in sys.orig_argv:
+    from trainer.test_out_of_memory import OnGpus, Shortage
+    OnGpus(Shortage(nth=13, lasting=True, of_activations=True))(0)
+"""
+    )
+    [end] = gangs.run(short, inside=["env", f"PYTHONPATH={os.pathsep.join([str(tmp_path), *sys.path])}"])
+    assert end.exit_code == 0, end.output
+    assert "start 2 of the training processes" in end.output
+    assert "start 3 of the training processes" not in end.output
+    assert "halved after running out of memory at step 3" in end.output
+    assert budget(short)["reason"].startswith("activations recomputed, after running out of memory at step 3")
+    said = report(short)
+    assert (said.attempt, said.resumed_from_step) == (1, 2)
+    assert said.plan is not None
+    assert said.plan.activation_checkpointing
+    assert said.plan.max_tokens_per_gpu == kept.plan.max_tokens_per_gpu
+    assert gangs.losses(base / "recomputed") == pytest.approx(gangs.losses(base / "kept"), rel=1e-5)
+    assert close(
+        *(load_file(base / name / "output" / "adapter_model.safetensors") for name in ("recomputed", "kept"))
+    )
 
 
 def test_both_nodes_come_back_in_the_same_attempt(

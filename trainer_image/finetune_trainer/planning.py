@@ -38,6 +38,11 @@ class ExactPlan(Plan):
     steps_per_epoch: int
     total_steps: int
 
+    @property
+    def mode(self) -> Mode:
+        """How steps are carried out."""
+        return Mode(self.activation_checkpointing, self.accumulate_locally)
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -180,7 +185,7 @@ class Planner:
         that takes the least memory.
         """
         recipe = self.config.recipe
-        mode = Mode(failed.activation_checkpointing, failed.accumulate_locally)
+        mode = failed.mode
         tokens: int | None = max(self.prepared.status.longest, failed.max_tokens_per_gpu // 2)
         what = HALVED
         if len(sample_lengths) <= 1 or tokens == failed.max_tokens_per_gpu:

@@ -3,6 +3,7 @@
 A process that trains alone, without FSDP, does that where it is. Elsewhere there is no way back into the middle of a
 step: the peers wait inside a collective, and FSDP has parts of the model gathered. So all leave together, with the
 state after the last whole step saved, and the first process of each node starts them again with the smaller budget.
+So does a process alone where steps are to be carried out in another way, for that is settled when the model is loaded.
 
 The training threads of the peers hear nothing inside of their collective. In each process a thread of its own listens,
 saves, and ends the process.
@@ -89,15 +90,12 @@ class Retreat:
         self._watcher = threading.Thread(target=self._watch, name="retreat", daemon=True)
 
     def __enter__(self) -> "Retreat":
-        if not self._alone:
-            self._watcher.start()
+        self._watcher.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._alone:
-            return
         if error is None or self._gang.posted(_CALL) is None:
             self._closed.set()
         # Where a retreat is called, whatever else went wrong is a consequence: the watcher ends this process.
@@ -130,7 +128,7 @@ class Retreat:
         if budget is None:
             raise OutOfMemoryError(self._advice(what or f"step {step + 1}", lengths, said))
         _log.warning("%s; the step is done again", budget.reason)
-        if not self._alone:
+        if not self._alone or budget.mode != self._plan.mode:
             self._call(_Call(step=step, budget=budget))
         self._planner.settle(budget)
         raise SmallerBudgetError(budget.reason)
