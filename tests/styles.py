@@ -65,6 +65,8 @@ def only_said(content: str) -> str:
     return content.split("</think>")[-1].lstrip("\n") if "</think>" in content else content
 
 
+# Qwen 3 and DeepSeek have them as tokens that are no special ones: they stay in what is decoded without those.
+PLAIN_TOKENS = ("<think>", "</think>")
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 STYLES = [
     Style("chatml", CHATML_TOKENS, "<|im_end|>"),
@@ -156,10 +158,13 @@ def save_style(directory: Path, style: Style, template: str | None = None) -> Pa
     """A model directory with the style's tokenizer, and its template or another; returns it."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = _spm(style) if style.spaces_are_words else _byte_level()
-    special = [
-        AddedToken(text, rstrip=style.swallows, normalized=False, special=True) for text in style.special
-    ]
-    tokenizer.add_special_tokens(special)
+    for text in style.special:
+        if text in PLAIN_TOKENS:
+            tokenizer.add_tokens([AddedToken(text, normalized=False, special=False)])
+        else:
+            tokenizer.add_special_tokens(
+                [AddedToken(text, rstrip=style.swallows, normalized=False, special=True)]
+            )
     if style.bos:
         tokenizer.post_processor = TemplateProcessing(
             single=f"{style.bos} $A", special_tokens=[(style.bos, tokenizer.token_to_id(style.bos))]

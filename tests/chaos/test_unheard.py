@@ -37,6 +37,7 @@ def test_gangs_train_on_while_none_is_heard_and_are_judged_again_by_one_that_is(
     operator = make_operator(mutation=impatient)
     operator.start()
     tokens = {}
+    # They are heard right after one another, for the silence of all is to be known before that of one is too long.
     for job in NAMES:
         namespace.submit(
             job, dataset=INLINE, failurePolicy={"progressDeadlineSeconds": DEADLINE_SECONDS, "maxRestarts": 0}
@@ -45,7 +46,9 @@ def test_gangs_train_on_while_none_is_heard_and_are_judged_again_by_one_that_is(
         pods = namespace.pods(job)
         namespace.run_pods(pods)
         tokens[job] = namespace.token(pods[0])
+    for job in NAMES:
         told(namespace, operator, job, tokens[job])
+    for job in NAMES:
         namespace.in_phase("Running", job)
     eventually(lambda: "finetune_unheard_gangs 3.0" in operator.get("/metrics")[1], seconds=60)
     time.sleep(2 * DEADLINE_SECONDS)

@@ -161,7 +161,7 @@ def test_a_flood_keeps_nobody_from_reporting_and_the_operator_from_nothing(
         for sequence in range(2, 10):
             assert gang.post(sequence, step=sequence, checkpoints=[checkpoint(sequence)]) == 200
             time.sleep(0.4)
-        eventually(lambda: gang.namespace.status()["progress"]["step"] == 9, seconds=10)
+        eventually(lambda: gang.namespace.status()["progress"]["step"] == 9, seconds=60)
         assert len(gang.namespace.pods("another")) == 2
         assert gang.operator.get("/healthz")[0] == 200
         seconds = time.monotonic() - began
@@ -209,7 +209,7 @@ def test_nobody_who_is_slow_stays_for_long(gang: Gang) -> None:
     with ThreadPoolExecutor(40) as pool:
         ends = list(pool.map(stay, list(began) * 4, STRANGERS[:20]))
     for what, seconds, answer in ends:
-        assert seconds < CONNECTION_SECONDS + 3, what
+        assert seconds < 2 * CONNECTION_SECONDS, what
         assert not answer or b" 408 " in answer.splitlines()[0], what
     assert {what for what, _, answer in ends if answer} >= {"body"}
     assert gang.post(1) == 200
@@ -303,15 +303,20 @@ def test_who_makes_up_tokens_is_not_heard_for_long_and_the_api_server_hardly_ask
     assert gang.post(1) == 200
     before = operator.writes()["post tokenreviews"]
     stranger = "127.0.2.1"
-    answers = [
-        asked(operator, gang.head("Content-Length: 0", token=forged(number, namespace)), stranger)
-        for number in range(2 * REFUSALS_BURST)
+    started = time.monotonic()
+    requests = [
+        gang.head("Content-Length: 0", token=forged(number, namespace))
+        for number in range(4 * REFUSALS_BURST)
     ]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda request: asked(operator, request, stranger), requests))
     codes = [code for code, *_ in answers]
-    assert codes[:REFUSALS_BURST] == [401] * REFUSALS_BURST
+    assert codes.count(401) >= REFUSALS_BURST
     assert 429 in codes
     assert all("Retry-After" in headers for code, headers, _ in answers if code == 429)
-    assert operator.writes()["post tokenreviews"] - before < 2 * REFUSALS_BURST
+    # One more a second.
+    allowed = REFUSALS_BURST + 1 + time.monotonic() - started
+    assert operator.writes()["post tokenreviews"] - before <= allowed
     # Tokens that cannot be good are not even asked about, and the same one is only once.
     asked_about = operator.writes()["post tokenreviews"]
     for token in ("x", "a.b.c", forged(0, "elsewhere"), forged(0, namespace)):

@@ -300,7 +300,14 @@ def test_an_idle_job_is_not_written_to(namespace: Namespace, operator: Operator)
     pods = running(namespace, operator)
     everywhere = "/apis/finetune.dev/v1alpha1/finetunejobs"
     eventually(lambda: len(namespace.kube.request("GET", everywhere)["items"]) == 1)
-    time.sleep(1)
+
+    def settled() -> bool:
+        # Events come last.
+        found = operator.writes()
+        time.sleep(2)
+        return operator.writes() == found
+
+    eventually(settled, seconds=60)
     before, version = operator.writes(), namespace.job()["metadata"]["resourceVersion"]
     # Things that are of no consequence happen to its pods and to the job itself.
     for number in range(5):

@@ -63,6 +63,8 @@ def test_a_gang_saves_and_goes_and_comes_again_in_another_size(
     assert (namespace.all(PODS), namespace.all(JOBS)) == ([], [])
     assert [c["step"] for c in status["checkpoints"]] == [4]
 
+    # Events come last.
+    eventually(lambda: namespace.events()[-1] == "Suspended")
     before = operator.writes()
     time.sleep(1)
     assert operator.writes() == before, "a suspended job is left alone"

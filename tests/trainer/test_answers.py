@@ -15,13 +15,14 @@ from finetune_trainer.ends.errors import InvalidConfigurationError, InvalidDataE
 from finetune_trainer.evaluating import matching
 from finetune_trainer.evaluating.answers import answers
 from finetune_trainer.evaluating.evaluator import EvaluatedSet
-from finetune_trainer.evaluating.matching import matches, problem
+from finetune_trainer.evaluating.matching import matches, problem, without_thoughts
 from finetune_trainer.evaluating.mode import judging
 from finetune_trainer.evaluating.passes import AskedToStopError, Passes
 from finetune_trainer.evaluating.writer import Writer
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.prepare.arrow import Samples
 from finetune_trainer.prepare.questions import Question
+from styles import BY_NAME, save_style
 from tiny import save_tiny_model
 from trainer.judging import VOCABULARY, asked_at, evaluator, parametrized, save_samples
 from trainer.states import alone, together
@@ -150,6 +151,38 @@ def test_asked_to_stop_in_the_middle_of_an_answer(base: Path) -> None:
 def test_matching(generate: Generate, reference: str, answer: str, matched: bool) -> None:
     assert problem(generate, reference) is None
     assert matches(generate, answer, reference) is matched
+
+
+THOUGHT = "<think>\nParis, </think>\n London? </think>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "compared"),
+    [
+        ("<think>\n\n</think>\n\nParis", "Paris", "Paris"),
+        ("a prompt began them</think>\n\n Paris\n", "Paris", "Paris"),
+        (f"{THOUGHT}Rome", "Paris", "Rome"),
+        (THOUGHT, "Paris", ""),
+        (f"{THOUGHT}Paris", "</think>\\s*Paris", f"{THOUGHT}Paris"),
+        ("<think>\nParis", "Paris", "<think>\nParis"),
+        (" Paris\n", "Paris", " Paris\n"),
+    ],
+)
+def test_what_is_compared_comes_after_the_thoughts(answer: str, reference: str, compared: str) -> None:
+    assert without_thoughts(answer, reference) == compared
+
+
+@pytest.mark.parametrize(("generate", "reference"), [(EXACT, "hello"), (REGEX, "^hel+o$")])
+def test_an_answer_with_a_block_of_thoughts_matches(
+    tmp_path: Path, generate: Generate, reference: str
+) -> None:
+    model = save_style(tmp_path, BY_NAME["qwen3"])
+    writer, tokenizer = Writer(model), AutoTokenizer.from_pretrained(model)
+    wrote = tokenizer.encode(BY_NAME["qwen3"].answer("hello", last=True), add_special_tokens=False)
+    answer = writer.text(wrote)
+    assert answer == "<think>\n\n</think>\n\nhello"
+    assert matches(generate, answer, reference)
+    assert not matches(generate, answer + "!", reference)
 
 
 def test_only_patterns_can_be_wrong() -> None:

@@ -446,6 +446,18 @@ def test_a_tokenizer_without_special_tokens_ends_no_answer(tmp_path: Path) -> No
         ChatTokenizer(tmp_path)
 
 
+def test_it_is_the_same_day_whenever_samples_are_made(tmp_path: Path) -> None:
+    template = "It is {{ strftime_now('%A, %-d %B %Y') }}." + BY_NAME["chatml"].template
+    chat = ChatTokenizer(save_style(tmp_path, BY_NAME["chatml"], template))
+    asked = Conversation([user("hi"), said("hello")], None, False)
+    [sample], [prompt] = chat.encode([asked], unmask=False), chat.prompts([asked])
+    assert isinstance(sample, Encoded)
+    for shown in (sample.input_ids, prompt):
+        text = chat.tokenizer.decode(list(shown))
+        assert isinstance(text, str)
+        assert text.startswith("It is Friday, 26 July 2024.<|im_start|>")
+
+
 # --- documents
 
 

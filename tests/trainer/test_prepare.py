@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from finetune_api.report import MAX_DETAILS, Preparation
 from finetune_api.runconfig import RunConfig
 from finetune_api.sources import Columns
 from finetune_trainer.ends.errors import InvalidDataError
-from finetune_trainer.prepare import pipeline
+from finetune_trainer.prepare import pipeline, tokenizer
 from finetune_trainer.prepare.arrow import Prepared
 from finetune_trainer.prepare.data_sets import open_all, prepare_all
 from tiny import conversation, save_tiny_model
@@ -181,6 +182,40 @@ def test_whatever_changes_the_outcome_has_a_place_of_its_own(tmp_path: Path, mod
     # What has no part in it has not.
     prepare(job(tmp_path, model, rows, learningRate=1e-3, numEpochs=7))
     assert len(directories(run)) == 7
+
+
+def dated(directory: Path, file: str) -> Path:
+    """A model whose chat template, which is in one of the tokenizer's files, writes the date."""
+    save_tiny_model(directory)
+    settings = json.loads((directory / "tokenizer_config.json").read_text())
+    template = "It is {{ strftime_now('%d %b %Y') }}.\n" + settings.pop("chat_template")
+    if file.endswith(".jinja"):
+        (directory / file).write_text(template)
+    else:
+        settings["chat_template"] = template
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    return directory
+
+
+@pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json"])
+def test_another_date_in_the_template_is_another_outcome(
+    tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dated").mkdir()
+    run = job(tmp_path, dated(tmp_path / "dated", file), [conversation("hi", "you")])
+    first = prepare(run).status.digest
+    assert prepare(run).status.digest == first
+    monkeypatch.setattr(tokenizer, "DATE", date(2001, 2, 3))
+    assert prepare(run).status.digest != first
+
+
+def test_the_date_is_no_matter_to_templates_that_do_not_show_it(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = job(tmp_path, model, [conversation("hi", "you")])
+    first = prepare(run).status.digest
+    monkeypatch.setattr(tokenizer, "DATE", date(2001, 2, 3))
+    assert prepare(run).status.digest == first
 
 
 def test_unmasked_messages_are_learnt_too(tmp_path: Path, model: Path) -> None:

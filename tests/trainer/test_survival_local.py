@@ -64,6 +64,8 @@ def hit(folders: Folders) -> Hit:
     parts: dict[str, Any] = {
         "hyperparameters": HYPERPARAMETERS,
         "checkpoints": CHECKPOINTS,
+        # There is none here to wait in.
+        "scheduling": {"queueName": "team", "workloadPriorityClassName": "batch"},
         # A stopped process does not hear that it is asked to go: it is killed when the grace period is over.
         "failurePolicy": {
             "progressDeadlineSeconds": HANGS_AFTER,
@@ -92,6 +94,7 @@ def test_a_killed_process_and_one_that_hangs_are_replaced_without_anybody_s_help
     assert "the training process of rank 1 was ended by SIGKILL" in told, told
     assert "no sign of life for" in told, told
     assert told.count("Restarting") >= 2
+    assert "Queued" not in told
     assert hit.interrupted.exit_code == 130, told
 
 

@@ -62,6 +62,16 @@ def test_the_samples_of_a_dataset_are_counted_exactly(tmp_path: Path) -> None:
     assert "steps 18 (6 per epoch)" in words(plan(file, "--dataset", data))
 
 
+@pytest.mark.parametrize(("share", "steps"), [(0.5, 50), (0.001, 100), (0.999, 1), (0.014, 99)])
+def test_counted_samples_that_are_held_back_are_not_trained_on(
+    tmp_path: Path, share: float, steps: int
+) -> None:
+    dataset = manifest()["spec"]["dataset"] | {"validationSplit": share}
+    file = written(tmp_path, dataset=dataset, hyperparameters={"effectiveBatchSize": 10, "numEpochs": 1})
+    data = rows(tmp_path, *(f'{{"messages": [{number}]}}' for number in range(1000)))
+    assert f"steps {steps} ({steps} per epoch)" in words(plan(file, "--dataset", data))
+
+
 def test_lines_that_are_no_samples_are_errors_with_their_numbers(tmp_path: Path) -> None:
     data = rows(tmp_path, '{"messages": []}', "[1]", "", "{", '"text"')
     result = plan(written(tmp_path), "--dataset", data)

@@ -1,5 +1,6 @@
 """`finetune plan`: what will be trained, what it needs, and whether it fits, before anything runs."""
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -149,7 +150,15 @@ def _data(
     # Lines of documents are no samples: those are blocks of them.
     if found is None or job.spec.hyperparameters.pretraining is not None:
         return None
-    return DataFacts(samples=found.samples)
+    return DataFacts(samples=found.samples - _held_back(job, found.samples))
+
+
+def _held_back(job: FineTuneJob, samples: int) -> int:
+    """Samples that spec.dataset.validationSplit keeps from training, where none are alike: those would stay together."""
+    share = job.spec.dataset.validation_split
+    if share is None or samples < 2:
+        return 0
+    return min(max(1, math.ceil(share * samples - 0.5)), samples - 1)
 
 
 def _how(found: Counted | None) -> str:

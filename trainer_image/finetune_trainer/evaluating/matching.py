@@ -7,6 +7,8 @@ from finetune_api.evaluation import Generate
 # Patterns take microseconds; some would take for ever, and nobody can tell which beforehand.
 _SECONDS = 5.0
 
+_END_OF_THOUGHTS = "</think>"
+
 
 def problem(generate: Generate, reference: str) -> str | None:
     """Why nothing can be compared with a reference; None if it can."""
@@ -19,8 +21,19 @@ def problem(generate: Generate, reference: str) -> str | None:
     return None
 
 
+def without_thoughts(answer: str, reference: str) -> str:
+    """What of an answer is compared with a reference: what comes after its thoughts, unless the reference has some.
+
+    Models whose templates put a block of thoughts before every answer write one, if only an empty one.
+    """
+    if _END_OF_THOUGHTS not in answer or _END_OF_THOUGHTS in reference:
+        return answer
+    return answer.rpartition(_END_OF_THOUGHTS)[2].strip()
+
+
 def matches(generate: Generate, answer: str, reference: str) -> bool:
     """Whether an answer matches. Raises TimeoutError where a regular expression cannot tell in any good time."""
+    answer = without_thoughts(answer, reference)
     if generate.match == "Exact":
         return answer.strip() == reference.strip()
     try:

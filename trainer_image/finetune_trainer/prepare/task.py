@@ -17,6 +17,7 @@ from finetune_trainer import commit
 from finetune_trainer.ends.errors import InvalidDataError, described
 from finetune_trainer.prepare.split import Split
 from finetune_trainer.prepare.tokenizer import FILES as TOKENIZER_FILES
+from finetune_trainer.prepare.tokenizer import date_shown
 
 # Changes whenever the same data would be prepared differently.
 _FORMAT = 4
@@ -120,6 +121,9 @@ class Task:
             # The name tells no more than how to read the file.
             "data": [[file.suffix, commit.sha256(file, tick)] for file in self.files],
         }
+        # Only where it is shown: what others have prepared is as good as it was.
+        if self.pretraining is None and (date := date_shown(model_files)) is not None:
+            everything["date"] = date
         return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 

@@ -4,14 +4,15 @@ import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from jinja2.exceptions import TemplateError as JinjaError
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
-from transformers.utils.chat_template_utils import render_jinja_template
+from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
 from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.prepare.encode import Encoded, encode
@@ -30,6 +31,11 @@ FILES = (
     "vocab*",
     "merges.txt",
 )
+
+# The day that it is to templates that ask (Llama 3's and SmolLM3's write it into the system's prompt). The true one is
+# nothing to learn, and every preparation would have other samples. This is what Llama 3's own falls back to.
+DATE = date(2024, 7, 26)
+_ASKS_FOR_DATE = "strftime_now"
 
 # What templates do with data that they were not written for.
 _TEMPLATE_ERRORS = (
@@ -132,6 +138,8 @@ class ChatTokenizer:
             "add_generation_prompt": prompt,
         }
         try:
+            # The library lets no function through as a variable, but keeps templates that it has compiled.
+            _compile_jinja_template(variables["chat_template"]).globals[_ASKS_FOR_DATE] = DATE.strftime
             rendered = render_jinja_template([list(messages)], **variables)
         except RecursionError:
             raise UnclearError(_TOO_DEEP) from None
@@ -154,6 +162,17 @@ class ChatTokenizer:
 
     def _specials(self, text: str) -> list[str]:
         return [match.group() for match in self._special_text.finditer(text)]
+
+
+def date_shown(files: Iterable[Path]) -> str | None:
+    """What day it is to the chat templates in some of FILES; None if they do not ask."""
+    # All templates are in small files; in a vocabulary, the name would mean nothing.
+    asks = any(
+        _ASKS_FOR_DATE.encode() in file.read_bytes()
+        for file in files
+        if file.suffix == ".jinja" or file.name in ("tokenizer_config.json", "chat_template.json")
+    )
+    return DATE.isoformat() if asks else None
 
 
 class DocumentTokenizer:
