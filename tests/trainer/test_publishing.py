@@ -16,7 +16,7 @@ from finetune_api.failure import ExitCode
 from finetune_api.report import Stage
 from finetune_api.sources import ObjectStore
 from finetune_trainer import commit
-from finetune_trainer.ends.errors import TrainerError
+from finetune_trainer.ends.errors import InvalidConfigurationError, TrainerError
 from finetune_trainer.sources import transfer
 from finetune_trainer.sources.transfer import Progress
 from finetune_trainer.uploads import to_object_store
@@ -221,6 +221,57 @@ def test_a_result_that_replaces_another_has_no_manifest_until_it_is_whole(
             assert "demo/manifest.json" not in store.objects()
         upload(run, store, monkeypatch)
     assert "demo/model.safetensors" not in store.objects(), "what was to go is known after the cut, too"
+
+
+@pytest.mark.parametrize("large", ["a.safetensors", "z.safetensors"])
+@pytest.mark.parametrize("published", [False, True])
+def test_what_was_cut_for_good_does_not_stay_beside_another_result(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, large: str, published: bool
+) -> None:
+    whole = {"model.safetensors": b"whole", "config.json": b"{}"}
+    cut = {"model.safetensors": b"never whole", large: os.urandom(2 * MIB)}
+    results = [whole, cut, FILES] if published else [cut, FILES]
+    for number, files in enumerate(results):
+        (tmp_path / str(number)).mkdir()
+        run = trained(tmp_path / str(number), files)
+        if files is not cut:
+            upload(run, store, monkeypatch)
+            continue
+        # Before the small file, or after it.
+        store.plug.pull_after(MIB, "up")
+        with pytest.raises(TrainerError):
+            upload(run, store, monkeypatch, patience=0)
+        assert "demo/manifest.json" not in store.objects()
+        sent = b"never whole" if large > "model" else b"whole" if published else None
+        assert store.objects().get("demo/model.safetensors") == sent
+    assert store.objects().keys() == {f"demo/{name}" for name in (*FILES, "manifest.json")}
+
+
+def test_what_an_earlier_version_was_replacing_goes_too(
+    run: Trained, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "first").mkdir()
+    upload(trained(tmp_path / "first", {"model.safetensors": b"one file"}), store, monkeypatch)
+    # It kept the manifest as it was.
+    store.put("demo/manifest.replaced.json", store.get("demo/manifest.json"))
+    store.client.delete_object(Bucket=BUCKET, Key="demo/manifest.json")
+    upload(run, store, monkeypatch)
+    assert store.objects().keys() == {f"demo/{name}" for name in (*FILES, "manifest.json")}
+
+
+def test_a_damaged_result_leaves_a_good_one_published(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("good", "damaged"):
+        (tmp_path / name).mkdir()
+    good = {"config.json": b"{}", "model.safetensors": b"one file"}
+    upload(trained(tmp_path / "good", good), store, monkeypatch)
+    before = store.objects()
+    run = trained(tmp_path / "damaged", FILES)
+    (run.storage.output / "tokenizer.json").write_bytes(b"[]")
+    with pytest.raises(InvalidConfigurationError, match=r"the result is damaged: .*tokenizer\.json"):
+        upload(run, store, monkeypatch)
+    assert store.objects() == before
 
 
 @pytest.mark.parametrize("where", ["output", "merged"])

@@ -220,6 +220,89 @@ def test_an_object_that_changes_between_the_blocks_is_not_spliced(
     assert Path(run.locations.data["train"][0]).read_bytes() == new
 
 
+class _KilledError(Exception):
+    """A process that ends at once, with all of an object received."""
+
+
+@pytest.mark.parametrize("end", ["cut", "killed"])
+def test_an_object_is_not_spliced_where_the_last_look_at_it_fails(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    old, new = b"1" * (3 << 20), b"2" * (3 << 20)
+    store.put("train.jsonl", old)
+    monkeypatch.setattr(objects, "_BLOCK", 1 << 20)
+    received: list[int] = []
+    added = transfer.Progress.add
+
+    def add(progress: transfer.Progress, count: int) -> None:
+        added(progress, count)
+        received.append(count)
+        if sum(received) == len(old) - (1 << 20):
+            store.put("train.jsonl", new)
+        elif sum(received) == len(old) and end == "cut":
+            store.plug.pull()
+        elif sum(received) == len(old):
+            raise _KilledError
+
+    def pause(progress: transfer.Progress, seconds: float) -> None:
+        store.plug.put_back()
+
+    monkeypatch.setattr(transfer.Progress, "add", add)
+    monkeypatch.setattr(transfer.Progress, "pause", pause)
+    asked = config(tmp_path, MODEL, _train(f"s3://{BUCKET}/train.jsonl"))
+    if end == "killed":
+        with pytest.raises(_KilledError):
+            fetched.fetched(asked)
+        [part] = Path(asked.locations.downloads).rglob("*.part")
+        assert part.read_bytes() == old[: 2 << 20] + new[: 1 << 20]
+    run, _ = fetched.fetched(asked)
+    assert Path(run.locations.data["train"][0]).read_bytes() == new
+    assert not list(Path(run.locations.downloads).rglob("*.part"))
+
+
+def test_what_may_be_of_several_versions_does_not_pass_for_one_that_is_restored(
+    store: Store, tmp_path: Path
+) -> None:
+    store.put("train.jsonl", ROWS)
+    asked = config(tmp_path, MODEL, _train(f"s3://{BUCKET}/train.jsonl"))
+    run, _ = fetched.fetched(asked)
+    file = Path(run.locations.data["train"][0])
+    # What a process has left that was killed before its last look, when it fetched a lost file anew.
+    file.rename(file.with_name(f"{file.name}.{asked.uid}.part")).write_bytes(b"x" * len(ROWS))
+    store.put("train.jsonl", b"x" * len(ROWS))
+    with pytest.raises(InvalidConfigurationError, match="changed since this run began"):
+        fetched.fetched(asked)
+    store.put("train.jsonl", ROWS)
+    fetched.fetched(asked)
+    assert file.read_bytes() == ROWS
+
+
+def test_objects_whose_names_end_alike_all_count(store: Store, tmp_path: Path) -> None:
+    _save_model(tmp_path)
+    keys = ["2026-01/part-0.jsonl", "2026-02/part-0.jsonl"]
+    found = []
+    for count in (1, 2):
+        contents = dict(zip(keys, (count * ROWS, ROWS), strict=True))
+        for key, content in contents.items():
+            store.put(key, content)
+        asked = config(tmp_path, MODEL, _train(f"s3://{BUCKET}/2026-*/part-0.jsonl"), name=f"run-{count}")
+        found.append(told(fetched.fetched(asked)[0])["train"].digest)
+        lines = [
+            f"{hashlib.sha256(content).hexdigest()}  {BUCKET}/{key}\n" for key, content in contents.items()
+        ]
+        assert found[-1] == f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
+    assert found[0] != found[1]
+
+
+def test_objects_whose_names_end_differently_go_by_the_ends(store: Store, tmp_path: Path) -> None:
+    _save_model(tmp_path)
+    store.put("2026-01/a.jsonl", ROWS)
+    store.put("2026-02/b.jsonl", 2 * ROWS)
+    run, _ = fetched.fetched(config(tmp_path, MODEL, _train(f"s3://{BUCKET}/2026-*/*.jsonl")))
+    lines = f"{hashlib.sha256(ROWS).hexdigest()}  a.jsonl\n{hashlib.sha256(2 * ROWS).hexdigest()}  b.jsonl\n"
+    assert told(run)["train"].digest == f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
 def test_a_run_keeps_to_the_objects_that_it_began_with(store: Store, tmp_path: Path) -> None:
     store.put("train.jsonl", ROWS)
     asked = config(tmp_path, MODEL, _train(f"s3://{BUCKET}/*.jsonl"))
@@ -233,6 +316,7 @@ def test_a_run_keeps_to_the_objects_that_it_began_with(store: Store, tmp_path: P
     Path(run.locations.data["train"][0]).unlink()
     with pytest.raises(InvalidConfigurationError, match=r"train\.jsonl changed since this run began"):
         fetched.fetched(asked)
+    assert not list(Path(run.locations.downloads).rglob("*.part"))
 
 
 def test_jobs_share_objects_that_are_the_same(store: Store, tmp_path: Path) -> None:

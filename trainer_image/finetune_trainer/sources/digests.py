@@ -1,7 +1,7 @@
 """What an input is told apart by from every other, and from itself at another time."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from finetune_api.evaluation import MODEL
@@ -26,12 +26,14 @@ def of_files(contents: Mapping[str, str]) -> str:
     return of_file(hashlib.sha256(lines.encode()).hexdigest())
 
 
-def of_data(files: Sequence[Path], tick: Callable[[], None]) -> str:
-    """The digest of the files of a data set."""
-    found = [commit.sha256(file, tick) for file in files]
+def of_data(files: Mapping[str, Path], tick: Callable[[], None]) -> str:
+    """The digest of the files of a data set, by their whole names: bucket and key, of objects."""
+    found = {name: commit.sha256(file, tick) for name, file in files.items()}
     if len(found) == 1:
-        return of_file(found[0])
-    return of_files({file.name: sha256 for file, sha256 in zip(files, found, strict=True)})
+        return of_file(*found.values())
+    # The last part of a name, as what lies in one directory is listed; no file may stand for another of the same.
+    short = {file.name: found[name] for name, file in files.items()}
+    return of_files(short if len(short) == len(found) else found)
 
 
 def looked_at(config: RunConfig, name: str, tick: Callable[[], None]) -> Recorded:
@@ -42,7 +44,7 @@ def looked_at(config: RunConfig, name: str, tick: Callable[[], None]) -> Recorde
         size = sum((directory / file).stat().st_size for file in of_directory(directory))
         changes = {"digest": f"{_SAMPLED}{fingerprint(directory)}", "revision": named(directory).revision}
     else:
-        files = [Path(file) for file in config.locations.data[name]]
-        size = sum(file.stat().st_size for file in files)
+        files = {file: Path(file) for file in config.locations.data[name]}
+        size = sum(file.stat().st_size for file in files.values())
         changes = {"digest": of_data(files, tick)}
     return one.model_copy(update={**changes, "bytes": size})

@@ -153,18 +153,19 @@ class _Fetching:
             try:
                 objects.fetch(one.objects, self._config.uid, progress)
             except ChangedError as error:
+                # What came may be of several versions, and would pass for the old one if that were restored.
+                for each in one.objects:
+                    discard(self._downloads / each.file, self._config.uid)
                 if one.is_complete:
                     raise InvalidConfigurationError(
                         f"{objects.origin}: {error} changed since this run began, and what was downloaded then is no "
                         "longer there: restore it, or train anew with another spec.storage.path"
                     ) from None
                 _log.warning("%s: %s changed meanwhile; once more from the beginning", objects.origin, error)
-                for each in one.objects:
-                    discard(self._downloads / each.file, self._config.uid)
                 one = one.model_copy(update={"objects": []})
                 continue
             files = [each.file for each in one.objects]
-            there = [self._downloads / file for file in files]
+            there = {each.path: self._downloads / each.file for each in one.objects}
             self._complete(one, files, digests.of_data(there, progress.tick))
             return
         raise InvalidConfigurationError(

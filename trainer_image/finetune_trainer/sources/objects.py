@@ -62,6 +62,8 @@ class Objects:
                 read=partial(self._read, one),
                 lock=final.with_name(f"{final.name}.lock"),
                 what=f"{self.origin}: {one.path}",
+                # Before it is read, and after: in between it cannot have been another.
+                confirm=partial(self._unchanged, one),
             )
             for one in objects
         ]
@@ -102,7 +104,6 @@ class Objects:
                 return
             start += len(block)
             yield block
-        self._unchanged(one)
 
     def _unchanged(self, one: StoredObject) -> None:
         with explained(self.store, self.origin):

@@ -139,6 +139,8 @@ class Wanted:
     """What its content must have, in hexadecimal, where that is known."""
     hasher: Callable[[], "hashlib._Hash"] = hashlib.sha256
     """How that is made."""
+    confirm: Callable[[], None] | None = None
+    """Raises unless what was read, be it by an earlier process, is all of one version; where no digest tells that."""
 
     def is_there(self) -> bool:
         """Whether it is whole: it becomes visible only then."""
@@ -218,6 +220,10 @@ def _fetch(one: Wanted, writer: str, patience: Patience, progress: Progress) -> 
             return
         part = _part(one.final, writer)
         if _receive(one, part, patience, progress) or _receive(one, part, patience, progress):
+            if one.confirm is not None:
+                # To write it all to the disk may have taken long.
+                patience.reset()
+                patience.call(one.confirm)
             part.chmod(0o644)
             part.replace(one.final)
             commit.flush(one.final.parent)

@@ -4,11 +4,12 @@ Of an adapter that was merged, that is the model; the adapter goes along in a di
 that no manifest names.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api import names
+from finetune_api.model import ApiModel
 from finetune_trainer import commit
 from finetune_trainer.commit import FileRecord, Manifest
 from finetune_trainer.ends.errors import InvalidConfigurationError
@@ -42,6 +43,21 @@ class Content:
             )
 
 
+class Known(ApiModel):
+    """Files that earlier uploads to a place have left there, or may have: some may have been cut half-way."""
+
+    files: dict[str, list[FileRecord]] = {}
+    """By name. Where several uploads had one of that name, nobody knows which of them came as far as that."""
+
+    def and_of(self, manifest: Manifest | None) -> "Known":
+        """These, and those of this result."""
+        files = dict(self.files)
+        for name, record in manifest.files.items() if manifest else ():
+            records = files.get(name, [])
+            files[name] = records if record in records else [*records, record]
+        return Known(files=files)
+
+
 @dataclass(frozen=True)
 class Contents:
     """All files of a result, and the manifest that goes with them."""
@@ -50,15 +66,11 @@ class Contents:
     manifest: Manifest
     """Of all of them, by their names at the target. It is the same whenever the same result is uploaded."""
 
-    def stale(self, earlier: Manifest | None) -> Mapping[str, FileRecord]:
-        """Files of an earlier result at the same place that this one has not: they would be taken for a part of it."""
-        if earlier is None:
-            return {}
-        return {
-            name: record
-            for name, record in earlier.files.items()
-            if name not in self.manifest.files and name != commit.MANIFEST and ".." not in name.split("/")
-        }
+    def stale(self, known: Known) -> Iterator[tuple[str, list[FileRecord]]]:
+        """Files of earlier results at the same place that this one has not: they would be taken for a part of it."""
+        for name, records in known.files.items():
+            if name not in self.manifest.files and name != commit.MANIFEST and ".." not in name.split("/"):
+                yield name, records
 
 
 def contents(storage: Storage, where: str, volume: Path) -> Contents:
@@ -92,6 +104,17 @@ def contents(storage: Storage, where: str, volume: Path) -> Contents:
 def text(manifest: Manifest) -> str:
     """A manifest as it lies at the target."""
     return manifest.model_dump_json(by_alias=True, indent=1, exclude_none=True)
+
+
+def known(found: bytes) -> Known:
+    """What is known to be there; nothing where that is somebody else's file."""
+    if manifest := earlier(found):
+        # An earlier version kept that of the result that it was replacing as it was.
+        return Known().and_of(manifest)
+    try:
+        return Known.model_validate_json(found)
+    except ValueError:
+        return Known()
 
 
 def earlier(found: bytes) -> Manifest | None:

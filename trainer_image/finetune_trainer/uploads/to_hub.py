@@ -22,7 +22,7 @@ from finetune_trainer.ends.errors import (
 )
 from finetune_trainer.sources.hub import may_pass
 from finetune_trainer.sources.transfer import Patience, Progress
-from finetune_trainer.uploads.contents import Content, Contents, earlier, text
+from finetune_trainer.uploads.contents import Content, Contents, Known, earlier, text
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -84,7 +84,8 @@ class _Upload:
             additions = [self._sent(content) for content in result.files]
             manifest = CommitOperationAdd(commit.MANIFEST, text(result.manifest).encode())
             # Its history has them still.
-            stale = [CommitOperationDelete(name) for name in result.stale(before) if name in there]
+            earlier_files = result.stale(Known().and_of(before))
+            stale = [CommitOperationDelete(name) for name, _ in earlier_files if name in there]
             info = self._patience("the commit").call(
                 lambda: self._api.create_commit(
                     repo.repo,

@@ -1,8 +1,9 @@
 """A result on its way to an object store: file by file, each with the digest of its content in its metadata.
 
 What is there already with the same size and digest is not sent again, so an upload that was cut goes on with the file
-that it was at. The manifest is there only while all files are: it goes first where another result is replaced, and
-comes last.
+that it was at. The manifest is there only while all files are: it goes before another result is replaced, and comes
+last. Meanwhile another file tells what may be there, so that nothing of an upload that is cut for good stays beside a
+later result.
 """
 
 from collections.abc import Callable
@@ -14,16 +15,16 @@ from fsspec.callbacks import Callback
 
 from finetune_api.sources import ObjectStore
 from finetune_trainer import commit
-from finetune_trainer.commit import FileRecord, Manifest
+from finetune_trainer.commit import FileRecord
 from finetune_trainer.ends.errors import InvalidConfigurationError
 from finetune_trainer.sources import object_store
 from finetune_trainer.sources.store_errors import AbsentError, explained, may_pass
 from finetune_trainer.sources.transfer import Patience, Progress
-from finetune_trainer.uploads.contents import Content, Contents, earlier, text
+from finetune_trainer.uploads.contents import Content, Contents, Known, earlier, known, text
 
 _T = TypeVar("_T")
 
-# What an earlier manifest is called while its result is being replaced.
+# What is there, or may be, of results that were replaced or cut: as long as there is no manifest.
 _REPLACED = "manifest.replaced.json"
 _DIGEST = "sha256"
 # A part of a large file, of which some are in memory at the same time. S3 takes 10,000 of them at most, and s3fs makes
@@ -48,22 +49,41 @@ class _Upload:
 
     def run(self, result: Contents) -> None:
         """Upload all of it."""
-        before = self._manifest(commit.MANIFEST) or self._manifest(_REPLACED)
-        if before is not None and before.files != result.manifest.files:
-            self._write(_REPLACED, before)
-            self._remove(commit.MANIFEST)
+        missing = self._missing(result)
+        # A damaged result must not take down a good one.
+        for content in missing:
+            content.verify(self._progress.tick)
+        left = self._prepare(result)
+        for content in missing:
+            self._send(content)
+        for name, records in result.stale(left):
+            # What somebody has put in its place since is not ours.
+            if any(self._is_there(name, record) for record in records):
+                self._remove(name)
+        self._write(commit.MANIFEST, text(result.manifest))
+        self._remove(_REPLACED)
+
+    def _missing(self, result: Contents) -> list[Content]:
+        missing = []
         for content in result.files:
             if self._is_there(content.name, content.record):
                 self._progress.add(content.record.bytes)
             else:
-                content.verify(self._progress.tick)
-                self._send(content)
-        for name, record in result.stale(before).items():
-            # What somebody has put in its place since is not ours.
-            if self._is_there(name, record):
-                self._remove(name)
-        self._write(commit.MANIFEST, result.manifest)
-        self._remove(_REPLACED)
+                missing.append(content)
+        return missing
+
+    def _prepare(self, result: Contents) -> Known:
+        """Take down another result's manifest; what may be there, of this result too, should it be cut."""
+        published = earlier(self._content(commit.MANIFEST))
+        left = known(self._content(_REPLACED))
+        if published is not None and published.files == result.manifest.files:
+            return left
+        both = left.and_of(published).and_of(result.manifest)
+        if both != left:
+            self._write(_REPLACED, both.model_dump_json(by_alias=True, indent=1))
+        if published is not None:
+            self._remove(commit.MANIFEST)
+        return both
 
     def _send(self, content: Content) -> None:
         shown = _Shown(self._progress, self._patience(content.name))
@@ -105,15 +125,16 @@ class _Upload:
         except AbsentError:
             return False
 
-    def _manifest(self, name: str) -> Manifest | None:
+    def _content(self, name: str) -> bytes:
+        """What a small file has; nothing where there is none."""
         try:
             found: bytes = self._call(lambda: self._filesystem.cat_file(self._path(name)))
         except AbsentError:
-            return None
-        return earlier(found)
+            return b""
+        return found
 
-    def _write(self, name: str, manifest: Manifest) -> None:
-        self._have(lambda: self._filesystem.pipe_file(self._path(name), text(manifest).encode()))
+    def _write(self, name: str, content: str) -> None:
+        self._have(lambda: self._filesystem.pipe_file(self._path(name), content.encode()))
 
     def _remove(self, name: str) -> None:
         try:
