@@ -1,16 +1,23 @@
 """`finetune logs`: whose log is shown, and in which order. Real pods have it shown in tests/e2e."""
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
+from kubernetes.aio.client import ApiClient, Configuration
 
 from finetune_api import names
 from finetune_api.status import Attempt, FineTuneJobStatus, Phase
 from finetune_operator.cli.errors import CommandError
+from finetune_operator.cli.gang_logs import kubelets
 from finetune_operator.cli.gang_logs.choice import chosen, on_volume
-from finetune_operator.cli.gang_logs.lines import merged, stamped
+from finetune_operator.cli.gang_logs.lines import Line, merged, stamped
+from finetune_operator.observation import reading
 from terminal import finetune
 from world import START, submitted
 
@@ -123,3 +130,110 @@ def test_a_log_that_is_not_there_is_an_error_that_says_which_are(tmp_path: Path)
     ):
         refused = finetune("logs", tmp_path, *arguments)
         assert (refused.exit_code, words in refused.stderr) == (1, True), refused.output
+
+
+def wire_pod(phase: str, *, waiting: str | None = None, **status: Any) -> dict[str, Any]:
+    state = {"waiting": {"reason": waiting}} if waiting is not None else {}
+    return {
+        "metadata": {
+            "name": "demo-2-0-x",
+            "labels": {"finetune.dev/job": "demo", "finetune.dev/attempt": "2"},
+            "ownerReferences": [{"kind": "Job", "name": "demo-2", "uid": "job-uid", "controller": True}],
+        },
+        "status": {"phase": phase, "containerStatuses": [{"name": "trainer", "state": state}]} | status,
+    }
+
+
+REJECTED = wire_pod(
+    "Failed", reason="UnexpectedAdmissionError", message="Allocate failed: no healthy devices present"
+)
+WORDS = "UnexpectedAdmissionError: Allocate failed: no healthy devices present"
+
+
+async def followed(
+    monkeypatch: pytest.MonkeyPatch, logs: list[int | str], pods: list[dict[str, Any] | None]
+) -> tuple[list[str], list[str], str | None]:
+    """What is shown and said, and the error, where log and pod are asked for in turn; the last answers stay."""
+    monkeypatch.setattr(kubelets, "_LOOK_AGAIN_SECONDS", 0.01)
+    lines: list[Line] = []
+    said: list[str] = []
+
+    async def log(_: web.Request) -> web.Response:
+        told = logs.pop(0) if len(logs) > 1 else logs[0]
+        return web.Response(text=told) if isinstance(told, str) else web.Response(status=told)
+
+    async def listed(request: web.Request) -> web.Response:
+        assert request.query["fieldSelector"] == "metadata.name=demo-2-0-x"
+        pod = pods.pop(0) if len(pods) > 1 else pods[0]
+        return web.json_response({"items": [] if pod is None else [pod]})
+
+    application = web.Application()
+    application.router.add_get("/api/v1/namespaces/team/pods", listed)
+    application.router.add_get("/api/v1/namespaces/team/pods/demo-2-0-x/log", log)
+    pod = reading.pod(wire_pod("Pending", waiting="ContainerCreating"), "demo")
+    assert pod is not None
+    async with TestServer(application) as server:
+        configuration = Configuration()
+        configuration.host = str(server.make_url("")).rstrip("/")
+        # The client's own tries of what fails take seconds.
+        configuration.retries = 1
+        async with ApiClient(configuration) as api, asyncio.timeout(10):
+            try:
+                await kubelets.Kubelets(api, "team").follow([pod], None, lines.append, said.append)
+            except CommandError as error:
+                return [line.text for line in lines], said, str(error)
+    return [line.text for line in lines], said, None
+
+
+async def test_a_pod_that_fails_before_it_has_started_is_not_followed_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pulling = wire_pod("Pending", waiting="ImagePullBackOff")
+    for answer, words in (
+        (400, "there is no log of it, and it is over"),
+        (500, "its kubelet does not give its log: 500 Internal Server Error, and it is over"),
+    ):
+        shown, said, error = await followed(monkeypatch, [400, answer], [pulling, REJECTED])
+        assert (shown, error) == ([], "none of the pods has a log")
+        assert said == [
+            "demo-2-0-x: its container has not started: ImagePullBackOff",
+            f"demo-2-0-x: {words}: {WORDS}",
+        ]
+
+
+@pytest.mark.parametrize(("answer", "found"), [(400, None), (404, REJECTED)])
+async def test_a_pod_that_is_gone_is_not_followed_for_ever(
+    monkeypatch: pytest.MonkeyPatch, answer: int, found: dict[str, Any] | None
+) -> None:
+    shown, said, error = await followed(monkeypatch, [answer], [found])
+    assert (shown, said, error) == ([], ["demo-2-0-x: the pod is gone"], "none of the pods has a log")
+
+
+async def test_a_pod_that_begins_and_ends_while_it_is_waited_for_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pods: list[dict[str, Any] | None] = [
+        wire_pod("Pending", waiting="ContainerCreating"),
+        wire_pod("Succeeded"),
+    ]
+    logs: list[int | str] = [400, 400, "2026-01-01T12:00:01Z a\n"]
+    shown, said, error = await followed(monkeypatch, logs, pods)
+    assert (shown, error) == (["a"], None)
+    assert said == ["demo-2-0-x: its container has not started: ContainerCreating"]
+
+
+async def test_a_log_that_is_only_read_says_how_a_pod_without_one_ended() -> None:
+    application = web.Application()
+
+    async def log(_: web.Request) -> web.Response:
+        return web.Response(status=400)
+
+    application.router.add_get("/api/v1/namespaces/team/pods/demo-2-0-x/log", log)
+    pod = reading.pod(REJECTED, "demo")
+    assert pod is not None
+    async with TestServer(application) as server:
+        configuration = Configuration()
+        configuration.host = str(server.make_url("")).rstrip("/")
+        async with ApiClient(configuration) as api:
+            read = await kubelets.Kubelets(api, "team").read([pod], None)
+    assert read.silent == [f"demo-2-0-x: there is no log of it, and it is over: {WORDS}"]

@@ -1,5 +1,7 @@
 """`finetune run`: what it refuses before anything starts, and what makes two runs the same run."""
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from finetune_api.spec import FineTuneJob
 from finetune_operator.cli.errors import CommandError
-from finetune_operator.cli.local import folders, gpus
+from finetune_operator.cli.local import folders, gpus, trainer
 from finetune_operator.cli.local.identity import run_uid
 from finetune_operator.cli.main import cli
 from world import manifest
@@ -50,6 +52,62 @@ def test_a_useless_mapping_is_refused(tmp_path: Path, mapping: str, complaint: s
     result = run(tmp_path, *mappings)
     assert result.exit_code == 1
     assert complaint in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("folder", "complaint"),
+    [
+        ("{}/job.yaml", "--claim runs={}/job.yaml: the folder cannot be made: File exists"),
+        ("{}/job.yaml/a", "--claim runs={}/job.yaml/a: the folder cannot be made: Not a directory"),
+        ("~nobody-of-this-name/x", "--claim runs=~nobody-of-this-name/x: there is no such home directory"),
+    ],
+)
+def test_a_folder_for_the_results_that_cannot_be_made_is_refused(
+    tmp_path: Path, folder: str, complaint: str
+) -> None:
+    result = run(tmp_path, f"data={tmp_path}", f"models={tmp_path}", f"runs={folder.format(tmp_path)}")
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {complaint.format(tmp_path)}\n"
+
+
+def test_a_folder_that_may_not_be_looked_at_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.stat
+
+    def stat(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        if str(path).endswith("secret"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    # Root may look at everything.
+    monkeypatch.setattr(os, "stat", stat)
+    result = run(tmp_path, f"data={tmp_path}/secret", f"models={tmp_path}", f"runs={tmp_path}")
+    assert result.exit_code == 1
+    assert f"--claim data={tmp_path}/secret: there is no such folder" in result.stderr
+
+
+def test_a_directory_that_cannot_be_locked_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "find", lambda: "trainer")
+    claims = [f"{claim}={tmp_path}" for claim in ("models", "data", "runs")]
+    place = tmp_path / "demo"
+    place.touch()
+    result = run(tmp_path, *claims)
+    assert result.exit_code == 1
+    assert f"Error: {place}: the folder of the results cannot be made" in result.stderr
+    assert result.stderr.endswith(": File exists; name another folder with --claim\n")
+
+    def without_locks(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    place.unlink()
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    result = run(tmp_path, *claims)
+    assert result.exit_code == 1
+    assert f"Error: {place}: other runs cannot be kept out" in result.stderr
+    assert result.stderr.endswith(": No locks available; name another folder with --claim\n")
 
 
 def test_a_claim_that_is_mapped_twice_is_refused(tmp_path: Path) -> None:

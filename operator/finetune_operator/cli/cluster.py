@@ -1,8 +1,12 @@
 """FineTuneJobs on the cluster of the current kubeconfig."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import yaml
 from kubernetes.aio import client, config
 from pydantic import ValidationError
 
@@ -11,17 +15,58 @@ from finetune_api.status import FineTuneJobStatus
 from finetune_operator.cli.errors import CommandError
 
 
+@dataclass(frozen=True)
+class Context:
+    """The context of the kubeconfig that a command has begun with."""
+
+    name: str
+    namespace: str
+
+
 async def connect(namespace: str | None) -> str:
     """Read the kubeconfig; returns the namespace to look in: that of its context where none is named.
 
     Raises CommandError when there is no usable one.
     """
-    try:
+    return namespace or (await current_context()).namespace
+
+
+async def current_context() -> Context:
+    """Read the kubeconfig: clients made from now on are those of its current context. Raises as `connect` does."""
+    with _readable():
         await config.load_kube_config()  # type: ignore[no-untyped-call]
-        _, context = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+        _, found = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+        return Context(found["name"], found["context"].get("namespace") or "default")
+
+
+async def renew(api: client.ApiClient, context: Context) -> None:
+    """Read the kubeconfig anew for a client whose token is refused: plugins give out new ones, and files change.
+
+    Raises as `connect` does.
+    """
+    # By its name: somebody may have chosen another context meanwhile, which is none of this command's business.
+    with _readable():
+        await config.load_kube_config(  # type: ignore[no-untyped-call]
+            context=context.name, client_configuration=api.configuration
+        )
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    where = f"there is no usable kubeconfig: {config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION}"
+    try:
+        yield
     except config.ConfigException as error:
         raise CommandError(f"there is no usable kubeconfig: {error}") from error
-    return namespace or str(context["context"].get("namespace", "default"))
+    except yaml.YAMLError as error:
+        raise CommandError(f"{where} is no valid YAML: {error}") from error
+    except (OSError, aiohttp.ClientError) as error:
+        raise CommandError(f"{where} cannot be read: {error}") from error
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        # The client takes for granted that a file has the form of a kubeconfig.
+        raise CommandError(
+            f"{where} is empty, or not written as a kubeconfig is (compare kubectl config view): {error!r}"
+        ) from error
 
 
 def selection(namespace: str) -> dict[str, Any]:

@@ -11,7 +11,15 @@ from kubernetes.aio.watch import Watch
 
 from finetune_api import names
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator.cli.cluster import connect, refusal, selection, status_of, unreachable
+from finetune_operator.cli.cluster import (
+    Context,
+    current_context,
+    refusal,
+    renew,
+    selection,
+    status_of,
+    unreachable,
+)
 from finetune_operator.cli.display import Display
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.surroundings import Surroundings
@@ -21,6 +29,9 @@ from finetune_operator.observation import reading
 
 # How long one watch lasts; the job is read anew after it, so a connection that died unnoticed costs no more.
 WATCH_SECONDS = 60
+# What it takes to answer beyond that; the client's own patience is five minutes.
+GRACE_SECONDS = 15
+ANSWER_SECONDS = 30
 RECONNECT_SECONDS = 2.0
 # How often pods are listed; what matters about them is in the status, too.
 PODS_SECONDS = 3.0
@@ -36,9 +47,10 @@ async def follow(
     `namespace` is that of the kubeconfig's context if None. Raises TimeoutError after `seconds`, and
     CommandError when the job cannot be followed.
     """
-    namespace = await connect(namespace)
+    context = await current_context()
+    namespace = namespace or context.namespace
     async with asyncio.timeout(seconds), client.ApiClient() as api, _pods(api, namespace, name, display):
-        async for found in _states(client.CustomObjectsApi(api), namespace, name, display):
+        async for found in _states(api, context, namespace, name, display):
             status = status_of(found)
             display.show(status)
             over = status.phase is not None and status.phase.is_terminal
@@ -75,15 +87,17 @@ async def _look_at_pods(around: Surroundings, name: str, display: Display) -> No
 
 
 async def _states(
-    api: client.CustomObjectsApi, namespace: str, name: str, display: Display
+    client_api: client.ApiClient, context: Context, namespace: str, name: str, display: Display
 ) -> AsyncIterator[dict[str, Any]]:
     """The job, whenever it changes; through lost connections once it was reached, without end."""
-    where = selection(namespace)
-    reached = False
+    api, where = client.CustomObjectsApi(client_api), selection(namespace)
+    reached = renewed = False
     while True:
         try:
-            found: Any = await api.get_namespaced_custom_object(**where, name=name)
-            reached = True
+            found: Any = await api.get_namespaced_custom_object(
+                **where, name=name, _request_timeout=ANSWER_SECONDS
+            )
+            reached, renewed = True, False
             yield found
             async with Watch() as watch:  # type: ignore[no-untyped-call]
                 async for event in watch.stream(
@@ -92,16 +106,22 @@ async def _states(
                     field_selector=f"metadata.name={name}",
                     resource_version=found["metadata"]["resourceVersion"],
                     timeout_seconds=WATCH_SECONDS,
+                    _request_timeout=WATCH_SECONDS + GRACE_SECONDS,
                 ):
                     if event["type"] == "DELETED":
                         raise CommandError(f"{names.SINGULAR}/{name} was deleted")
                     yield event["raw_object"]
         except client.ApiException as error:
-            if error.status not in TRANSIENT_STATUSES:
+            if error.status == 401 and reached and not renewed:
+                # Tokens of cloud providers are valid for minutes, and jobs take days.
+                await renew(client_api, context)
+                renewed = True
+            elif error.status not in TRANSIENT_STATUSES:
                 raise refusal(error, name, namespace) from error
             await asyncio.sleep(RECONNECT_SECONDS)
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
+            # The command's own timeout is not among these: in here, it is a CancelledError.
             if not reached:
                 raise unreachable(error) from error
-            display.say("Reconnecting", f"the API server cannot be reached: {error}")
+            display.say("Reconnecting", str(unreachable(error)))
             await asyncio.sleep(RECONNECT_SECONDS)

@@ -154,7 +154,7 @@ def _data(
 
 
 def _held_back(job: FineTuneJob, samples: int) -> int:
-    """Samples that spec.dataset.validationSplit keeps from training, where none are alike: those would stay together."""
+    """Samples that spec.dataset.validationSplit keeps from training, if no two are alike: such stay together."""
     share = job.spec.dataset.validation_split
     if share is None or samples < 2:
         return 0

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from finetune_api import names
+from finetune_api.scheduling import Scheduling
 from finetune_api.sources import ObjectStore
 from finetune_api.spec import FineTuneJob
 from finetune_api.status import FineTuneJobStatus, Output, Phase, newest_state
@@ -75,7 +76,7 @@ def run(
     )
     devices = gpus.assign(job)
     command = _trainer()
-    job = job.model_copy(update={"metadata": job.metadata.model_copy(update={"uid": run_uid(job)})})
+    job = _of_this_machine(job)
     locations = folders.locations(job, found)
     with _locked(Path(locations.storage)) as lock, Interrupt() as interrupt:
         machine = Machine(job, locations, command, devices, lock)
@@ -101,6 +102,13 @@ def run(
     machine.clean()
     if status.publication is not None:
         typer.echo(f"It is uploaded to {status.publication.target}", err=True)
+
+
+def _of_this_machine(job: FineTuneJob) -> FineTuneJob:
+    """The job with an identity, and without what a cluster's schedulers and queues are told: here it starts at once."""
+    metadata = job.metadata.model_copy(update={"uid": run_uid(job)})
+    spec = job.spec.model_copy(update={"scheduling": Scheduling()})
+    return job.model_copy(update={"metadata": metadata, "spec": spec})
 
 
 def _names_secrets(job: FineTuneJob) -> bool:
@@ -152,15 +160,26 @@ def _locked(directory: Path) -> Iterator[int]:
     """Keep other runs out of a directory; yields the file descriptor that holds the lock.
 
     The lock lasts as long as any process has the descriptor: nodes that outlive this command keep it.
-    Raises CommandError when another run holds it.
+    Raises CommandError when another run holds it, or the directory is none that can be locked.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY)
+    instead = f"name another folder with {folders.CLAIM.option}"
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise CommandError(f"another run is underway in {directory}; wait for it, or end it") from None
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise CommandError(
+            f"{directory}: the folder of the results cannot be made, or not be read: {error.strerror}; {instead}"
+        ) from error
     try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CommandError(f"another run is underway in {directory}; wait for it, or end it") from None
+        except OSError as error:
+            raise CommandError(
+                f"{directory}: other runs cannot be kept out, for its file system gives no lock: {error.strerror}; "
+                f"{instead}"
+            ) from error
         yield descriptor
     finally:
         os.close(descriptor)

@@ -1,5 +1,6 @@
 """Folders of this machine in the place of PersistentVolumeClaims, ConfigMaps and images."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,12 +53,19 @@ def folders(job: FineTuneJob, mappings: Mapping[Kind, Iterable[str]]) -> dict[Na
                 )
             if (kind, name) in found:
                 raise CommandError(f"{kind.option} {name} is there twice: {found[kind, name]} and {folder}")
-            found[kind, name] = Path(folder).expanduser().absolute()
+            found[kind, name] = _path(kind, name, folder)
     if missing := [named for named in needed if named not in found]:
         raise CommandError(f"{_needs(needed)}\nAdd: {_options(missing)}")
-    found[CLAIM, job.storage_claim].mkdir(parents=True, exist_ok=True)
+    results = found[CLAIM, job.storage_claim]
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(
+            f"{CLAIM.option} {job.storage_claim}={results}: the folder cannot be made: {error.strerror}"
+        ) from error
     for (kind, name), path in found.items():
-        if not path.is_dir():
+        # Unlike pathlib's, it is also of paths that may not be looked at.
+        if not os.path.isdir(path):
             raise CommandError(f"{kind.option} {name}={path}: there is no such folder")
     return found
 
@@ -73,6 +81,13 @@ def locations(job: FineTuneJob, found: Mapping[Named, Path]) -> Locations:
             "data": {name: [_place(source, found) or places.downloads] for name, source in sources.items()},
         }
     )
+
+
+def _path(kind: Kind, name: str, folder: str) -> Path:
+    try:
+        return Path(folder).expanduser().absolute()
+    except RuntimeError as error:
+        raise CommandError(f"{kind.option} {name}={folder}: there is no such home directory") from error
 
 
 def _place(source: ModelSource | DataSource, found: Mapping[Named, Path]) -> str | None:
