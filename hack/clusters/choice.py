@@ -174,4 +174,9 @@ def _local_obstacle() -> str | None:
         return "it needs Linux"
     if os.geteuid() != 0:
         return "it needs root"
+    try:
+        # Root in a container without privileges may not, and everything else would be in vain.
+        subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "it needs to make namespaces, and may not here: is this a container without privileges?"
     return binaries.build_obstacle(binaries.LOCAL)

@@ -54,6 +54,11 @@ class KindCluster:
 
     def down(self) -> None:
         """Delete the cluster and everything kept of it."""
+        if self._kind_name in self._run("get", "clusters").split():
+            # Pods write as users of their own: that can only be removed by root, who is in the nodes.
+            for node in self._run("get", "nodes", "--name", self._kind_name).split():
+                output("docker", "start", node)
+                output("docker", "exec", node, "find", str(_NODE_VOLUMES), "-mindepth", "1", "-delete")
         self._run("delete", "cluster", "--name", self._kind_name, "--kubeconfig", self.kubeconfig)
         shutil.rmtree(self._directory)
 

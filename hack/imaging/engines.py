@@ -48,7 +48,11 @@ class Docker:
     def build(self, target: str, reference: str) -> None:
         """See Engine."""
         with step(f"image {reference}"):
-            output("docker", "build", "--progress", "plain", "--target", target, "--tag", reference, ROOT)
+            output(
+                *("docker", "build", "--target", target, "--tag", reference, ROOT),
+                # Not as an option: a Docker without buildx, as Debian has it, knows none.
+                environment=os.environ | {"BUILDKIT_PROGRESS": "plain"},
+            )
 
     def prune(self, repository: str, current: str) -> None:
         """See Engine."""

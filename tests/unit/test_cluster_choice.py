@@ -1,12 +1,14 @@
 """Which kind of cluster a machine gets, and what it is told when it can have none."""
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from clusters import choice
-from clusters.choice import Choice, Machine, decide
+from clusters.choice import Choice, Machine, decide, inspect_machine
 from clusters.console import ClusterError
 from clusters.existing import ExistingCluster
 from clusters.local.cluster import LocalCluster
@@ -116,3 +118,14 @@ def test_a_record_is_read_as_it_was_written() -> None:
     record = Record("local", {"admin_port": 1})
     record.save(cluster_directory("dev"))
     assert Record.load(cluster_directory("dev")) == record
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="others are told so before")
+def test_root_in_a_container_that_may_make_no_namespaces_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing = tmp_path / "unshare"
+    refusing.write_text("#!/bin/sh\nexit 1\n")
+    refusing.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert "it needs to make namespaces, and may not here" in (inspect_machine().local_obstacle or "")
