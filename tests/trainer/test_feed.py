@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -180,26 +180,35 @@ class Watched(Samples):
         return super().__getitem__(place)
 
 
-def settled(watched: Watched) -> int:
-    """Samples that are read before the thread waits."""
-    read = -1
-    while read != watched.read:
-        read = watched.read
-        time.sleep(0.1)
-    return read
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def settled(watched: Watched, expected: int) -> int:
+    """Samples that are read a moment after those were that are expected to be."""
+    wait_until(lambda: watched.read >= expected)
+    time.sleep(0.1)
+    return watched.read
 
 
 def test_a_bounded_number_of_micro_batches_is_ahead(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "_MICRO_BATCHES_AHEAD", 2)
     watched = Watched(directory)
-    # At most one sample in each of these.
+    sizes = [
+        len(inputs["sample_lengths"])
+        for _, micro_batches in taken(Samples(directory))
+        for inputs in micro_batches
+    ]
+    two, three = sum(sizes[:2]), sum(sizes[:3])
     with feeding(watched, first=0, last=100 * STEPS) as steps:
-        before = settled(watched)
-        assert before <= 2 * SCHEDULE.batch_size
+        assert settled(watched, two) == two
         micro_batches = iter(next(steps).micro_batches)
-        assert settled(watched) == before
+        assert settled(watched, two) == two
         next(micro_batches)
-        assert settled(watched) > before
+        assert settled(watched, three) == three
 
 
 def test_closing_in_the_middle_of_a_step_ends_the_thread(samples: Samples) -> None:
@@ -216,13 +225,13 @@ def test_closing_while_the_thread_assembles_ends_it(directory: Path) -> None:
 
 def test_waiting_is_measured_where_data_are_late_and_nothing_where_they_are_ahead(directory: Path) -> None:
     slow = Watched(directory)
-    slow.seconds = 0.05
+    slow.seconds = 0.5
     with feeding(slow, last=1) as steps:
         list(next(steps).micro_batches)
         # Three samples; the thread began a moment before.
-        assert 0.1 < steps.waited < 5
-    watched = Watched(directory)
-    with feeding(watched, last=1) as steps:
-        settled(watched)
+        assert 0.1 < steps.waited < 60
+    with feeding(slow, last=1) as steps:
+        # Everything is ready when the thread is done.
+        wait_until(lambda: "feed" not in {thread.name for thread in threading.enumerate()})
         list(next(steps).micro_batches)
-        assert steps.waited < 0.05
+        assert steps.waited < 0.5

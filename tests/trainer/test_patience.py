@@ -15,8 +15,8 @@ from finetune_trainer.model import load_config
 from tiny import save_tiny_model
 from trainer.states import advance, checkpoints_in, save, small, together
 
-# What a collective waits, and what is slower than that.
-PATIENCE, SLOW = 3.0, 7.0
+# What a collective waits, which is more than one process lags behind the other on a busy machine, and what is slower.
+PATIENCE, SLOW = 10.0, 25.0
 # No exit code of a process that fails, of which `together` tells instead of what it found.
 STEP = 500
 
@@ -51,7 +51,7 @@ def read_a_state(gang: Gang, directory: Path) -> int:
     advance(state)
     save(checkpoints_in(directory, gang), state, STEP)
     be_impatient()
-    vars(commit)["intact"] = slowed(commit.intact, gang)
+    vars(commit)["condition"] = slowed(commit.condition, gang)
     return checkpoints_in(directory, gang).restore(small(gang)).step
 
 

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from finetune_api.failure import ExitCode
 from finetune_trainer.ends.errors import InvalidDataError, StorageFullError, TerminatedError
 from finetune_trainer.ends.verdict import explain, said
-from trainer.gangs import config, free_port
+from trainer.gangs import PATIENCE, config, free_port
 
 
 def system(number: int, file: str = "/volumes/storage/run/x") -> OSError:
@@ -169,12 +169,12 @@ from datetime import timedelta
 import torch
 from finetune_trainer import distributed
 from finetune_trainer.ends.verdict import explain
-distributed.COLLECTIVE_TIMEOUT = timedelta(seconds=2)
+distributed.COLLECTIVE_TIMEOUT = timedelta(seconds=15)
 gang = distributed.Gang(use_gpu=False)
 gang.join()
 gang.meet()
 if gang.rank == 1:
-    time.sleep(60)
+    time.sleep(120)
 try:
     gang.gather(torch.zeros(1))
 except RuntimeError as error:
@@ -202,7 +202,7 @@ def test_a_peer_that_hangs_ends_the_wait() -> None:
         for rank in (0, 1)
     ]
     try:
-        said, _ = ranks[0].communicate(timeout=120)
+        said, _ = ranks[0].communicate(timeout=PATIENCE)
     finally:
         for rank in ranks:
             rank.kill()

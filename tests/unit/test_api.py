@@ -28,20 +28,23 @@ def listed(count: int) -> bytes:
 
 
 async def latest(answer: asyncio.Task[object]) -> float:
-    """By how many seconds the event loop was late at most, until there was an answer."""
+    """How many seconds this process computed at most between two turns of the event loop, until there was an answer.
+
+    Of the processor's time, that is: on a busy machine the loop is late for other reasons, too.
+    """
     worst = 0.0
     while not answer.done():
-        began = time.perf_counter()
+        began = time.process_time()
         await asyncio.sleep(0.001)
-        worst = max(worst, time.perf_counter() - began)
+        worst = max(worst, time.process_time() - began)
     return worst
 
 
 async def test_others_have_their_turn_while_a_long_list_is_parsed() -> None:
     text = listed(MANY)
-    began = time.perf_counter()
+    began = time.process_time()
     json.loads(text, object_hook=dict)
-    alone = time.perf_counter() - began
+    alone = time.process_time() - began
 
     async def answer(_: web.Request) -> web.Response:
         return web.Response(body=text, content_type="application/json")

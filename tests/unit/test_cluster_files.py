@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -42,14 +43,18 @@ def test_one_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         with paths.locked(lock, "waiting for the first"):
             order.append("second")
 
+    said = ""
     with paths.locked(lock, "not said"):
         thread = threading.Thread(target=second)
         thread.start()
-        thread.join(timeout=0.2)
+        deadline = time.monotonic() + 60
+        while not said and thread.is_alive() and time.monotonic() < deadline:
+            said = capsys.readouterr().err
+            thread.join(timeout=0.2)
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
-    assert capsys.readouterr().err == "waiting for the first\n"
+    assert said + capsys.readouterr().err == "waiting for the first\n"
 
 
 def test_a_file_with_the_right_content_is_not_touched(tmp_path: Path) -> None:

