@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 
 from clusters import binaries
 from clusters.cluster import api_answers, kubectl
-from clusters.console import step
+from clusters.console import ClusterError, step
 from clusters.paths import cluster_directory
 from clusters.record import Record
 from clusters.shell import output
@@ -57,8 +58,10 @@ class KindCluster:
         if self._kind_name in self._run("get", "clusters").split():
             # Pods write as users of their own: that can only be removed by root, who is in the nodes.
             for node in self._run("get", "nodes", "--name", self._kind_name).split():
-                output("docker", "start", node)
-                output("docker", "exec", node, "find", str(_NODE_VOLUMES), "-mindepth", "1", "-delete")
+                # What is left, as where a node is broken or a pod writes meanwhile, is told below.
+                with suppress(ClusterError):
+                    output("docker", "start", node)
+                    output("docker", "exec", node, "find", str(_NODE_VOLUMES), "-mindepth", "1", "-delete")
         self._run("delete", "cluster", "--name", self._kind_name, "--kubeconfig", self.kubeconfig)
         shutil.rmtree(self._directory)
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 logger = logging.getLogger(__name__)
 
-# Clocks that are set right by and by are never as much ahead from one look to the next.
+# Clocks that are set right by and by never differ by as much from one look to the next.
 JUMP = timedelta(minutes=1)
 
 
@@ -17,9 +17,10 @@ def utc_now() -> datetime:
 
 
 class Clock:
-    """Tells the time; where more of it has passed than can have been, tells that first.
+    """Tells the time; where more or less of it has passed than can have, tells that first.
 
-    So it is when a clock is set, and when a machine has slept. Whoever was to be heard meanwhile could not be.
+    So it is when a clock is set, and when a machine has slept. From what was noted before nobody can tell how long ago
+    that was.
     """
 
     def __init__(
@@ -40,7 +41,8 @@ class Clock:
         (before, since), now, seconds = self._last, self._now(), self._steady()
         self._last = now, seconds
         ahead = now - before - timedelta(seconds=seconds - since)
-        if ahead > JUMP:
-            logger.warning("the clock is %s ahead of what it was: it was set, or this machine slept", ahead)
+        if abs(ahead) > JUMP:
+            by, where = abs(ahead), "ahead of" if ahead > JUMP else "behind"
+            logger.warning("the clock is %s %s what it was: it was set, or this machine slept", by, where)
             self._jumped(now)
         return now

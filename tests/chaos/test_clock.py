@@ -3,6 +3,7 @@
 import pytest
 
 from chaos.conftest import MakeOperator
+from chaos.operators import ChaosOperator
 from cluster.kube import FINETUNEJOBS, JOBS, Namespace, eventually
 from finetune_api.report import Stage
 from world import INLINE, OUTPUT, found, report
@@ -13,6 +14,16 @@ HOURS = 3600.0
 def attempts(namespace: Namespace) -> list[tuple[int, str, bool]]:
     """Number of each, its cause, and whether it counted."""
     return [(a["number"], a["reason"], a["counted"]) for a in namespace.status()["attempts"]]
+
+
+def training(namespace: Namespace, operator: ChaosOperator) -> tuple[list[str], str]:
+    """The pods of the gang, which run and were heard, and the first one's token."""
+    pods = namespace.pods()
+    namespace.run_pods(pods)
+    token = namespace.token(pods[0])
+    eventually(lambda: operator.post(namespace.name, "demo", report(), token=token)[0] == 200)
+    namespace.in_phase("Running")
+    return pods, token
 
 
 @pytest.mark.parametrize("ahead", [5 * HOURS, -5 * HOURS], ids=["ahead", "behind"])
@@ -56,11 +67,7 @@ def test_a_clock_that_is_set_right_ends_no_gang(
     wrong.stop()
     right.start()
     namespace.end_pod(pod, 0, found().to_termination_message())
-    pods = namespace.pods()
-    namespace.run_pods(pods)
-    token = namespace.token(pods[0])
-    eventually(lambda: right.post(namespace.name, "demo", report(), token=token)[0] == 200)
-    namespace.in_phase("Running")
+    pods, token = training(namespace, right)
     right.stop()
     wrong.start()
     eventually(lambda: wrong.post(namespace.name, "demo", report(sequence=2), token=token)[0] == 200)
@@ -79,11 +86,7 @@ def test_a_clock_that_jumps_ahead_while_the_operator_runs_ends_no_gang(
     operator = make_operator(clock_jump_seconds=5 * HOURS)
     operator.start()
     namespace.submit(dataset=INLINE)
-    pods = namespace.pods()
-    namespace.run_pods(pods)
-    token = namespace.token(pods[0])
-    eventually(lambda: operator.post(namespace.name, "demo", report(), token=token)[0] == 200)
-    namespace.in_phase("Running")
+    pods, _ = training(namespace, operator)
     operator.set_clock()
     eventually(
         lambda: operator.get("/metrics") and "it was set, or this machine slept" in operator.log.read_text()

@@ -164,6 +164,8 @@ THOUGHT = "<think>\nParis, </think>\n London? </think>\n\n"
         (f"{THOUGHT}Rome", "Paris", "Rome"),
         (THOUGHT, "Paris", ""),
         (f"{THOUGHT}Paris", "</think>\\s*Paris", f"{THOUGHT}Paris"),
+        (f"{THOUGHT}Paris", r"<\/think\s*>", f"{THOUGHT}Paris"),
+        (f"{THOUGHT}I think so", "I think so", "I think so"),
         ("<think>\nParis", "Paris", "<think>\nParis"),
         (" Paris\n", "Paris", " Paris\n"),
     ],

@@ -247,6 +247,20 @@ def test_what_was_cut_for_good_does_not_stay_beside_another_result(
     assert store.objects().keys() == {f"demo/{name}" for name in (*FILES, "manifest.json")}
 
 
+def test_a_store_that_lets_nothing_be_deleted_has_the_result_all_the_same(
+    run: Trained, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("retention policy")
+
+    with monkeypatch.context() as retaining:
+        retaining.setattr("s3fs.S3FileSystem.rm_file", refuse)
+        upload(run, store, monkeypatch)
+    assert store.objects().keys() >= {f"demo/{name}" for name in (*FILES, "manifest.json")}
+    upload(run, store, monkeypatch)
+    assert store.objects().keys() == {f"demo/{name}" for name in (*FILES, "manifest.json")}
+
+
 def test_what_an_earlier_version_was_replacing_goes_too(
     run: Trained, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

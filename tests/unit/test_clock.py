@@ -40,9 +40,18 @@ def test_a_clock_that_is_set_forward_tells_so_once_before_it_tells_the_time() ->
     assert len(machine.jumps) == 1
 
 
-def test_one_that_is_set_back_or_a_little_ahead_tells_nothing() -> None:
+def test_one_that_is_set_back_tells_so_too() -> None:
+    """What was to be heard from a time on that is to come again would not be missed for as long."""
     machine = Machine()
-    for time in (JUMP, -HOURS, JUMP):
+    for time in (HOURS, -HOURS):
+        machine.time += time
+        machine.clock()
+    assert machine.jumps == [START + HOURS, START]
+
+
+def test_one_that_is_set_by_a_little_tells_nothing() -> None:
+    machine = Machine()
+    for time in (JUMP, -JUMP, -JUMP):
         machine.time += time
         machine.clock()
     assert not machine.jumps

@@ -96,6 +96,19 @@ def test_damaged_ones_go_with_the_next_that_is_good(storage: Storage, states: Sh
     assert there(storage) == ["step-00000004", "step-00000005"]
 
 
+def test_one_that_cannot_be_read_stays_and_takes_the_place_of_no_good_one(
+    storage: Storage, states: Shelf
+) -> None:
+    put_states(states, 50, 100)
+    later = Shelf(storage, keep_last=2)
+    later.leave_alone(storage.state_after(100))
+    put_states(later, 60)
+    assert there(storage) == ["step-00000050", "step-00000060", "step-00000100"]
+    # It is written anew.
+    put_states(later, 100)
+    assert there(storage) == ["step-00000060", "step-00000100"]
+
+
 def test_a_damaged_one_that_is_written_anew_is_good(storage: Storage, states: Shelf) -> None:
     put_states(states, 4, 6)
     (storage.state_after(6) / "tensors").unlink()

@@ -62,6 +62,7 @@ class Restorer:
                 return Restored(facts.step, facts.metrics_bytes)
             if condition is Condition.UNREADABLE:
                 unreadable.append(name)
+                self.shelf.leave_alone(root / name)
                 _log.warning("%s cannot be read: it is left alone, and an older state tried", root / name)
             else:
                 self.shelf.pass_over(root / name)

@@ -44,6 +44,7 @@ class Shelf:
         self._keep_last = keep_last
         self._lock = threading.Lock()
         self._damaged: set[int] = set()
+        self._unreadable: set[int] = set()
         self._newest = 0
 
     @property
@@ -72,6 +73,11 @@ class Shelf:
         if step := _saved(self.storage).get(path):
             self._damaged.add(step)
 
+    def leave_alone(self, path: Path) -> None:
+        """Take note that a state cannot be read, and may be good: it stays, and no good one goes for its sake."""
+        if step := _saved(self.storage).get(path):
+            self._unreadable.add(step)
+
     def put(
         self, final: Path, files: Mapping[str, FileRecord], facts: StateFacts, *, writer: str = ""
     ) -> Manifest:
@@ -85,13 +91,14 @@ class Shelf:
             )
             if final.parent == self.storage.resume:
                 self._damaged.discard(facts.step)
+                self._unreadable.discard(facts.step)
                 # One that was saved aside may have overtaken this one.
                 self._newest = max(self._newest, facts.step)
                 self._prune()
             return manifest
 
     def _prune(self) -> None:
-        found = {step: path for path, step in _saved(self.storage).items()}
+        found = {step: path for path, step in _saved(self.storage).items() if step not in self._unreadable}
         for step in superseded(found, damaged=self._damaged, newest=self._newest, keep=self._keep_last):
             remove(found[step])
 

@@ -26,7 +26,8 @@ def without_thoughts(answer: str, reference: str) -> str:
 
     Models whose templates put a block of thoughts before every answer write one, if only an empty one.
     """
-    if _END_OF_THOUGHTS not in answer or _END_OF_THOUGHTS in reference:
+    # A regular expression may write it as <\/think\s*>, say.
+    if _END_OF_THOUGHTS not in answer or _END_OF_THOUGHTS[:-1] in reference.replace("\\", ""):
         return answer
     return answer.rpartition(_END_OF_THOUGHTS)[2].strip()
 

@@ -6,6 +6,7 @@ last. Meanwhile another file tells what may be there, so that nothing of an uplo
 later result.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,11 +17,13 @@ from fsspec.callbacks import Callback
 from finetune_api.sources import ObjectStore
 from finetune_trainer import commit
 from finetune_trainer.commit import FileRecord
-from finetune_trainer.ends.errors import InvalidConfigurationError
+from finetune_trainer.ends.errors import AccessDeniedError, InvalidConfigurationError
 from finetune_trainer.sources import object_store
 from finetune_trainer.sources.store_errors import AbsentError, explained, may_pass
 from finetune_trainer.sources.transfer import Patience, Progress
 from finetune_trainer.uploads.contents import Content, Contents, Known, earlier, known, text
+
+_log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -61,7 +64,11 @@ class _Upload:
             if any(self._is_there(name, record) for record in records):
                 self._remove(name)
         self._write(commit.MANIFEST, text(result.manifest))
-        self._remove(_REPLACED)
+        try:
+            self._remove(_REPLACED)
+        except AccessDeniedError as error:
+            # Some buckets let nothing be deleted. It only tells the next upload more than there is.
+            _log.warning("%s stays where it is: %s", _REPLACED, error)
 
     def _missing(self, result: Contents) -> list[Content]:
         missing = []
