@@ -214,9 +214,14 @@ def test_a_file_that_is_no_kubeconfig_is_an_error_that_names_it(
     assert (result.exit_code, complaint in result.stderr) == (1, True), result.output
 
 
-def test_a_context_without_a_namespace_means_default(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("named", "found"), [(None, "default"), ("team", "team")])
+def test_a_context_without_a_namespace_means_default_unless_one_is_named(
+    tmp_path: Path, named: str | None, found: str
+) -> None:
     context = {"name": "a", "context": {"cluster": "a", "namespace": None}}
     cluster = {"name": "a", "cluster": {"server": "http://127.0.0.1:1"}}
     content = {"current-context": "a", "contexts": [context], "clusters": [cluster]}
     (tmp_path / "config").write_text(json.dumps(content))
-    assert asyncio.run(connect(None)) == "default"
+    assert asyncio.run(connect(named)) == found
+    # The cluster is that of the kubeconfig in any case.
+    assert Configuration.get_default_copy().host == "http://127.0.0.1:1"

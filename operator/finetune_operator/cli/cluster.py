@@ -28,7 +28,8 @@ async def connect(namespace: str | None) -> str:
 
     Raises CommandError when there is no usable one.
     """
-    return namespace or (await current_context()).namespace
+    context = await current_context()
+    return namespace or context.namespace
 
 
 async def current_context() -> Context:
