@@ -66,7 +66,7 @@ def review(
         recipe = _without_patterns(recipe)
     settled, mode, chosen = _settled(recipe, model, data, before)
     planned = _counted(settled, mode, chosen, model, data)
-    helpful = _remedies(settled, model, planned)
+    helpful = _remedies(recipe, settled, model, planned)
     findings = guide.advise(recipe, planned, model, data, remedies=[str(remedy) for remedy in helpful])
     # What the guide warns of, and what is certain to end a run.
     fatal = {model_splitting_too_far.id} | (
@@ -148,7 +148,11 @@ def remedies_after(
     settled = replace(settled, hyperparameters=hyperparameters)
     failed = estimated(settled, model.architecture, mode, tokens=tokens, longest=min(tokens, longest))
     return remedies(
-        settled, model.architecture, longest=longest, underestimated=max(1.0, memory_of_gpu / failed)
+        settled,
+        model.architecture,
+        longest=longest,
+        budget_stated=_states_budget(recipe),
+        underestimated=max(1.0, memory_of_gpu / failed),
     )
 
 
@@ -322,8 +326,17 @@ def _of_model(
     }
 
 
-def _remedies(settled: Recipe, model: ModelFacts | None, planned: Plan) -> list[Remedy]:
+def _remedies(recipe: Recipe, settled: Recipe, model: ModelFacts | None, planned: Plan) -> list[Remedy]:
     limit, need = settled.usable_gpu_memory, planned.memory_per_gpu
     if model is None or limit is None or need is None or not settled.on_gpu or need.estimate <= limit:
         return []
-    return remedies(settled, model.architecture, longest=sample_length(settled) or model.assumed_length)
+    return remedies(
+        settled,
+        model.architecture,
+        longest=sample_length(settled) or model.assumed_length,
+        budget_stated=_states_budget(recipe),
+    )
+
+
+def _states_budget(recipe: Recipe) -> bool:
+    return recipe.hyperparameters.max_tokens_per_gpu is not None

@@ -31,7 +31,7 @@ class Remedy:
     longest: int
     """Tokens of the longest sample with the change."""
     change: str
-    """What to write, as fields of the spec."""
+    """What to write, as fields of the spec: all that differ."""
     estimate: int
     """Bytes per GPU with the change."""
 
@@ -40,16 +40,22 @@ class Remedy:
 
 
 def remedies(
-    recipe: Recipe, architecture: Architecture, *, longest: int, underestimated: float = 1.0
+    recipe: Recipe,
+    architecture: Architecture,
+    *,
+    longest: int,
+    budget_stated: bool = False,
+    underestimated: float = 1.0,
 ) -> list[Remedy]:
     """Changes after which the job fits its GPUs, whose memory is stated; the smallest change first.
 
-    Of each kind of change the mildest that suffices; samples have up to `longest` tokens. Where experience tells that
-    estimates are too low, `underestimated` is by which factor.
+    Of each kind of change the mildest that suffices; samples have up to `longest` tokens. `budget_stated` tells whether
+    the spec has a maxTokensPerGpu of its own. Where experience tells that estimates are too low, `underestimated` is by
+    which factor.
     """
     found: list[Remedy] = []
     kinds = (
-        _lengths(recipe, longest),
+        _lengths(recipe, longest, budget_stated=budget_stated),
         _ratios(recipe),
         _more_gpus(recipe),
         _adapters(recipe),
@@ -77,7 +83,7 @@ class _Candidate(NamedTuple):
     """Tokens of the longest sample, where the change shortens it."""
 
 
-def _lengths(recipe: Recipe, longest: int) -> Iterator[_Candidate]:
+def _lengths(recipe: Recipe, longest: int, *, budget_stated: bool) -> Iterator[_Candidate]:
     """Smaller micro-batches, then shorter samples."""
     if recipe.hyperparameters.max_tokens_per_gpu != longest:
         yield _Candidate(_stating(recipe, max_tokens_per_gpu=longest), f"maxTokensPerGpu: {longest}")
@@ -86,7 +92,8 @@ def _lengths(recipe: Recipe, longest: int) -> Iterator[_Candidate]:
         if length < longest:
             shorter = _stating(recipe, max_tokens_per_gpu=length)
             field = "pretraining.blockSize" if documents else "maxSeqLen"
-            yield _Candidate(shorter, f"{field}: {length}", length)
+            budget = f", maxTokensPerGpu: {length}" if budget_stated else ""
+            yield _Candidate(shorter, f"{field}: {length}{budget}", length)
 
 
 def _ratios(recipe: Recipe) -> Iterator[_Candidate]:
@@ -119,14 +126,17 @@ def _adapters(recipe: Recipe) -> Iterator[_Candidate]:
     if stated.pretraining is not None or stated.unmask_messages:
         return
     is_lora = recipe.method == "lora"
+    method = "method: lora, osft: null" if recipe.method == "osft" else "method: lora"
     recipe = replace(recipe, method="lora", lora=recipe.lora if is_lora else Lora())
-    method = "" if is_lora else "method: lora, "
     if not is_lora:
-        yield _Candidate(recipe, "method: lora")
+        yield _Candidate(recipe, method)
+    before = "" if is_lora else f"{method}, "
     if not recipe.lora.load_in_4bit:
-        yield _Candidate(_bits(recipe, 8), f"{method}lora.loadIn8Bit: true")
-        yield _Candidate(_bits(recipe, 4), f"{method}lora.loadIn4Bit: true")
-        yield from _split(_bits(recipe, 4), f"{method}lora.loadIn4Bit: true, ")
+        yield _Candidate(_bits(recipe, 8), f"{before}lora.loadIn8Bit: true")
+        # They exclude each other.
+        before += "lora.loadIn8Bit: false, " if recipe.lora.load_in_8bit else ""
+        yield _Candidate(_bits(recipe, 4), f"{before}lora.loadIn4Bit: true")
+        yield from _split(_bits(recipe, 4), f"{before}lora.loadIn4Bit: true, ")
 
 
 def _larger(recipe: Recipe) -> Iterator[_Candidate]:
@@ -144,6 +154,7 @@ def _larger(recipe: Recipe) -> Iterator[_Candidate]:
 
 def _split(recipe: Recipe, before: str) -> Iterator[_Candidate]:
     lora = recipe.lora.model_copy(update={"enable_model_splitting": True})
+    before += "nodes: 1, " if recipe.nodes > 1 else ""
     for gpus in _GPUS:
         if gpus > max(1, recipe.split_over):
             changed = replace(recipe, lora=lora, nodes=1, gpus_per_node=gpus)

@@ -98,6 +98,20 @@ def test_a_job_that_has_failed_needs_somebody_although_its_last_end_would_have_p
     told = explained(world)
     assert (told.reason, told.outlook) == ("Killed", Outlook.ACT)
     assert told.by_itself.startswith("Nothing: ")
+    assert "in a new FineTuneJob" in told.remedy
+    assert told.remedy.endswith("Where it repeats, set spec.resources.requests.memory to what it needs.")
+
+
+def test_of_a_job_that_has_failed_nobody_is_told_that_nothing_need_be_done() -> None:
+    world = started(failurePolicy={"maxDisruptions": 0})
+    world.run_pods()
+    world.fail_pod(0, exit_code=143, disruption="Eviction API: evicting")
+    world.now += timedelta(seconds=10)
+    world.settle()
+    told = explained(world)
+    assert (told.reason, told.outlook) == ("Disrupted", Outlook.ACT)
+    assert "raise failurePolicy.maxDisruptions" in told.remedy
+    assert "Nothing need be done" not in told.remedy
 
 
 def test_a_restart_tells_how_much_of_the_budgets_is_used_up() -> None:

@@ -51,6 +51,15 @@ def test_up_to_5_percent_lost_are_a_note() -> None:
     assert said["max-seq-len-drops-few"].endswith("left out: 1200 keeps 99%, 1500 keeps all")
 
 
+def test_no_length_beyond_the_context_is_advised() -> None:
+    facts = data(900, dropped=100, lengths=(300, 3_000, 5_000, 9_000))
+    said = told(data=facts, model=LARGE, **length(2_048))
+    assert said["max-seq-len-drops-many"].endswith(
+        "left out: 3000 keeps 95%, 5000 keeps 99%, split those that are longer than the 8,192 that the model reads at "
+        "a time"
+    )
+
+
 def test_nothing_lost_is_nothing_to_tell() -> None:
     said = told(data=data(1_000, lengths=LENGTHS), **length(1_500))
     assert not {rule for rule in said if rule.startswith("max-seq-len")}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -374,6 +375,55 @@ def test_every_remedy_fits(method: str, parameters: int, size: int, per_node: in
         assert need is not None
         assert remedy.recipe.usable_gpu_memory is not None
         assert need.estimate <= remedy.recipe.usable_gpu_memory, remedy
+
+
+# Where the fields are that a remedy names without their block.
+_BLOCKS = {
+    "nodes": "resources",
+    "gpusPerNode": "resources",
+    "gpuMemory": "resources",
+    "maxSeqLen": "hyperparameters",
+    "maxTokensPerGpu": "hyperparameters",
+}
+
+
+def changed(spec: dict[str, Any], change: str) -> FineTuneJob:
+    """The job with what a remedy says written into its spec, word by word."""
+    spec = json.loads(json.dumps(spec))
+    for field, value in yaml.safe_load(f"{{{change}}}").items():
+        *blocks, name = field.split(".")
+        block = spec
+        for one in blocks or ([_BLOCKS[name]] if name in _BLOCKS else []):
+            block = block.setdefault(one, {})
+        block[name] = value
+    return FineTuneJob.model_validate(manifest(**spec))
+
+
+@given(
+    st.sampled_from(
+        [("sft", None), ("osft", {"unfreezeRankRatio": 0.5}), ("lora", {"loadIn8Bit": True}), ("lora", {})]
+    ),
+    st.integers(10**8, 10**11),
+    st.sampled_from([16, 24, 40, 80]),
+    st.sampled_from([(1, 1), (1, 8), (2, 4)]),
+    st.integers(64, 32768),
+    st.none() | st.sampled_from([32768, 65536]),
+)
+def test_a_remedy_does_what_it_says_where_it_is_written_word_by_word(
+    method: tuple[str, dict[str, Any] | None],
+    parameters: int,
+    size: int,
+    gang: tuple[int, int],
+    longest: int,
+    budget: int | None,
+) -> None:
+    name, block = method
+    hyperparameters = {"maxSeqLen": longest} | ({"maxTokensPerGpu": budget} if budget else {})
+    spec: dict[str, Any] = {"method": name, "resources": gpus(*gang, memory=f"{size}Gi")}
+    spec |= {"hyperparameters": hyperparameters} | ({name: block} if block is not None else {})
+    facts = ModelFacts(typical(parameters))
+    for remedy in study(FineTuneJob.model_validate(manifest(**spec)).spec, facts).remedies:
+        assert study(changed(spec, remedy.change).spec, facts).remedies == [], remedy
 
 
 @given(

@@ -52,7 +52,10 @@ def _lost(case: Case) -> str | None:
     if lengths is None or lengths.max <= case.plan.max_seq_len:
         return f"{text}: raise it, or split them"
     keeping = ((lengths.p95, "95%"), (lengths.p99, "99%"), (lengths.max, "all"))
-    more = [f"{length} keeps {part}" for length, part in keeping if length > case.plan.max_seq_len]
+    within = [(length, part) for length, part in keeping if context is None or length <= context]
+    more = [f"{length} keeps {part}" for length, part in within if length > case.plan.max_seq_len]
+    if lengths.max > (context or lengths.max):
+        more.append(f"split those that are longer than the {context:,} that the model reads at a time")
     return f"{text}: {', '.join(more)}"
 
 

@@ -27,6 +27,14 @@ _VAGUE = frozenset(
     }
 )
 
+# What is to be done about a job that has failed of what passes by itself.
+_TOO_OFTEN = (
+    "It ended more often than it may without a new state in between (status.attempts). See why that is, and in a new "
+    "FineTuneJob have states saved more often (checkpoints.everyMinutes), or raise failurePolicy.maxDisruptions or "
+    "maxRestarts."
+)
+_NOTHING = "Nothing need be done."
+
 # Kueue has the same reason for what will come to pass and for what never will.
 _NEVER_FITS = ("maximum capacity", "unavailable in ClusterQueue")
 
@@ -92,6 +100,9 @@ def explain(sight: Sight, now: datetime) -> Explanation:
     since = _since(status)
     lasting = f" for {duration((now - since).total_seconds())}" if since is not None else ""
     outlook = entry.outlook if entry is not None else Outlook.PASSES
+    remedy = entry.remedy if entry is not None else ""
+    if status.phase is Phase.FAILED and outlook is Outlook.PASSES:
+        remedy = f"{_TOO_OFTEN} {remedy.removeprefix(_NOTHING)}".strip()
     if status.phase is Phase.FAILED or (status.phase is Phase.QUEUED and _never_fits(message)):
         outlook = Outlook.ACT
     return Explanation(
@@ -99,7 +110,7 @@ def explain(sight: Sight, now: datetime) -> Explanation:
         reason,
         entry.means if entry is not None else "This reason is not one that is known here; its message tells.",
         tuple(evidence(sight, now)),
-        entry.remedy if entry is not None else "",
+        remedy,
         _by_itself(status, entry.by_itself if entry is not None else ""),
         outlook,
         sight.hidden,
