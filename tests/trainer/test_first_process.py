@@ -13,11 +13,12 @@ import pytest
 
 from finetune_api.failure import ExitCode
 from finetune_api.methods import Lora
+from finetune_api.report import Stage
 from finetune_api.runconfig import RunConfig
 from finetune_trainer.ends import causes
 from finetune_trainer.processes import parent_environment
 from tiny import save_chat_data, save_tiny_model
-from trainer.gangs import PATIENCE, config, free_port, kept_report, metrics, running
+from trainer.gangs import PATIENCE, config, free_port, kept_report, metrics, run, running
 
 HYPERPARAMETERS: dict[str, Any] = {"learningRate": 1e-3, "effectiveBatchSize": 2, "maxSeqLen": 128}
 NOTHING_SAVED = "asked to stop, and ended without saving a newer state"
@@ -266,6 +267,24 @@ def test_a_worker_that_does_not_react_is_killed_within_the_grace_period(base: Pa
         [end] = gang.wait()
     assert (end.exit_code, end.reason) == (ExitCode.TERMINATED, NOTHING_SAVED), end.output
     assert end.report.metrics == metrics(base / "hanging")[-1]
+
+
+def test_a_request_that_comes_when_all_is_told_changes_nothing(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node whose peer ends at the same time is asked to stop for that, in its last moments."""
+    # Modules go last of all, when Python has given up its handlers.
+    (tmp_path / "sitecustomize.py").write_text("""
+import os, signal
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGTERM):
+        kill(pid, number)
+last = Last()
+""")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    late = config(base, name="late", data="missing.jsonl", **HYPERPARAMETERS)
+    [end] = run(late)
+    assert (end.exit_code, end.report.stage) == (ExitCode.INVALID_CONFIGURATION, Stage.FAILED), end.output
 
 
 def test_whom_torchrun_kills_explains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

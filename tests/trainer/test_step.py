@@ -56,11 +56,19 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     )
 
 
-def test_all_processes_end_with_the_step_the_rate_and_the_samples(poisoned: RunConfig) -> None:
-    storage = Path(poisoned.locations.storage)
+@pytest.fixture(scope="module")
+def causes(poisoned: RunConfig) -> list[dict[str, Any]]:
+    """What its processes ended of."""
     with forked.running(poisoned) as gang:
         assert gang.wait() == [ExitCode.LOSS_NOT_FINITE] * 2, gang.output()
-        [first, second] = gang.causes().values()
+        return list(gang.causes().values())
+
+
+def test_all_processes_end_with_the_step_the_rate_and_the_samples(
+    poisoned: RunConfig, causes: list[dict[str, Any]]
+) -> None:
+    storage = Path(poisoned.locations.storage)
+    [first, second] = causes
     message, details = first["message"], first["details"]
     assert (second["message"], second["details"]) == (message, details)
     # The third of six steps of a cosine.
@@ -76,6 +84,7 @@ def test_all_processes_end_with_the_step_the_rate_and_the_samples(poisoned: RunC
     assert [step.step for step in steps(storage)] == [1, 2]
 
 
+@pytest.mark.usefixtures("causes")
 def test_nothing_of_the_step_gets_into_the_state(poisoned: RunConfig) -> None:
     [data] = Path(poisoned.locations.prepared).iterdir()
     base, samples = Path(poisoned.locations.model), Samples(data)

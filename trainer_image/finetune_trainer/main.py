@@ -45,16 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_measure(options))
     stop = Stop()
     if options.command == "prepare":
-        sys.exit(_prepare(prepare, options, stop))
-    if options.command == "merge":
-        sys.exit(_merge(merge, options, stop))
-    if options.command == "publish":
+        exit_code = _prepare(prepare, options, stop)
+    elif options.command == "merge":
+        exit_code = _merge(merge, options, stop)
+    elif options.command == "publish":
         from finetune_trainer.publishing import publish_run
 
-        sys.exit(publish_run(options.config, stop))
-    from finetune_trainer.entrypoint import train as train_node
+        exit_code = publish_run(options.config, stop)
+    else:
+        from finetune_trainer.entrypoint import train as train_node
 
-    sys.exit(train_node(options.config, stop))
+        exit_code = train_node(options.config, stop)
+    stop.comes_too_late()
+    sys.exit(exit_code)
 
 
 def _add_options_of_preparation(prepare: argparse.ArgumentParser) -> None:

@@ -29,6 +29,15 @@ class Stop:
         if self.requested:
             running.terminate()
 
+    def comes_too_late(self) -> None:
+        """All is told: a request changes nothing any more.
+
+        Where Python has a handler of its own it gives it up as it ends, and the signal would end the process in the
+        place of its exit code. So it is with whoever ends together with a peer, and is asked to for the peer's sake.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
     def _on_signal(self, *_: object) -> None:
         self.requested = True
         if self._running is not None:
