@@ -52,10 +52,10 @@ def _lost(case: Case) -> str | None:
     if lengths is None or lengths.max <= case.plan.max_seq_len:
         return f"{text}: raise it, or split them"
     keeping = ((lengths.p95, "95%"), (lengths.p99, "99%"), (lengths.max, "all"))
-    within = [(length, part) for length, part in keeping if context is None or length <= context]
-    more = [f"{length} keeps {part}" for length, part in within if length > case.plan.max_seq_len]
-    if lengths.max > (context or lengths.max):
-        more.append(f"split those that are longer than the {context:,} that the model reads at a time")
+    reach = lengths.max if context is None else context
+    more = [f"{length} keeps {part}" for length, part in keeping if case.plan.max_seq_len < length <= reach]
+    if lengths.max > reach:
+        more.append(f"split those that are longer than the {reach:,} that the model reads at a time")
     return f"{text}: {', '.join(more)}"
 
 
